@@ -1,0 +1,157 @@
+"""The pipeline: the batch of a step is a pure function of (seed, step), so a position is a step and nothing else.
+
+Shape letters: B global batch, S steps of an epoch.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from imgrec_jax.data.batch import Batch, stack
+from imgrec_jax.data.geometry_ops import Op
+from imgrec_jax.data.image_ops import BatchOp
+from imgrec_jax.data.source import ArraySource, Source
+
+
+class Order(NamedTuple):
+    """Which examples the batches of one epoch hold.
+
+    Attributes:
+      indices: int64 [S, B].
+      valid: bool [S, B]; False rows are padding (their index repeats a real example).
+    """
+
+    indices: np.ndarray
+    valid: np.ndarray
+
+
+def rng_for(seed: int, purpose: str, *keys: int) -> np.random.Generator:
+    """An independent generator for each (seed, purpose, keys)."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *keys])
+
+
+def shuffled_order(size: int, batch_size: int, seed: int, remainder: str) -> Callable[[int], Order]:
+    """A new permutation every epoch.
+
+    Args:
+      size: examples of the split.
+      batch_size: global batch.
+      seed: of the permutations.
+      remainder: "pad" keeps the examples that do not fill a batch as a last, partly valid one; "drop" leaves them out (another
+        few each epoch).
+
+    Raises:
+      ValueError: unknown remainder, or "drop" with fewer examples than one batch.
+    """
+    if remainder not in ("pad", "drop"):
+        raise ValueError(f"data.remainder is {remainder!r}; expected 'pad' or 'drop'")
+    if remainder == "drop" and size < batch_size:
+        raise ValueError(f"{size} training examples do not fill one batch of {batch_size}; lower it or set data.remainder='pad'")
+
+    def order(epoch: int) -> Order:
+        permutation = rng_for(seed, "shuffle", epoch).permutation(size)
+        return _batches(permutation, batch_size, remainder)
+
+    return order
+
+
+def sequential_order(size: int, batch_size: int) -> Callable[[int], Order]:
+    """Every example exactly once, in order, the last batch padded: for evaluation."""
+    return lambda epoch: _batches(np.arange(size), batch_size, "pad")
+
+
+def _batches(indices: np.ndarray, batch_size: int, remainder: str) -> Order:
+    steps = len(indices) // batch_size if remainder == "drop" else -(-len(indices) // batch_size)
+    # Padding repeats examples of this epoch, so a padded row decodes and augments like any other.
+    filled = np.resize(indices, steps * batch_size).reshape(steps, batch_size)
+    return Order(filled, (np.arange(steps * batch_size) < len(indices)).reshape(steps, batch_size))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything that turns a step into a batch.
+
+    Attributes:
+      source: the examples.
+      order: epoch -> Order; the number of steps must not depend on the epoch.
+      seed: of the augmentations.
+      ops: `op(example, rng) -> example`, each example's generator seeded by (seed, step, row of the global batch).
+      batch_ops: `op(batch, rng) -> batch`, applied to one process's rows.
+      collate: list of examples -> batch.
+      process_index, process_count: which rows of the global batch this process makes.
+      threads: how many batches are made at a time.
+    """
+
+    source: Source
+    order: Callable[[int], Order]
+    seed: int
+    ops: Sequence[Op] = ()
+    batch_ops: Sequence[BatchOp] = ()
+    collate: Callable[[Sequence[dict]], Batch] = stack
+    process_index: int = 0
+    process_count: int = 1
+    threads: int = 2
+
+    def __post_init__(self):
+        # An epoch's order is asked for at each of its steps; two cover the seam between epochs.
+        object.__setattr__(self, "order", lru_cache(maxsize=2)(self.order))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.order(0).indices)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a batch is nothing but rows of arrays, so that it can be gathered anywhere, also on a device."""
+        return isinstance(self.source, ArraySource) and not self.ops and not self.batch_ops and self.collate is stack
+
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(indices int64, valid bool, rows of the global batch), each [B / process_count], of this process."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = self.order(epoch)
+        rows = np.array_split(np.arange(order.indices.shape[1]), self.process_count)[self.process_index]
+        return order.indices[position][rows], order.valid[position][rows], rows
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`, counted over all epochs."""
+        indices, valid, rows = self.rows(step)
+        if self.is_plain:
+            batch = {name: array[indices] for name, array in self.source.arrays.items()}
+        else:
+            batch = self.collate([self._example(*key) for key in zip(self._read(indices), [step] * len(rows), rows, strict=True)])
+        batch["index"] = indices.astype(np.int32)
+        batch["example_valid"] = valid
+        for op in self.batch_ops:
+            batch = op(batch, rng_for(self.seed, "batch", step, self.process_index))
+        return batch
+
+    def _read(self, indices: np.ndarray) -> list[dict]:
+        if hasattr(self.source, "__getitems__"):
+            return self.source.__getitems__(indices.tolist())
+        return [self.source[int(index)] for index in indices]
+
+    def _example(self, example: dict, step: int, row: int) -> dict:
+        rng = rng_for(self.seed, "augment", step, row)
+        for op in self.ops:
+            example = op(example, rng)
+        return example
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps start..stop-1 in order, made ahead of time by `threads` threads.
+
+        What is in flight is never part of a position: a run resumed at step s draws batch s again.
+        """
+        if self.is_plain or self.threads == 0:  # slicing arrays takes less time than handing them over
+            yield from map(self.batch, range(start, stop))
+            return
+        import cv2
+        import grain
+
+        cv2.setNumThreads(0)  # parallel over batches; OpenCV's own threads would fight over the same cores
+        if start < stop:
+            options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
+            yield from grain.MapDataset.range(start, stop).map(self.batch).to_iter_dataset(options)

@@ -1,0 +1,48 @@
+"""Evaluation: every example exactly once, merged as sums on the host."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from jax.sharding import Mesh
+
+from imgrec_jax import metrics, parallel
+from imgrec_jax.data.pipeline import Pipeline
+
+# Batches in flight: enough to keep a device busy while the host merges, few enough not to pile up in its memory.
+IN_FLIGHT = 4
+
+
+def evaluate(
+    eval_step: Callable[[dict, dict], dict],
+    variables: dict[str, Any],
+    pipeline: Pipeline,
+    mesh: Mesh,
+    *,
+    summarise: Callable[[dict[str, Any]], dict[str, Any]] = metrics.compute,
+    on_device: bool | None = None,
+) -> dict[str, Any]:
+    """Runs `eval_step` over one pass of `pipeline`.
+
+    Args:
+      eval_step: (variables, batch) -> {name: metric state}, compiled.
+      summarise: merged states -> {name: number or list}.
+
+    Returns:
+      The metrics; "examples" is how many were counted.
+
+    Raises:
+      RuntimeError: when not every example was counted exactly once.
+    """
+    pending: deque = deque()
+    merged = None
+    for _, batch in parallel.feed(pipeline, 0, pipeline.steps_per_epoch, mesh, on_device=on_device):
+        pending.append(eval_step(variables, batch))
+        if len(pending) > IN_FLIGHT:
+            merged = metrics.merge(merged, parallel.to_host(pending.popleft()))
+    while pending:
+        merged = metrics.merge(merged, parallel.to_host(pending.popleft()))
+    counted = int(merged.pop("examples").count)
+    if counted != len(pipeline.source):
+        raise RuntimeError(f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}")
+    return {**summarise(merged), "examples": counted}

@@ -1,0 +1,139 @@
+"""Command line: python -m imgrec_jax.main --config=configs/mnist.py
+
+Any value of the config can be changed from the command line:
+  --config=configs/mnist.py:fast --config.optim.learning_rate=0.02 --workdir=runs/fast_0.02
+A run that was stopped goes on when the same command is given again.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py or configs/NAME.py:VARIANT.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME[_VARIANT].")
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval: evaluate the last checkpoint of the workdir.")
+
+
+def default_workdir(config_path: str) -> Path:
+    """configs/mnist.py:fast -> runs/mnist_fast."""
+    path, _, variant = config_path.partition(":")
+    return Path("runs") / "_".join(filter(None, [Path(path).stem, variant]))
+
+
+def run(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if FLAGS.config is None:
+        raise app.UsageError("--config is missing; try --config=configs/mnist.py")
+    from imgrec_jax import build  # JAX is imported only now: --help and a misspelt flag answer at once
+
+    build.check(FLAGS.config)
+    workdir = Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
+    experiment = build.build(FLAGS.config)
+    from imgrec_jax import train
+
+    if FLAGS.mode == "eval":
+        train.evaluate_workdir(experiment, workdir)
+        return
+    open_workdir(workdir, FLAGS.config)
+    print(summary(FLAGS.config, experiment, workdir), flush=True)
+    train.train(experiment, workdir)
+
+
+def open_workdir(workdir: Path, config) -> None:
+    """Makes the workdir, or checks that it belongs to this config; writes what the run is made of."""
+    from imgrec_jax.config import difference, flatten
+
+    path = workdir / "config.json"
+    flat = flatten(config)
+    if path.exists():
+        changed = difference(json.loads(path.read_text()), flat)
+        if changed:
+            raise SystemExit(
+                f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nGive another --workdir, or the config it began with."
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, json.dumps(flat, indent=1) + "\n")
+        _write_whole(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
+    except OSError as error:
+        raise SystemExit(f"cannot write to {workdir}: {error}; choose another --workdir") from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A kill leaves the old file or the new one, never half of one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, object]:
+    """Command, versions, devices and commit of this run."""
+    from importlib import metadata
+
+    import jax
+
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "imgrec-jax")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
+    return {
+        "command": [sys.executable, *sys.argv],
+        "python": platform.python_version(),
+        "packages": versions,
+        "devices": [str(device) for device in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+        "commit": git.stdout.strip() or None,
+    }
+
+
+def summary(config, experiment, workdir: Path) -> str:
+    """A short table of what will run."""
+    import jax
+
+    from imgrec_jax.parallel import parameter_count
+    from imgrec_jax.step import named_key
+
+    shapes = jax.eval_shape(lambda key: experiment.task.init(key, experiment.batch_spec), named_key(0, "init"))
+    devices = jax.devices()
+    image = "x".join(map(str, experiment.batch_spec["image"].shape[1:]))
+    splits = ", ".join(f"{name} {len(p.source):,}" for name, p in {"train": experiment.train, **experiment.evals}.items())
+    rows = [
+        ("task", config.task),
+        ("model", f"{config.model.name}, {parameter_count(shapes['params']):,} parameters, {config.dtype}"),
+        ("data", f"{config.data.name}, {image}: {splits}"),
+        ("optimiser", f"{config.optim.name}, learning rate {config.optim.learning_rate:g} ({config.schedule.name})"),
+        ("steps", f"{experiment.total_steps:,} of {experiment.batch_size} examples, {experiment.train.steps_per_epoch:,} an epoch"),
+        ("devices", f"{len(devices)} x {devices[0].device_kind}"),
+        ("workdir", str(workdir)),
+    ]
+    return "\n".join(f"  {name:<10}{value}" for name, value in rows)
+
+
+def main() -> None:
+    define_flags()
+    try:
+        app.run(run)
+    except Exception as error:
+        raise
+
+
+if __name__ == "__main__":
+    main()

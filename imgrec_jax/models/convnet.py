@@ -1,0 +1,105 @@
+"""Plain convolutional networks for classification, from the classic MNIST ones to a small modern one.
+
+Shape letters: B batch, H W C image, K classes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgrec_jax.models.layers import MONOTONE, activation, initializer
+from imgrec_jax.models.norm import make_norm
+from imgrec_jax.ops.conv import conv_general_dilated
+from imgrec_jax.ops.pool import max_pool
+
+
+class Conv(NamedTuple):
+    """One convolution: its features, kernel side, stride, and the side of the max-pooling after it (1: none)."""
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    pool: int = 1
+
+
+class ConvNet(nn.Module):
+    """Convolutions with pooling, then dense layers. The input size is free: the first dense layer takes what comes.
+
+    Attributes:
+      convs: the convolutions, as `Conv` or plain tuples of its fields.
+      dense: widths of the hidden dense layers.
+      classes: outputs K.
+      padding: "VALID" or "SAME".
+      head: "flatten", or "gap" for global average pooling before the dense layers.
+      activation, kernel_init: names of `layers.py`; norm: a name of `norm.py`.
+      dropout: rate before every dense layer but the first.
+      norm_options: fields of the norm, e.g. {"momentum": 0.8}.
+    """
+
+    convs: tuple[tuple, ...]
+    dense: tuple[int, ...] = ()
+    classes: int = 10
+    padding: str = "VALID"
+    head: str = "flatten"
+    activation: str = "relu"
+    kernel_init: str = "he_normal"
+    norm: str = "none"
+    norm_options: tuple[tuple[str, float], ...] = ()
+    dropout: float = 0.0
+    conv_general_dilated: Callable = conv_general_dilated
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """x [B, H, W, C] -> logits [B, K]."""
+        act, init = activation(self.activation), initializer(self.kernel_init)
+        norm = make_norm(self.norm, dtype=self.dtype, **dict(self.norm_options))
+        for i, spec in enumerate(self.convs):
+            conv = Conv(*spec)
+            x = nn.Conv(
+                conv.features,
+                (conv.kernel, conv.kernel),
+                conv.stride,
+                self.padding,
+                use_bias=self.norm == "none",
+                kernel_init=init,
+                dtype=self.dtype,
+                conv_general_dilated=self.conv_general_dilated,
+                name=f"conv{i + 1}",
+            )(x)
+            x = norm(name=f"norm{i + 1}")(x, train=train)
+            if conv.pool == 1:
+                x = act(x)
+            elif self.activation in MONOTONE:
+                x = act(max_pool(x, conv.pool))
+            else:
+                x = max_pool(act(x), conv.pool)
+        if self.head == "gap":
+            x = jnp.mean(x, axis=(1, 2))
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate(self.dense):
+            if i:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = act(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=f"dense{i + 1}")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
+
+
+def seed_a(**options) -> ConvNet:
+    """conv5 10, pool, conv5 20, pool, dense 50: 21,840 parameters on MNIST with 10 classes."""
+    return ConvNet(**({"convs": (Conv(10, 5, pool=2), Conv(20, 5, pool=2)), "dense": (50,), "kernel_init": "torch"} | options))
+
+
+def seed_b(**options) -> ConvNet:
+    """conv3 32, pool, conv3 64, pool, conv3 64, dense 64: 93,322 parameters on MNIST with 10 classes."""
+    convs = (Conv(32, pool=2), Conv(64, pool=2), Conv(64))
+    return ConvNet(**({"convs": convs, "dense": (64,), "kernel_init": "glorot_uniform"} | options))
+
+
+def seed_c(**options) -> ConvNet:
+    """conv3 64, pool, conv3 128, pool, dense 256, for images of any size."""
+    convs = (Conv(64, pool=2), Conv(128, pool=2))
+    return ConvNet(**({"convs": convs, "dense": (256,), "padding": "SAME"} | options))

@@ -1,0 +1,212 @@
+"""Optimisers: schedules, per-parameter rules and the chain that they make.
+
+Rules are lists of `(regex, value)` over parameter names such as `backbone/layer1_0/conv1/kernel`. The first rule whose regex
+is found (`re.search`) in a name wins, and every parameter must be matched by one.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Rules = Sequence[tuple[str, float]]
+
+# Optimisers whose own weight decay is decoupled from the gradient (Loshchilov & Hutter 2017, arXiv 1711.05101).
+DECOUPLED = ("adamw", "nadamw", "lion", "lamb", "lars", "adabelief", "muon")
+
+
+def parameter_names(params: Any) -> list[str]:
+    """Names in tree order: path entries joined by "/"."""
+    return ["/".join(str(getattr(key, "key", key)) for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def match_rules(rules: Rules, params: Any, what: str) -> Any:
+    """A tree like `params` of the value of the first matching rule.
+
+    Raises:
+      ValueError: for a parameter without a rule, or a rule that wins nowhere.
+    """
+    names = parameter_names(params)
+    used, values = set(), []
+    for name in names:
+        index = next((i for i, (regex, _) in enumerate(rules) if re.search(regex, name)), None)
+        if index is None:
+            raise ValueError(f"no {what} rule matches parameter {name!r}; end the list with ('.*', value)")
+        used.add(index)
+        values.append(rules[index][1])
+    idle = [rules[i][0] for i in range(len(rules)) if i not in used]
+    if idle:
+        raise ValueError(f"{what} rules that match no parameter first: {idle}; the parameters are {names[:20]}")
+    return jax.tree.unflatten(jax.tree.structure(params), values)
+
+
+def make_schedule(
+    name: str,
+    *,
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    warmup_factor: float = 0.0,
+    final_factor: float = 0.0,
+    boundaries: Sequence[int] = (),
+    gamma: float = 0.1,
+    power: float = 0.9,
+    peak_fraction: float = 0.3,
+    div_factor: float = 25.0,
+) -> Callable[[jax.Array], jax.Array]:
+    """step -> learning rate.
+
+    Args:
+      name: "constant", "step", "cosine", "polynomial" or "one_cycle".
+      learning_rate: the peak.
+      total_steps: of the run, warm-up included.
+      warmup_steps: linear warm-up from `warmup_factor` x the peak (not for one_cycle, which has its own).
+      final_factor: share of the peak at the end (cosine, polynomial, one_cycle).
+      boundaries, gamma: "step" multiplies by gamma at each of these steps.
+      power: of "polynomial": (1 - t)^power.
+      peak_fraction, div_factor: of "one_cycle" (Smith & Topin 2017, arXiv 1708.07120): where the peak lies, and the peak
+        over the first rate; linear up, cosine down.
+    """
+    known = ("constant", "step", "cosine", "polynomial", "one_cycle")
+    if name not in known:
+        raise ValueError(f"unknown schedule {name!r}; choose one of {list(known)}")
+
+    def factor(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        if name == "one_cycle":
+            peak = max(peak_fraction * total_steps, 1.0)
+            up = 1 / div_factor + (1 - 1 / div_factor) * step / peak
+            done = jnp.clip((step - peak) / max(total_steps - peak, 1.0), 0.0, 1.0)
+            return jnp.where(step < peak, up, final_factor + (1 - final_factor) * 0.5 * (1 + jnp.cos(jnp.pi * done)))
+        done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+        if name == "cosine":
+            value = final_factor + (1 - final_factor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        elif name == "polynomial":
+            value = final_factor + (1 - final_factor) * (1 - done) ** power
+        elif name == "step":
+            value = gamma ** jnp.sum(step >= jnp.asarray(np.array(boundaries, np.float32)))
+        else:
+            value = jnp.ones(())
+        if warmup_steps:
+            value *= warmup_factor + (1 - warmup_factor) * jnp.minimum(step / warmup_steps, 1.0)
+        return value
+
+    return lambda step: learning_rate * factor(step)
+
+
+def make_optimizer(
+    name: str,
+    *,
+    schedule: Callable[[jax.Array], jax.Array],
+    params: Any,
+    options: dict[str, Any] | None = None,
+    weight_decay: Rules = (),
+    lr_multiplier: Rules = (),
+    frozen: Sequence[str] = (),
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Builds the chain: clip, coupled decay, the optimiser, decoupled decay, per-parameter rates; frozen parameters stand still.
+
+    Args:
+      name: any optimiser of optax that takes a learning rate: "sgd", "adam", "adamw", "lion", ...
+      schedule: step -> learning rate.
+      params: the parameters, for their names.
+      options: further arguments of the optimiser, e.g. {"momentum": 0.9, "nesterov": True}.
+      weight_decay: rules; added to the gradient (L2), or for the optimisers in DECOUPLED to the step.
+      lr_multiplier: rules; factors on the learning rate.
+      frozen: regexes of parameters that are not trained and have no optimiser state.
+      clip_norm: largest global norm of the trained parameters' gradient.
+
+    Raises:
+      ValueError: unknown optimiser or option, with what exists.
+    """
+    core = _core(name, schedule, options or {})
+    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    decoupled = name in DECOUPLED
+    # `partition` hands on the parameters with the frozen ones masked; the trees of values are masked the same way by `_like`.
+    if weight_decay and not decoupled:
+        chain.append(_add_decay(match_rules(weight_decay, params, "weight_decay"), None))
+    chain.append(core)
+    if weight_decay and decoupled:
+        chain.append(_add_decay(match_rules(weight_decay, params, "weight_decay"), schedule))
+    if lr_multiplier:
+        chain.append(_multiply(match_rules(lr_multiplier, params, "lr_multiplier")))
+    tx = optax.chain(*chain)
+    if not frozen:
+        return tx
+    labels = frozen_labels(frozen, params)
+    return optax.partition({"train": tx, "frozen": optax.set_to_zero()}, labels)
+
+
+def frozen_labels(frozen: Sequence[str], params: Any) -> Any:
+    """A tree of "frozen" or "train"; ValueError when a regex finds no parameter."""
+    names = parameter_names(params)
+    for regex in frozen:
+        if not any(re.search(regex, name) for name in names):
+            raise ValueError(f"optim.frozen: {regex!r} matches no parameter; the parameters are {names[:20]}")
+    labels = ["frozen" if any(re.search(regex, name) for regex in frozen) else "train" for name in names]
+    return jax.tree.unflatten(jax.tree.structure(params), labels)
+
+
+def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:
+    factory = getattr(optax, name, None) if not name.startswith("_") else None
+    if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
+        known = sorted(
+            n for n, f in vars(optax).items()
+            if inspect.isfunction(f) and "learning_rate" in inspect.signature(f).parameters and not n.startswith("_")
+        )  # fmt: skip
+        raise ValueError(f"unknown optimiser {name!r}; optax has {known}")
+    accepted = set(inspect.signature(factory).parameters) - {"learning_rate"}
+    unknown = set(options) - accepted
+    if unknown:
+        raise ValueError(f"optim.options: {name} takes no {sorted(unknown)}; it takes {sorted(accepted)}")
+    if "weight_decay" in accepted and "weight_decay" not in options:
+        options = {**options, "weight_decay": 0.0}  # decay comes from the rules alone
+    return factory(learning_rate=schedule, **options)
+
+
+def _stateless(update: Callable) -> optax.GradientTransformation:
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _multiply(multipliers: Any) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda u, m: u * m, updates, _like(multipliers, updates)), state
+
+    return _stateless(update)
+
+
+def _add_decay(decay: Any, schedule: Callable | None) -> optax.GradientTransformation:
+    """Adds decay * p to the gradient, or -rate * decay * p to the step where a schedule is given."""
+
+    def update(updates, state, params=None):
+        sign = 1.0 if schedule is None else -schedule(state.count)
+        new = jax.tree.map(lambda u, d, p: u + sign * d * p if d else u, updates, _like(decay, updates), params)
+        return new, state if schedule is None else optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    init = optax.EmptyState() if schedule is None else optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+    return optax.GradientTransformation(lambda params: init, update)
+
+
+def _like(values: Any, updates: Any) -> Any:
+    """`values` with `MaskedNode` wherever `updates` has one."""
+    is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+    return jax.tree.map(lambda u, v: u if is_masked(u) else v, updates, values, is_leaf=is_masked)
+
+
+def describe(params: Any, *, weight_decay: Rules, lr_multiplier: Rules, frozen: Sequence[str]) -> list[tuple]:
+    """Rows (name, shape, weight decay, rate multiplier, trained) of every parameter, for the log."""
+    ones = jax.tree.map(lambda _: 1.0, params)
+    decay = match_rules(weight_decay, params, "weight_decay") if weight_decay else jax.tree.map(lambda _: 0.0, params)
+    rate = match_rules(lr_multiplier, params, "lr_multiplier") if lr_multiplier else ones
+    labels = frozen_labels(frozen, params)
+    columns = (jax.tree.leaves(tree) for tree in (params, decay, rate, labels))
+    return [
+        (name, tuple(p.shape), d, r, label)
+        for name, p, d, r, label in zip(parameter_names(params), *columns, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""Classification: one label per image.
+
+Shape letters: B batch, H W C image, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgrec_jax import losses, metrics
+from imgrec_jax.tasks.task import Aux, Task, apply_model, normalise
+
+
+def make_task(
+    *,
+    model: nn.Module,
+    loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    top_k: Sequence[int] = (),
+    outputs_are_probabilities: bool = False,
+    axis_name: str | None = None,
+) -> Task:
+    """A classification task.
+
+    Args:
+      model: images [B, H, W, C] -> logits [B, K].
+      loss_fn: (logits [B, K], label int [B]) -> float32 [B].
+      classes: K.
+      mean, std: of the pixels in 0..1, per channel or one for all.
+      top_k: further accuracies to report, e.g. (5,).
+      outputs_are_probabilities: the outputs are used as they are, not through a softmax (linear regression).
+      axis_name: mapped axis under `pmap`.
+    """
+
+    def init(rng, batch_spec):
+        image = jnp.zeros((1, *batch_spec["image"].shape[1:]), jnp.float32)
+        return model.init(rng, image)
+
+    def forward(variables, batch, rng, train):
+        image = normalise(batch["image"], mean, std)
+        return apply_model(model, variables, image, rng=rng, train=train)
+
+    def loss(variables, batch, rng, train):
+        logits, model_state = forward(variables, batch, rng, train)
+        values = loss_fn(logits, batch["label"])
+        if "mix" in batch:
+            values = batch["mix"] * values + (1 - batch["mix"]) * loss_fn(logits, batch["label_b"])
+        valid = batch["example_valid"]
+        accuracy = metrics.Accuracy.top_k(logits, batch["label"], valid)
+        sums = {"loss": metrics.Sum.of(values, valid), "accuracy": accuracy}
+        return losses.masked_mean(values, valid, axis_name), Aux(model_state, sums)
+
+    def predict(variables, batch):
+        logits, _ = forward(variables, batch, None, False)
+        logits = logits.astype(jnp.float32)
+        probs = jnp.clip(logits, 0, 1) if outputs_are_probabilities else jax.nn.softmax(logits)
+        return {"logits": logits, "probs": probs, "label": jnp.argmax(logits, axis=1)}
+
+    def task_metrics(predictions, batch):
+        label, valid = batch["label"], batch["example_valid"]
+        states = {
+            "accuracy": metrics.Accuracy.top_k(predictions["logits"], label, valid),
+            "confusion": metrics.Confusion.of(predictions["label"], label, valid, classes),
+            "calibration_error": metrics.Calibration.of(predictions["probs"], label, valid),
+        }
+        for k in top_k:
+            states[f"top{k}_accuracy"] = metrics.Accuracy.top_k(predictions["logits"], label, valid, k)
+        return states
+
+    return Task(init, loss, predict, task_metrics)

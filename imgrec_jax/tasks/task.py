@@ -1,0 +1,64 @@
+"""The contract between a kind of recognition and the training loop: a tuple of pure functions.
+
+The loop knows nothing of labels, boxes or masks. Whatever a task needs from a batch it finds there by name
+(`imgrec_jax/data/batch.py`), and whatever it wants reported it returns as mergeable sums (`imgrec_jax/metrics.py`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgrec_jax import metrics
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value.
+
+    Attributes:
+      model_state: the new non-parameter collections, e.g. {"batch_stats": ...}; {} when there are none.
+      metrics: named sums of this batch, at least "loss" and every term of it.
+    """
+
+    model_state: dict[str, Any]
+    metrics: dict[str, metrics.SumState]
+
+
+class Task(NamedTuple):
+    """One kind of recognition.
+
+    Attributes:
+      init: (rng, batch_spec) -> variables {"params": ..., other collections}; batch_spec maps names to
+        `jax.ShapeDtypeStruct`.
+      loss: (variables, batch, rng, train) -> (float32 scalar, Aux).
+      predict: (variables, batch) -> predictions, a dict of static shapes with validity masks.
+      metrics: (predictions, batch) -> {name: mergeable metric state}.
+    """
+
+    init: Callable
+    loss: Callable
+    predict: Callable
+    metrics: Callable
+
+
+def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """uint8 0..255 or float 0..1 [B, H, W, C] -> float32 (image - mean) / std; mean and std in 0..1, per channel or one."""
+    if image.dtype == jnp.uint8:
+        image = image.astype(jnp.float32) / 255.0
+    return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+def apply_model(model: nn.Module, variables: dict, *args: Any, rng: jax.Array | None, train: bool, **kwargs: Any):
+    """Runs a linen module -> (outputs, new model state).
+
+    In training every collection but the parameters may change (batch statistics), and `rng` feeds dropout; otherwise the state
+    comes back as it was.
+    """
+    state = {name: value for name, value in variables.items() if name != "params"}
+    rngs = {"dropout": rng} if rng is not None else {}
+    if not train:
+        return model.apply(variables, *args, train=False, rngs=rngs, **kwargs), state
+    outputs, new_state = model.apply(variables, *args, train=True, rngs=rngs, mutable=list(state), **kwargs)
+    return outputs, {**state, **new_state}
