@@ -6,14 +6,98 @@ from imgrec_jax.config import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
+    """variant: "" (seed A), or one of VARIANTS."""
     config = base()
     config.data.name = "mnist:3.0.1"
     config.data.mean, config.data.std = (0.1307,), (0.3081,)
     config.data.remainder = "pad"
-    config.model = ConfigDict({"name": "seed_a", "activation": "relu", "kernel_init": "torch", "dropout": 0.0, "norm": "none"})
+    _model(config, "seed_a", activation="relu", kernel_init="torch", dropout=0.0, norm="none")
     config.optim.name = "sgd"
     config.optim.options = ConfigDict({"momentum": 0.5, "nesterov": False})
     config.optim.learning_rate = 0.01
     config.train.total_epochs = 10.0
     config.eval.every_epochs = 1.0
+    if variant:
+        if variant not in VARIANTS:
+            raise ValueError(f"unknown variant {variant!r}; choose one of {sorted(VARIANTS)}")
+        VARIANTS[variant](config)
     return config
+
+
+def _model(config: ConfigDict, name: str, **options) -> None:
+    config.model = ConfigDict({"name": name, "classes": 10, **options})
+
+
+def _adam(config: ConfigDict, learning_rate: float) -> None:
+    config.optim.name = "adam"
+    config.optim.options = ConfigDict({"b1": 0.9, "b2": 0.999})
+    config.optim.learning_rate = learning_rate
+
+
+def linear(config: ConfigDict) -> None:
+    """Linear regression on one-hot targets."""
+    _model(config, "linear", kernel_init="zeros")
+    config.loss = ConfigDict({"name": "mean_squared_error"})
+
+
+def softmax(config: ConfigDict) -> None:
+    """Softmax regression."""
+    _model(config, "linear", kernel_init="zeros")
+    config.optim.options = ConfigDict({"momentum": 0.9, "nesterov": False})
+
+
+def mlp(config: ConfigDict) -> None:
+    """Two hidden layers with dropout."""
+    _model(config, "mlp", hidden=(512, 256), activation="relu", kernel_init="he_normal", dropout=0.2)
+    _adam(config, 1e-3)
+    config.data.batch_size = 128
+    config.schedule.name = "cosine"
+
+
+def seed_b(config: ConfigDict) -> None:
+    """The Keras CNN: Adam, sparse cross-entropy."""
+    _model(config, "seed_b", activation="relu", kernel_init="glorot_uniform", dropout=0.0, norm="none")
+    _adam(config, 1e-3)
+    config.train.total_epochs = 5.0
+
+
+def fast(config: ConfigDict) -> None:
+    """99 % in seconds."""
+    convs = ((16, 5, 2, 1), (32, 3, 2, 1), (64, 3, 1, 1))
+    _model(config, "convnet", convs=convs, activation="relu", kernel_init="he_normal", norm="batch", padding="SAME", dropout=0.0)
+    config.data.batch_size = 128
+    config.data.remainder = "drop"
+    _adam(config, 0.01)
+    config.optim.options.b2 = 0.99
+    config.schedule.name = "one_cycle"
+    config.schedule.div_factor = 10.0
+    config.train.total_epochs = 1.6
+    config.eval.every_epochs = 2.0  # once, at the end
+    config.log.tensorboard = False
+
+
+def best(config: ConfigDict) -> None:
+    """The most accurate single network."""
+    convs = ((32, 5, 2, 1), (48, 3, 1, 2), (96, 3, 1, 1))
+    _model(config, "convnet", convs=convs, activation="relu", kernel_init="he_normal", norm="batch", padding="SAME", dropout=0.2)
+    config.data.batch_size = 128
+    config.data.remainder = "drop"
+    config.data.train_ops = ConfigDict({"random_affine": {"rotate": 12.0, "scale": (0.9, 1.1), "shear": 6.0, "translate": 0.07}})
+    _adam(config, 4e-3)
+    config.optim.name = "adamw"
+    config.optim.weight_decay = (("kernel", 0.02), (".*", 0.0))
+    config.optim.ema_decay = 0.999
+    config.schedule.name = "one_cycle"
+    config.train.total_epochs = 16.0
+    config.eval.every_epochs = 4.0
+
+
+def tiny(config: ConfigDict) -> None:
+    """Seconds, for smoke tests."""
+    config.data.train_split, config.data.test_split = "train[:2000]", "test[:500]"
+    config.data.eval_batch_size = 250
+    config.train.total_epochs = 2.0
+    config.log.every_steps = 10
+
+
+VARIANTS = {f.__name__: f for f in (linear, softmax, mlp, seed_b, fast, best, tiny)}

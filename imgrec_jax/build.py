@@ -4,14 +4,12 @@ Every check that needs no data runs first (`check`), so that a mistake costs a s
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import losses, metrics, optim

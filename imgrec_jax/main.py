@@ -5,15 +5,16 @@ Any value of the config can be changed from the command line:
 A run that was stopped goes on when the same command is given again.
 """
 
+import difflib
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 
@@ -37,19 +38,29 @@ def run(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if FLAGS.config is None:
         raise app.UsageError("--config is missing; try --config=configs/mnist.py")
-    from imgrec_jax import build  # JAX is imported only now: --help and a misspelt flag answer at once
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    from imgrec_jax import build, train  # JAX is imported only now: --help and a misspelt key answer at once
+    from imgrec_jax.checkpoint import CheckpointError
 
-    build.check(FLAGS.config)
+    config = FLAGS.config
+    settle_durations(config, FLAGS["config"].override_values)
     workdir = Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
-    experiment = build.build(FLAGS.config)
-    from imgrec_jax import train
-
-    if FLAGS.mode == "eval":
-        train.evaluate_workdir(experiment, workdir)
-        return
-    open_workdir(workdir, FLAGS.config)
-    print(summary(FLAGS.config, experiment, workdir), flush=True)
-    train.train(experiment, workdir)
+    try:
+        experiment = build.build(config)
+    except (ValueError, FileNotFoundError) as error:  # what a config can get wrong; --verbosity=1 shows where
+        if FLAGS.verbosity > 0:
+            raise
+        raise SystemExit(f"error: {error}") from error
+    try:
+        if FLAGS.mode == "eval":
+            train.evaluate_workdir(experiment, workdir)
+            return
+        open_workdir(workdir, config)
+        print(summary(config, experiment, workdir), flush=True)
+        train.train(experiment, workdir)
+    except (CheckpointError, train.NonFiniteError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def open_workdir(workdir: Path, config) -> None:
@@ -127,12 +138,60 @@ def summary(config, experiment, workdir: Path) -> str:
     return "\n".join(f"  {name:<10}{value}" for name, value in rows)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with an answer to a misspelt config key that lists the right ones."""
+    import importlib.util
+
+    from imgrec_jax.config import flatten
+
+    chosen = [arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")]
+    if chosen:
+        path, _, variant = chosen[-1].partition(":")
+        if not Path(path).is_file():
+            known = sorted(str(p) for p in Path(path).parent.glob("*.py"))
+            raise SystemExit(f"error: there is no config {path}; there are {known or 'none in that folder'}")
+        spec = importlib.util.spec_from_file_location("config_to_check", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        try:
+            config = module.get_config(*([variant] if variant else []))
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise SystemExit(f"error: {path}: {error}") from error
+        for arg in argv:
+            if arg.startswith("--config."):
+                _check_override(arg.removeprefix("--config.").split("=")[0], flatten(config))
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _check_override(key: str, known: dict[str, object]) -> None:
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return
+    section = key.rpartition(".")[0]
+    valid = [name for name in known if name.startswith(f"{section}.")] if section else []
+    valid = valid or sorted({name.split(".")[0] for name in known})
+    close = difflib.get_close_matches(key, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise SystemExit(f"error: the config has no key {key!r}{hint} Keys there: {', '.join(valid)}")
+
+
+def settle_durations(config, overridden: Iterable[str]) -> None:
+    """A duration given on the command line replaces the config's, whatever the unit of either."""
+    units = ("_steps", "_epochs", "_examples")
+    for key in overridden:
+        section, _, name = key.rpartition(".")
+        unit = next((u for u in units if name.endswith(u)), None)
+        others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
+        if section and all(other in config[section] for other in others):
+            for other in others:
+                config[section][other] = None
+
+
 def main() -> None:
     define_flags()
-    try:
-        app.run(run)
-    except Exception as error:
-        raise
+    app.run(run, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The mesh has the axis "data": batches are split over it, the train state is the 
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import jax
@@ -41,11 +42,29 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
     """jit, with the old state's memory given to the new one."""
-    return _in_turn(jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)), mesh)
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh), compiler_options=compiler_options())
+    return _in_turn(compiled, mesh)
 
 
 def compile_eval_step(step: Callable, mesh: Mesh) -> Callable:
-    return _in_turn(jax.jit(step, out_shardings=replicated(mesh)), mesh)
+    return _in_turn(jax.jit(step, out_shardings=replicated(mesh), compiler_options=compiler_options()), mesh)
+
+
+@cache
+def compiler_options() -> dict[str, str] | None:
+    """What XLA should do differently on this backend; None where there is nothing, or where this XLA does not know it.
+
+    On the CPU XLA hands convolutions to YNNPACK, which runs them on one thread. Without it (jax 0.10.2, 2 AVX2 cores, forward +
+    backward of a 3x3 convolution): 128x14x14x32->48 29 ms against 72, 32x32x32x32->32 26 against 95.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    try:
+        jax.jit(lambda x: x, compiler_options=options)(0.0)
+    except Exception:  # an option this XLA does not have
+        return None
+    return options
 
 
 def _in_turn(compiled: Callable, mesh: Mesh) -> Callable:

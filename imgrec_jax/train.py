@@ -6,6 +6,7 @@ A run starts in one of these ways, told apart in `_start`:
   done     a workdir whose last checkpoint is at the end: nothing is trained.
 """
 
+import contextlib
 import json
 import signal
 import time
@@ -65,12 +66,12 @@ class Selection:
     """Which evaluation was the best, and when to stop: all that the early stop remembers."""
 
     def __init__(self, metric: str, mode: str, patience: int | None, memory: dict[str, Any] | None):
-        self._metric, self._sign, self._patience = metric, {"max": 1, "min": -1}[mode], patience
+        self.metric, self._sign, self._patience = metric, {"max": 1, "min": -1}[mode], patience
         self.memory = memory or {"best": None, "best_step": None, "waited": 0}
 
     def update(self, step: int, values: dict[str, Any]) -> bool:
         """Takes a validation result; returns whether it is the best so far."""
-        value, best = values[self._metric], self.memory["best"]
+        value, best = values[self.metric], self.memory["best"]
         better = best is None or self._sign * (value - best) > 0
         if better:
             self.memory = {"best": value, "best_step": step, "waited": 0}
@@ -85,9 +86,58 @@ class Selection:
 
 def create_state(experiment: Experiment, mesh: Any) -> tuple[TrainState, Any]:
     """A fresh, placed state and its optimiser."""
-    variables = jax.jit(lambda key: experiment.task.init(key, experiment.batch_spec))(named_key(experiment.seed, "init"))
+    init = jax.jit(lambda key: experiment.task.init(key, experiment.batch_spec)).lower(named_key(experiment.seed, "init"))
+    # It runs once; XLA's CPU backend would spend seconds optimising the random bits of each shape (seed A: 7.5 s of CPU, 1.0 so).
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    variables = init.compile(options)(named_key(experiment.seed, "init"))
     tx = experiment.make_optimizer(variables["params"])
     return parallel.put_state(init_state(variables, tx, experiment.ema_decay > 0), mesh), tx
+
+
+class Run:
+    """What a run holds open while it trains: its files, its checkpoints and the little it remembers between steps."""
+
+    def __init__(self, experiment: Experiment, workdir: Path, checkpointer: Checkpointer | None, clock: dict, start: int, sums: Any):
+        self.experiment, self.checkpointer = experiment, checkpointer
+        self.file = MetricsFile(workdir / "metrics.jsonl", resume_at=clock["metrics_position"])
+        self.board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard else None
+        self.epoch = experiment.train.steps_per_epoch
+        self.console = Console(experiment.total_steps, start, self.epoch, experiment.batch_size)
+        self.window = Window(sums, clock["window"], lambda step, values: _not_finite(experiment, step, values))
+        self.selection = Selection(experiment.select_metric, experiment.select_mode, experiment.patience, clock["selection"])
+        self.results, self.stopped = clock["results"], clock["stopped"]
+
+    def report(self, step: int) -> None:
+        """Writes and shows what training did since the last report."""
+        values = self.window.take()
+        speed = self.console.report(step, {name: values[name] for name in self.experiment.show if name in values})
+        self.record(step, "train", values, {"img_per_s": speed})
+
+    def record(self, step: int, split: str, values: dict[str, Any], unrepeatable: dict[str, float] | None = None) -> None:
+        """Writes a record; what differs from run to run goes to TensorBoard alone."""
+        self.file.write({"step": step, "epoch": step / self.epoch, "split": split, **values})
+        if self.board is not None:
+            self.board.write(step, {f"{split}/{name}": value for name, value in {**values, **(unrepeatable or {})}.items()})
+
+    def save(self, step: int, state: TrainState, *, best: bool = False) -> None:
+        if self.checkpointer is None:
+            return
+        clock = {
+            "window": self.window.dump(),
+            "metrics_position": self.file.position(),
+            "selection": self.selection.memory,
+            "results": self.results,
+            "stopped": self.stopped,
+        }
+        self.checkpointer.save(step, state, clock, best=best)
+
+    def close(self) -> None:
+        """Waits for the checkpoints; called on every way out, also that of an error."""
+        self.console.close()
+        if self.board is not None:
+            self.board.close()
+        if self.checkpointer is not None:
+            self.checkpointer.close()
 
 
 def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
@@ -99,71 +149,58 @@ def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = pr
         ema_decay=experiment.ema_decay, accumulate=experiment.accumulate,
     )  # fmt: skip
     train_step = parallel.compile_train_step(step_fn, mesh)
-    eval_step = parallel.compile_eval_step(make_eval_step(experiment.task, seed=experiment.seed), mesh)
-    sums_structure = jax.tree.structure(jax.eval_shape(step_fn, state, experiment.batch_spec)[1])
+    eval_fn = make_eval_step(experiment.task, seed=experiment.seed)
+    eval_step = parallel.compile_eval_step(eval_fn, mesh)
+    _check_selection(experiment, eval_fn, state)
 
     checkpointer = Checkpointer(workdir, keep=experiment.keep_checkpoints) if experiment.checkpoint_every else None
     state, clock = _start(checkpointer, state, say)
-    start = int(state.step)
-    file = MetricsFile(workdir / "metrics.jsonl", resume_at=clock["metrics_position"])
-    board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard else None
-    console = Console(experiment.total_steps, start, experiment.train.steps_per_epoch, experiment.batch_size)
-    window = Window(sums_structure, clock["window"], lambda step, values: _not_finite(experiment, step, values))
-    selection = Selection(experiment.select_metric, experiment.select_mode, experiment.patience, clock["selection"])
-    results = clock["results"]
+    start = done = int(state.step)
+    sums = jax.tree.structure(jax.eval_shape(step_fn, state, experiment.batch_spec)[1])
+    run = Run(experiment, workdir, checkpointer, clock, start, sums)
+    total = start if run.stopped else experiment.total_steps
     terminated = _catch_sigterm()
-
-    def save(best: bool = False) -> None:
-        if checkpointer is not None:
-            clock = {
-                "window": window.dump(), "metrics_position": file.position(),
-                "selection": selection.memory, "results": results, "stopped": stopped,
-            }  # fmt: skip
-            checkpointer.save(done, state, clock, best=best)
-
-    done, stopped = start, clock["stopped"]
     began = time.perf_counter()
-    for step, batch in parallel.feed(
-        experiment.train, start, start if stopped else experiment.total_steps, mesh, on_device=experiment.on_device
-    ):
-        state, sums = train_step(state, batch)
-        window.add(step, sums)
-        done = step + 1
-        last = done == experiment.total_steps
-        console.advance(done)
-        if done % experiment.log_every == 0 or last:
-            values = window.take()
-            speed = console.report(done, {name: values[name] for name in experiment.show if name in values})
-            file.write({"step": done, "epoch": done / experiment.train.steps_per_epoch, "split": "train", **values})
-            if board is not None:
-                board.write(done, {f"train/{name}": value for name, value in {**values, "img_per_s": speed}.items()})
-        if done % experiment.eval_every == 0 or last:
-            window.flush()  # a state that is not finite is not evaluated
-            for split, pipeline in experiment.evals.items():
-                results[split] = _evaluate(experiment, split, eval_step, state, pipeline, mesh, done, file, board, console)
-            better = bool(selection._metric) and selection.update(done, results["validation"])
-            stopped = selection.exhausted
-            if better:
-                save(best=True)
-            console.restart_clock(done)
-        if last or stopped or terminated() or (experiment.checkpoint_every and done % experiment.checkpoint_every == 0):
-            save()
-            console.restart_clock(done)
-        if stopped:
-            console.say(f"stopped early at step {done}: no better {selection._metric} since step {selection.memory['best_step']}")
-        if stopped or terminated():
-            break
-    jax.block_until_ready(state)
-    if checkpointer is not None:
-        checkpointer.close()
-    console.close()
-    if board is not None:
-        board.close()
-    if done > start:
-        console.say(f"{done - start} steps in {duration(time.perf_counter() - began)}")
-    if terminated() and done < experiment.total_steps and not stopped:
+    with contextlib.closing(run):
+        for step, batch in parallel.feed(experiment.train, start, total, mesh, on_device=experiment.on_device):
+            state, sums = train_step(state, batch)
+            run.window.add(step, sums)
+            done = step + 1
+            run.console.advance(done)
+            if done % experiment.log_every == 0 or done == total:
+                run.report(done)
+            if done % experiment.eval_every == 0 or done == total:
+                run.window.flush()  # a state that is not finite is neither evaluated nor saved
+                for split in experiment.evals:
+                    run.results[split] = _evaluate(run, split, eval_step, state, mesh, done)
+                if run.selection.metric and run.selection.update(done, run.results["validation"]):
+                    run.save(done, state, best=True)
+                run.stopped = run.selection.exhausted
+            ending = done == total or run.stopped
+            if ending and run.selection.metric and checkpointer is not None:
+                _evaluate_best(run, eval_step, state, mesh)
+            if ending or terminated() or (experiment.checkpoint_every and done % experiment.checkpoint_every == 0):
+                run.save(done, state)
+            if ending or terminated():
+                break
+        jax.block_until_ready(state)
+    if run.stopped:
+        say(f"stopped early at step {done}: {run.selection.metric} was best at step {run.selection.memory['best_step']}")
+    elif done < total:
         say(f"terminated at step {done}; the same command goes on from there")
-    return results
+    say(f"{done - start} steps in {duration(time.perf_counter() - began)}" if done > start else f"nothing left to train at step {done}")
+    return run.results
+
+
+def _check_selection(experiment: Experiment, eval_fn: Callable, state: TrainState) -> None:
+    """Raises ValueError now, not after the first epoch, when the metric to select by does not exist."""
+    if not experiment.select_metric:
+        return
+    shapes = jax.eval_shape(eval_fn, eval_variables(state), experiment.batch_spec)
+    states = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    names = sorted(name for name, value in experiment.summarise["validation"](states).items() if isinstance(value, int | float))
+    if experiment.select_metric not in names:
+        raise ValueError(f"select.metric={experiment.select_metric!r} is no metric of this task; choose one of {names}")
 
 
 def _start(checkpointer: Checkpointer | None, state: TrainState, say: Callable[[str], None]) -> tuple[TrainState, dict]:
@@ -176,18 +213,28 @@ def _start(checkpointer: Checkpointer | None, state: TrainState, say: Callable[[
     return restored
 
 
-def _evaluate(experiment, split, eval_step, state, pipeline, mesh, step, file, board, console) -> dict[str, Any]:
+def _evaluate(run: Run, split: str, eval_step: Callable, state: TrainState, mesh: Any, step: int, name: str = "") -> dict[str, Any]:
+    """Evaluates a split, records it under `name` or the split's own, and shows its headline."""
     began = time.perf_counter()
+    experiment = run.experiment
     values = evaluate(
-        eval_step, eval_variables(state), pipeline, mesh,
+        eval_step, eval_variables(state), experiment.evals[split], mesh,
         summarise=experiment.summarise[split], on_device=experiment.on_device,
     )  # fmt: skip
-    epoch = step / experiment.train.steps_per_epoch
-    file.write({"step": step, "epoch": epoch, "split": split, **values})
-    if board is not None:
-        board.write(step, {f"{split}/{name}": value for name, value in values.items()})
-    console.say(f"epoch {epoch:.4g}  {split}: {headline(values, experiment.show)}  ({time.perf_counter() - began:.1f} s)")
+    name = name or split
+    run.record(step, name, values)
+    seconds = time.perf_counter() - began
+    run.console.say(f"epoch {step / run.epoch:.4g}  {name}: {headline(values, experiment.show)}  ({seconds:.1f} s)")
+    run.console.restart_clock(step)
     return values
+
+
+def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, mesh: Any) -> None:
+    """What the checkpoint that validation chose does on the test split."""
+    restored = run.checkpointer.restore_best(state)
+    if "test" in run.experiment.evals and restored is not None:
+        best, _ = restored
+        run.results["best_test"] = _evaluate(run, "test", eval_step, best, mesh, int(best.step), "best_test")
 
 
 def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:

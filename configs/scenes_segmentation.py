@@ -1,0 +1,54 @@
+"""Semantic segmentation of digit scenes: 11 classes with the background, 128 x 128 pixels.
+
+python -m imgrec_jax.main --config=configs/scenes_segmentation.py:unet     (or :fcn32s, :fcn16s, :fcn8s)
+Add ",tiny" for a run of a minute or two on a small set: --config=configs/scenes_segmentation.py:unet,tiny
+"""
+
+from ml_collections import ConfigDict
+
+from imgrec_jax.config import base
+
+# The trunk of the FCNs: VGG-16's thirteen convolutions with batch normalisation, an eighth to a quarter as wide.
+TRUNK = ((8, 2), (16, 2), (32, 3), (64, 3), (128, 3))
+
+
+def get_config(variant: str = "unet") -> ConfigDict:
+    """variant: one of MODELS, and optionally "tiny", separated by a comma."""
+    names = [name for name in variant.split(",") if name]
+    tiny, models = "tiny" in names, [name for name in names if name != "tiny"]
+    if len(models) > 1 or any(name not in MODELS for name in models):
+        raise ValueError(f"unknown variant {variant!r}; expected one of {sorted(MODELS)}, and optionally 'tiny'")
+    config = base()
+    config.task = "segmentation"
+    config.model = ConfigDict({"classes": 11, **MODELS[models[0] if models else "unet"]})
+    # Dice, because nine pixels of ten are background.
+    config.loss = ConfigDict({"name": "segmentation", "cross_entropy": 1.0, "dice": 1.0})
+    config.data.name = "digit_scenes/tiny" if tiny else "digit_scenes/default"
+    config.data.validation_split, config.data.test_split = "validation", "test"
+    config.data.batch_size = 8 if tiny else 32
+    config.data.eval_batch_size = 16 if tiny else 20
+    config.data.mean, config.data.std = (0.45,), (0.25,)
+    # Four crops cost as much as one scene and show more digits.
+    config.data.train_ops = ConfigDict({"foreground_crop": {"size": (64, 64), "probability": 0.8}})
+    config.optim.name = "adamw"
+    config.optim.learning_rate = 4e-3
+    config.optim.weight_decay = ((r"kernel", 1e-4), (r".*", 0.0))
+    config.schedule.name = "one_cycle"
+    config.train.total_steps = 8 if tiny else 1600
+    config.eval.every_steps = 8 if tiny else 400
+    config.select.metric = "mean_iou"
+    config.log.every_steps = 4 if tiny else 50
+    config.log.show = ("loss", "pixel_accuracy", "mean_iou")
+    return config
+
+
+def _fcn(*levels: str) -> dict:
+    return {"name": "fcn", "stages": TRUNK, "levels": levels, "norm": "batch", "hidden": 128, "head_kernel": 3, "dropout": 0.0}
+
+
+MODELS = {
+    "unet": {"name": "unet", "depth": 4, "width": 8, "norm": "batch"},
+    "fcn32s": _fcn("pool5"),
+    "fcn16s": _fcn("pool5", "pool4"),
+    "fcn8s": _fcn("pool5", "pool4", "pool3"),
+}

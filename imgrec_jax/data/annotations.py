@@ -1,0 +1,194 @@
+"""The annotations of one detection split as one table of arrays, whatever format they came from.
+
+Evaluation, sanity report and bucket order read this table and never touch an image. Boxes are float32 xyxy pixels of the
+original image; labels are 1..K without holes (0 is background); `category_ids` keeps the numbers of the data set itself
+(COCO uses 80 of 1..90) for writing results.
+
+Shape letters: n images, M boxes of the split, N boxes of one image, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Segmentation = list | dict  # COCO's polygons [[x1, y1, x2, y2, ...], ...] or run lengths {"size": [h, w], "counts": ...}
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    class_names: tuple[str, ...]  # of labels 1..K
+    category_ids: tuple[int, ...]  # of labels 1..K, as the data set numbers them
+    image_ids: np.ndarray  # int64 [n]
+    file_names: tuple[str, ...]  # n
+    sizes: np.ndarray  # int32 [n, 2] (height, width)
+    offsets: np.ndarray  # int64 [n + 1]: image i owns boxes offsets[i]:offsets[i + 1]
+    boxes: np.ndarray  # float32 [M, 4]
+    labels: np.ndarray  # int64 [M]
+    crowd: np.ndarray  # bool [M]: a region, not one object; ignored in training and evaluation
+    ids: np.ndarray  # int64 [M], as the data set numbers its annotations
+    areas: np.ndarray  # float32 [M], of the mask where there is one: COCO's size classes go by it
+    segmentations: tuple[Segmentation | None, ...] | None = None  # M
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def targets(self, index: int) -> dict:
+        """boxes [N, 4], box_label, box_crowd, box_id [N], image_id, file_name and original_size [2] of image `index`."""
+        span = slice(self.offsets[index], self.offsets[index + 1])
+        return {
+            "boxes": self.boxes[span].copy(),
+            "box_label": self.labels[span].copy(),
+            "box_crowd": self.crowd[span].copy(),
+            "box_id": self.ids[span].copy(),
+            "image_id": int(self.image_ids[index]),
+            "file_name": self.file_names[index],
+            "original_size": self.sizes[index].copy(),
+        }
+
+    def masks(self, index: int) -> np.ndarray:
+        """bool [N, H, W] of image `index`; a box without a segmentation has an empty mask."""
+        if self.segmentations is None:
+            raise ValueError("these annotations hold no masks; open the source with targets=('boxes', 'masks')")
+        height, width = (int(v) for v in self.sizes[index])
+        span = range(self.offsets[index], self.offsets[index + 1])
+        masks = [decode_mask(self.segmentations[j], height, width) for j in span]
+        return np.stack(masks) if masks else np.zeros((0, height, width), np.bool_)
+
+    def subset(self, indices: np.ndarray) -> Annotations:
+        """The table of these images, in this order."""
+        indices = np.asarray(indices, np.int64)
+        counts = np.diff(self.offsets)[indices]
+        spans = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]
+        rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
+        segmentations = None if self.segmentations is None else tuple(self.segmentations[j] for j in rows)
+        return dataclasses.replace(
+            self,
+            image_ids=self.image_ids[indices],
+            file_names=tuple(self.file_names[i] for i in indices),
+            sizes=self.sizes[indices],
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            segmentations=segmentations,
+            **{name: getattr(self, name)[rows] for name in _PER_BOX},
+        )
+
+    def to_coco(self) -> dict:
+        """The table as a COCO ground-truth dict (images, categories, annotations), for pycocotools."""
+        image_of = np.repeat(self.image_ids, np.diff(self.offsets))
+        wh = self.boxes[:, 2:] - self.boxes[:, :2]
+        annotations = [
+            {
+                # pycocotools takes annotation id 0 for "no match", and ids may repeat across merged files
+                "id": row + 1,
+                "image_id": int(image_of[row]),
+                "category_id": int(self.category_ids[self.labels[row] - 1]),
+                "bbox": [*self.boxes[row, :2].tolist(), *wh[row].tolist()],
+                "area": float(self.areas[row]),
+                "iscrowd": int(self.crowd[row]),
+            }
+            for row in range(len(self.boxes))
+        ]
+        if self.segmentations is not None:
+            for annotation, segmentation in zip(annotations, self.segmentations, strict=True):
+                annotation["segmentation"] = segmentation if segmentation is not None else []
+        images = [
+            {"id": int(i), "file_name": name, "height": int(h), "width": int(w)}
+            for i, name, (h, w) in zip(self.image_ids, self.file_names, self.sizes, strict=True)
+        ]
+        categories = [{"id": int(i), "name": name} for i, name in zip(self.category_ids, self.class_names, strict=True)]
+        return {"info": {}, "images": images, "categories": categories, "annotations": annotations}
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the table as npz, atomically; segmentations as run lengths."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "segmentations"]
+        arrays = {name: np.asarray(getattr(self, name)) for name in names}
+        if self.segmentations is not None:
+            size_of = np.repeat(self.sizes, np.diff(self.offsets), axis=0).tolist()
+            encoded = [to_run_lengths(s, *size) for s, size in zip(self.segmentations, size_of, strict=True)]
+            counts = [run_lengths["counts"] if run_lengths else b"" for run_lengths in encoded]
+            arrays["mask_bytes"] = np.frombuffer(b"".join(counts), np.uint8)
+            arrays["mask_lengths"] = np.array([len(c) for c in counts], np.int64)
+        partial = Path(f"{path}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, masks: bool) -> Annotations:
+        """Read what `save` wrote; `masks=False` leaves the segmentations on disk."""
+        with np.load(path) as file:
+            arrays: dict[str, Any] = {name: file[name] for name in file.files if masks or not name.startswith("mask_")}
+        segmentations = None
+        if "mask_bytes" in arrays:
+            data, lengths = arrays.pop("mask_bytes").tobytes(), arrays.pop("mask_lengths")
+            ends = np.cumsum(lengths)
+            size_of = np.repeat(arrays["sizes"], np.diff(arrays["offsets"]), axis=0)
+            segmentations = tuple(
+                {"size": size.tolist(), "counts": data[end - length : end]} if length else None
+                for size, end, length in zip(size_of, ends, lengths, strict=True)
+            )
+        for name in ("class_names", "category_ids", "file_names"):
+            arrays[name] = tuple(arrays[name].tolist())
+        return cls(**arrays, segmentations=segmentations)
+
+
+_PER_BOX = ("boxes", "labels", "crowd", "ids", "areas")
+_DTYPES = {"boxes": np.float32, "labels": np.int64, "crowd": np.bool_, "ids": np.int64, "areas": np.float32}
+
+
+def from_images(images: list[dict], *, class_names: tuple, category_ids: tuple | None = None) -> Annotations:
+    """One table from one dict per image: image_id, file_name, size (h, w) and, per box, boxes [N, 4], labels, crowd, ids,
+    areas [N] and optionally segmentations (a list of N)."""
+    counts = [len(image["labels"]) for image in images]
+
+    def column(name: str) -> np.ndarray:
+        parts: list[np.ndarray] = [np.asarray(image[name], _DTYPES[name]) for image in images]
+        flat = np.concatenate([part.reshape(-1) for part in parts]) if parts else np.zeros(0, _DTYPES[name])
+        return flat.reshape(-1, 4) if name == "boxes" else flat
+
+    with_masks = bool(images) and all("segmentations" in image for image in images)
+    return Annotations(
+        class_names=tuple(class_names),
+        category_ids=tuple(category_ids or range(1, len(class_names) + 1)),
+        image_ids=np.array([image["image_id"] for image in images], np.int64),
+        file_names=tuple(image["file_name"] for image in images),
+        sizes=np.array([image["size"] for image in images], np.int32).reshape(-1, 2),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        segmentations=tuple(s for image in images for s in image["segmentations"]) if with_masks else None,
+        **{name: column(name) for name in _PER_BOX},
+    )
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """bool [H, W] -> COCO's compressed run lengths {"size": [H, W], "counts": bytes}."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))
+
+
+def to_run_lengths(segmentation: Segmentation | None, height: int, width: int) -> dict | None:
+    """Any COCO segmentation (polygons, uncompressed or compressed run lengths) as compressed run lengths; None if empty."""
+    from pycocotools import mask as coco_mask
+
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    counts = segmentation["counts"]
+    return {"size": segmentation["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def decode_mask(segmentation: Segmentation | None, height: int, width: int) -> np.ndarray:
+    """COCO segmentation -> bool [height, width]."""
+    from pycocotools import mask as coco_mask
+
+    run_lengths = to_run_lengths(segmentation, height, width)
+    if run_lengths is None:
+        return np.zeros((height, width), np.bool_)
+    return coco_mask.decode(run_lengths).astype(np.bool_)

@@ -1,0 +1,226 @@
+"""COCO detection evaluation: the twelve numbers for boxes and masks, AP per class, and errors at one score threshold.
+
+All numbers come from pycocotools over the images of the ground truth, so an image without detections counts as missed and one
+without objects as a chance for false alarms; crowd regions are ignored as COCO prescribes. Detections travel as rows
+(image_id, x1, y1, x2, y2, score, category_id) float64 in pixels of the original image.
+
+Shape letters: B batch, D detections, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+ROW = ("image_id", "x1", "y1", "x2", "y2", "score", "category_id")
+
+
+def to_rows(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray,
+    *,
+    image_ids: np.ndarray,
+    image_size: np.ndarray,
+    original_size: np.ndarray,
+    category_ids: Sequence[int],
+) -> np.ndarray:
+    """A batch of predictions as rows [D, 7], rescaled from the resized to the original images.
+
+    Args:
+      boxes [B, D, 4], scores [B, D], labels [B, D] (1..K) and valid [B, D] as predicted on resized images.
+      image_ids [B]; image_size, original_size [B, 2] (h, w).
+      category_ids: the data set's own numbers of labels 1..K.
+    """
+    # torchvision rescales by float32 ratios (transform.py:306-319); float64 here moves a corner by less than 1e-4 px.
+    ratio = np.asarray(original_size, np.float64) / np.maximum(image_size, 1)
+    scaled = np.asarray(boxes, np.float64) * ratio[:, None, [1, 0, 1, 0]]
+    b, d = np.nonzero(valid)
+    categories = np.asarray(category_ids)[np.asarray(labels)[b, d] - 1]
+    columns = [np.asarray(image_ids)[b], *scaled[b, d].T, np.asarray(scores, np.float64)[b, d], categories]
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoResult:
+    summary: dict[str, float]  # SUMMARY; nan where no object is of that kind
+    class_ap: dict[str, float]  # AP over IoU .50:.95 by class name
+    images: int  # evaluated
+
+    def table(self) -> str:
+        """The twelve numbers and AP per class, to print."""
+        head = "  ".join(f"{name} {value:.3f}" for name, value in self.summary.items())
+        return "\n".join([head, *(f"  {name:<20} AP {value:.3f}" for name, value in self.class_ap.items())])
+
+
+def load_ground_truth(ground_truth: dict):
+    """A COCO-format dict as pycocotools' indexed `COCO`, built once for many evaluations."""
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = {"info": {}, **ground_truth}
+    with _quiet():
+        coco.createIndex()
+    return coco
+
+
+def evaluate(
+    ground_truth, detections: np.ndarray | list[dict], *, iou_type: str = "bbox", engine: str = "pycocotools"
+) -> CocoResult:
+    """COCO's numbers.
+
+    Args:
+      ground_truth: from `load_ground_truth`, or the COCO-format dict itself.
+      detections: rows [D, 7], or COCO's list of results (with "segmentation" for masks); may be empty.
+      iou_type: "bbox" or "segm".
+      engine: "pycocotools", or "faster_coco_eval" where that package is installed: the same numbers, several times faster.
+
+    Raises:
+      ValueError: on an unknown iou_type or engine, or detections of an image that the ground truth does not list.
+    """
+    if iou_type not in ("bbox", "segm"):
+        raise ValueError(f"iou_type={iou_type!r}: expected 'bbox' or 'segm'")
+    truth = load_ground_truth(ground_truth) if isinstance(ground_truth, dict) else ground_truth
+    with _quiet():
+        evaluator = _evaluator(engine)(truth, _detected(truth, detections, iou_type), iouType=iou_type)
+        evaluator.params.imgIds = sorted(truth.imgs)  # of the ground truth: no detection is a miss, not an absence
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    stats = np.asarray(evaluator.stats[: len(SUMMARY)], np.float64)  # faster_coco_eval appends numbers of its own
+    stats = np.where(stats < 0, np.nan, stats)  # both write -1 for "no such object"
+    # precision [IoU, recall, class, area, max detections]: all areas, 100 detections
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]
+    names = [truth.cats[category]["name"] for category in evaluator.params.catIds]
+    per_class = [_mean(precision[:, :, k]) for k in range(len(names))]
+    return CocoResult(
+        dict(zip(SUMMARY, stats.tolist(), strict=True)), dict(zip(names, per_class, strict=True)), len(truth.imgs)
+    )
+
+
+def _evaluator(engine: str) -> type:
+    if engine == "pycocotools":
+        from pycocotools.cocoeval import COCOeval
+
+        return COCOeval
+    if engine == "faster_coco_eval":
+        from faster_coco_eval import COCOeval_faster
+
+        return COCOeval_faster
+    raise ValueError(f"engine={engine!r}: expected 'pycocotools' or 'faster_coco_eval'")
+
+
+def _mean(precision: np.ndarray) -> float:
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _detected(truth, detections: np.ndarray | list[dict], iou_type: str):
+    """Detections as pycocotools' `COCO`, also where there is none."""
+    from pycocotools.coco import COCO
+
+    if isinstance(detections, np.ndarray):
+        if iou_type == "segm":
+            raise ValueError("iou_type='segm' needs results with a 'segmentation' each, not rows of boxes")
+        detections = _as_results(detections)
+    unknown = {d["image_id"] for d in detections} - set(truth.imgs)
+    if unknown:
+        raise ValueError(f"detections of image {min(unknown)}, which the ground truth does not list; do their ids agree?")
+    if len(detections):
+        return truth.loadRes([dict(d) for d in detections])  # loadRes writes ids and areas into the dicts
+    empty = COCO()
+    empty.dataset = {**truth.dataset, "annotations": []}
+    empty.createIndex()
+    return empty
+
+
+def _as_results(rows: np.ndarray) -> list[dict]:
+    return [
+        {
+            "image_id": int(row[0]),
+            "category_id": int(row[6]),
+            "bbox": [row[1], row[2], row[3] - row[1], row[4] - row[2]],
+            "score": row[5],
+        }
+        for row in rows.tolist()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """counts int64 [K + 1, K + 1]: true class by detected class; the last row and column are the background.
+
+    counts[k, K] are missed objects of class k, counts[K, k] false alarms as class k; sums of such matrices are meaningful.
+    """
+
+    counts: np.ndarray
+    class_names: tuple[str, ...]
+
+    def scores(self) -> dict[str, float]:
+        """precision, recall and F1 over all classes (micro); nan where nothing was detected, or nothing was there."""
+        true = float(np.trace(self.counts[:-1, :-1]))
+        detected, present = float(self.counts[:, :-1].sum()), float(self.counts[:-1].sum())
+        return {
+            "precision": true / detected if detected else float("nan"),
+            "recall": true / present if present else float("nan"),
+            "f1": 2 * true / (detected + present) if detected + present else float("nan"),
+        }
+
+
+def confusion(ground_truth, detections: np.ndarray, *, score_threshold: float = 0.5, iou_threshold: float = 0.5) -> Confusion:
+    """Which class was taken for which among detections of at least `score_threshold`.
+
+    In each image, first detections and objects of the same class are matched greedily by falling score, each to the object of
+    highest IoU >= `iou_threshold` still free; what is left is matched alike between different classes. A detection that
+    remains and lies by more than `iou_threshold` of its own area in a crowd region of its class is ignored.
+    """
+    truth = load_ground_truth(ground_truth) if isinstance(ground_truth, dict) else ground_truth
+    categories = sorted(truth.cats)
+    position = {category: k for k, category in enumerate(categories)}
+    counts = np.zeros((len(categories) + 1,) * 2, np.int64)
+    rows = detections[detections[:, 5] >= score_threshold]
+    rows = rows[np.argsort(-rows[:, 5], kind="stable")]
+    for image_id in truth.imgs:
+        found = rows[rows[:, 0] == image_id]
+        annotations = [truth.anns[i] for i in truth.getAnnIds(imgIds=[image_id])]
+        _count_image(counts, found, annotations, position, iou_threshold)
+    return Confusion(counts, tuple(truth.cats[category]["name"] for category in categories))
+
+
+def _count_image(counts: np.ndarray, found: np.ndarray, annotations: list[dict], position: dict, threshold: float) -> None:
+    from pycocotools import mask as coco_mask
+
+    objects = [a for a in annotations if not a["iscrowd"]]
+    crowds = [a for a in annotations if a["iscrowd"]]
+    detected = np.array([position[int(category)] for category in found[:, 6]], np.int64)
+    true = np.array([position[a["category_id"]] for a in objects], np.int64)
+    xywh = np.concatenate([found[:, 1:3], found[:, 3:5] - found[:, 1:3]], axis=1)
+    iou = np.zeros((len(found), len(objects)))
+    if len(found) and len(objects):
+        iou = coco_mask.iou(xywh, np.array([a["bbox"] for a in objects], np.float64), [0] * len(objects))
+    free_detection, free_object = np.ones(len(found), bool), np.ones(len(objects), bool)
+    same = detected[:, None] == true
+    for allowed in (same, ~same):
+        for d in np.flatnonzero(free_detection):
+            candidates = np.where(free_object & allowed[d], iou[d], -1.0)
+            if candidates.size and candidates.max() >= threshold:
+                best = int(candidates.argmax())
+                free_detection[d] = free_object[best] = False
+                counts[true[best], detected[d]] += 1
+    np.add.at(counts[:, -1], true[free_object], 1)
+    for d in np.flatnonzero(free_detection):
+        regions = [a["bbox"] for a in crowds if position[a["category_id"]] == detected[d]]
+        covered = coco_mask.iou(xywh[d : d + 1], np.array(regions, np.float64), [1] * len(regions)).max() if regions else 0.0
+        if covered < threshold:
+            counts[-1, detected[d]] += 1
+
+
+def _quiet():
+    """pycocotools prints its progress; the numbers are returned, so nothing is lost."""
+    return contextlib.redirect_stdout(io.StringIO())

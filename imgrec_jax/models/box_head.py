@@ -1,0 +1,89 @@
+"""What follows a crop: a head that describes it, and a predictor of its class and of its box, class by class.
+
+Shape letters: M crops, h w C crop, K foreground classes; class 0 is background.
+Layers, names and initial values follow torchvision/models/detection/faster_rcnn.py. Crops are flattened as (h, w, C);
+torchvision's weights, made for (C, h, w), are permuted when loaded.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgrec_jax.models.resnet import kaiming_normal, torch_uniform
+
+
+class TwoMLPHead(nn.Module):
+    """Two fully connected layers; 1024 wide after an FPN, 4096 with dropout 0.5 after VGG16 (Fast R-CNN)."""
+
+    width: int = 1024
+    dropout: float = 0.0
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """x [M, h, w, C] -> [M, width]; needs a "dropout" key when training with dropout."""
+        x = x.reshape(x.shape[0], -1)
+        for name in ("fc6", "fc7"):
+            x = nn.relu(nn.Dense(self.width, kernel_init=torch_uniform, dtype=self.dtype, name=name)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return x
+
+
+class ConvFCHead(nn.Module):
+    """3x3 convolutions with a norm each, then one fully connected layer (torchvision's v2 detector)."""
+
+    conv_widths: tuple[int, ...] = (256, 256, 256, 256)
+    width: int = 1024
+    norm: Callable[..., nn.Module] | None = None
+    conv: Callable[..., nn.Module] = nn.Conv
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """x [M, h, w, C] -> [M, width]; crops that are not `valid` (bool [M]) do not enter batch statistics."""
+        for i, features in enumerate(self.conv_widths):
+            x = self.conv(
+                features,
+                (3, 3),
+                padding=1,
+                use_bias=self.norm is None,
+                kernel_init=kaiming_normal,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )(x)
+            if self.norm is not None:
+                mask = None if valid is None else valid[:, None, None, None]
+                x = self.norm(name=f"norm_{i}", dtype=self.dtype)(x, train=train, mask=mask)
+            x = nn.relu(x)
+        x = x.reshape(x.shape[0], -1)
+        return nn.relu(nn.Dense(self.width, kernel_init=torch_uniform, dtype=self.dtype, name="fc")(x))
+
+
+class FastRCNNPredictor(nn.Module):
+    """Two linear layers side by side."""
+
+    num_classes: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x [M, width] -> class logits [M, K + 1] and box deltas [M, K + 1, 4], float32."""
+        logits = nn.Dense(self.num_classes, kernel_init=torch_uniform, dtype=self.dtype, name="cls_score")(x)
+        deltas = nn.Dense(4 * self.num_classes, kernel_init=torch_uniform, dtype=self.dtype, name="bbox_pred")(x)
+        deltas = deltas.reshape(-1, self.num_classes, 4)
+        return logits.astype(jnp.float32), deltas.astype(jnp.float32)
+
+
+class RoIHeads(nn.Module):
+    """A box head and its predictor."""
+
+    box_head: nn.Module
+    box_predictor: FastRCNNPredictor
+
+    def __call__(
+        self, crops: jax.Array, *, valid: jax.Array | None = None, train: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
+        """crops [M, h, w, C], valid bool [M] -> class logits [M, K + 1], box deltas [M, K + 1, 4]."""
+        return self.box_predictor(self.box_head(crops, valid=valid, train=train))

@@ -1,0 +1,183 @@
+"""U-Net (Ronneberger, Fischer, Brox 2015, arXiv:1505.04597), and its decoder over any backbone with named maps.
+
+Every model returns {"logits": float32}. With padding="same" they have the input's size, whatever it is; with
+padding="valid", the paper's, they are the prediction for the centre, `valid_margin(depth)` pixels smaller on each side.
+
+Shape letters: B batch, H W image, C channels, K classes with background.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgrec_jax.ops.pool import max_pool
+from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
+
+he_normal = nn.initializers.he_normal()  # section 3: standard deviation sqrt(2 / incoming nodes)
+# each output pixel of a 2x2 transposed convolution of stride 2 has C incoming nodes, not 4 C
+_he_normal_upsampling = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", 2, 3, batch_axis=(0, 1))
+
+
+def valid_margin(depth: int) -> int:
+    """Pixels that padding="valid" takes from each side: two 3x3 convolutions at each of 2 * depth + 1 places."""
+    return 2 * (3 * 2**depth - 2)
+
+
+def valid_sizes(size: int, depth: int) -> tuple[int, int]:
+    """The nearest sizes <= and >= `size` that padding="valid" accepts; equal when `size` is one of them.
+
+    Every level must be even before it is pooled, and something must be left at the end; the sizes are
+    2**depth apart.
+    """
+    step = 2**depth
+    # the lowest level has an odd or even side m >= 5; level by level upwards, n -> 2 n + 4
+    smallest = 5
+    for _ in range(depth):
+        smallest = 2 * smallest + 4
+    while smallest - 2 * valid_margin(depth) <= 0:
+        smallest += step
+    below = max(smallest, size - (size - smallest) % step)
+    return below, below if below >= size else below + step
+
+
+class UpConv(nn.Module):
+    """2x2 transposed convolution of stride 2, as one matrix product: its output cells do not overlap."""
+
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] -> [B, 2 H, 2 W, features]."""
+        kernel = self.param("kernel", _he_normal_upsampling, (2, 2, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        b, h, w, _ = x.shape
+        return jnp.einsum("bhwc,ijcd->bhiwjd", x, kernel).reshape(b, 2 * h, 2 * w, self.features) + bias
+
+
+class DoubleConv(nn.Module):
+    """Twice: 3x3 convolution, norm (None: a bias instead), ReLU."""
+
+    features: int
+    padding: int = 1
+    conv: Callable[..., nn.Module] = nn.Conv
+    norm: Callable[..., nn.Module] | None = None
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """x [B, H, W, C] -> [B, H - 4 + 4 * padding, ..., features]."""
+        for i in (1, 2):
+            x = self.conv(
+                self.features,
+                (3, 3),
+                padding=self.padding,
+                use_bias=self.norm is None,
+                kernel_init=he_normal,
+                dtype=self.dtype,
+                name=f"conv{i}",
+            )(x)
+            if self.norm is not None:
+                x = self.norm(name=f"norm{i}", dtype=self.dtype)(x, train=train)
+            x = nn.relu(x)
+        return x
+
+
+class UNet(nn.Module):
+    """The paper's network is the default with padding="valid": depth 4, 64 to 1024 channels.
+
+    `upsample` is "transposed" (2x2 transposed convolution) or "bilinear" (interpolation and a 1x1 convolution); both
+    halve the channels. Dropout acts on the two deepest levels of the contracting path, as in the authors' network.
+    """
+
+    num_classes: int
+    depth: int = 4
+    width: int = 64
+    padding: str = "same"
+    upsample: str = "transposed"
+    dropout: float = 0.0
+    conv: Callable[..., nn.Module] = nn.Conv
+    norm: Callable[..., nn.Module] | None = None
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """x [B, H, W, C] -> {"logits": [B, h, w, K]}; needs a "dropout" key when training with dropout > 0."""
+        height, width = x.shape[1:3]
+        if self.padding == "valid":
+            self._check_size(height, width)
+        else:
+            x = pad_to_multiple(x, 2**self.depth)
+        skips = []
+        for level in range(self.depth + 1):
+            x = self._double(f"down{level}", level)(x, train=train)
+            if level >= self.depth - 1:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            if level < self.depth:
+                skips.append(x)
+                x = max_pool(x, 2)
+        for level in reversed(range(self.depth)):
+            x = self._up(f"up{level}_sample", x, self.width * 2**level)
+            x = jnp.concatenate([_crop_centre(skips[level], x.shape[1:3]), x], axis=-1)
+            x = self._double(f"up{level}", level)(x, train=train)
+        head = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name="head")
+        return {"logits": head(x).astype(jnp.float32)[:, :height, :width]}
+
+    def _double(self, name: str, level: int) -> DoubleConv:
+        padding = 0 if self.padding == "valid" else 1
+        return DoubleConv(self.width * 2**level, padding, self.conv, self.norm, self.dtype, name=name)
+
+    def _up(self, name: str, x: jax.Array, features: int) -> jax.Array:
+        if self.upsample == "transposed":
+            return UpConv(features, dtype=self.dtype, name=name)(x)
+        x = self.conv(features, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name=name)(x)
+        return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+
+    def _check_size(self, height: int, width: int) -> None:
+        for axis, size in (("height", height), ("width", width)):
+            below, above = valid_sizes(size, self.depth)
+            if size not in (below, above):
+                raise ValueError(
+                    f'{axis} {size} does not fit a U-Net of depth {self.depth} with padding="valid"; the nearest '
+                    f'sizes are {" and ".join(map(str, sorted({below, above})))}, or use padding="same"'
+                )
+
+
+class BackboneUNet(nn.Module):
+    """U-Net's expanding path over the named maps of any backbone.
+
+    `levels` names the maps from the coarsest to the finest, `widths` the channels after merging each finer one. What
+    is left to the input's resolution (the finest map's stride) is one bilinear upsampling of the logits.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    levels: tuple[str, ...] = ("layer4", "layer3", "layer2", "layer1", "stem")
+    widths: tuple[int, ...] = (256, 128, 64, 32)
+    conv: Callable[..., nn.Module] = nn.Conv
+    norm: Callable[..., nn.Module] | None = None
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """x [B, H, W, C], normalised -> {"logits": [B, H, W, K]}."""
+        height, width = x.shape[1:3]
+        x = pad_to_multiple(x, max(self.backbone.strides[name] for name in self.levels))
+        padded = x.shape[1:3]
+        maps = self.backbone(x, train=train)
+        x = maps[self.levels[0]]
+        for name, features in zip(self.levels[1:], self.widths, strict=True):
+            skip = maps[name]
+            x = jnp.concatenate([skip, resize_bilinear(x, skip.shape[1:3])], axis=-1)
+            x = DoubleConv(features, 1, self.conv, self.norm, self.dtype, name=f"up_{name}")(x, train=train)
+        head = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name="head")
+        logits = resize_bilinear(head(x).astype(jnp.float32), padded)
+        return {"logits": logits[:, :height, :width]}
+
+
+def _crop_centre(x: jax.Array, size: Sequence[int]) -> jax.Array:
+    top, left = ((n - m) // 2 for n, m in zip(x.shape[1:3], size, strict=True))
+    return x[:, top : top + size[0], left : left + size[1]]

@@ -1,0 +1,252 @@
+"""Reads the tensors of a `.pth` or `.safetensors` file without torch, and without running what a pickle asks for.
+
+A torch file is a pickle whose tensors refer to raw storages. It comes as a zip archive (torch >= 1.6, data.pkl plus
+one member per storage) or as a stream of pickles followed by the storages (older; torch/serialization.py,
+`_legacy_save`). A pickle may name any function for the reader to call, so the unpickler here admits only the handful
+below; anything else is a `ForbiddenPickleError`. Safetensors is an 8-byte length, a JSON header and raw bytes.
+"""
+
+import collections
+import io
+import json
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
+_LEGACY_PROTOCOL = 1001
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")  # under which training scripts put weights
+
+_STORAGE_DTYPES = {
+    "HalfStorage": np.float16,
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "ShortStorage": np.int16,
+    "IntStorage": np.int32,
+    "LongStorage": np.int64,
+    "BoolStorage": np.bool_,
+}
+_SAFETENSORS_DTYPES = {
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "BF16": ml_dtypes.bfloat16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "I16": np.int16,
+    "U16": np.uint16,
+    "I32": np.int32,
+    "U32": np.uint32,
+    "I64": np.int64,
+    "U64": np.uint64,
+    "BOOL": np.bool_,
+}
+
+
+class WeightsFileError(ValueError):
+    """The file is not a readable weights file."""
+
+
+class TruncatedFileError(WeightsFileError):
+    """The file ends before the data that its header promises."""
+
+
+class ForbiddenPickleError(WeightsFileError):
+    """The pickle asks for something that is not needed to rebuild tensors."""
+
+
+class _Storage(NamedTuple):
+    """A flat buffer as the pickle refers to it; `load` gives its elements, once the bytes are known."""
+
+    dtype: np.dtype
+    size: int
+    load: Callable[[], np.ndarray]
+
+
+class _LazyTensor(NamedTuple):
+    """A strided window on a storage; old files place the storages' bytes after the pickle that refers to them."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        if len(self.shape) != len(self.strides) or min((self.offset, *self.shape, *self.strides)) < 0:
+            raise WeightsFileError(f"a tensor has the layout {self[1:]}; expected non-negative offset, shape and strides")
+        if math.prod(self.shape) == 0:
+            return np.zeros(self.shape, self.storage.dtype)
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        if last >= self.storage.size:
+            raise WeightsFileError(f"a tensor reads element {last} of a storage of {self.storage.size}")
+        values = self.storage.load()[self.offset :]
+        strides = [s * values.itemsize for s in self.strides]
+        return np.lib.stride_tricks.as_strided(values, self.shape, strides).copy()
+
+
+def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_grad_and_hooks) -> _LazyTensor:
+    return _LazyTensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_parameter(data: _LazyTensor, *_grad_and_hooks) -> _LazyTensor:
+    return data
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    **{("torch", name): name for name in _STORAGE_DTYPES},
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    def __init__(self, file: io.BufferedIOBase, storage: Callable[[np.dtype, str, int], _Storage]):
+        super().__init__(file, encoding="utf-8")
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise ForbiddenPickleError(
+                f"the pickle asks for {module}.{name}, which rebuilding tensors does not need; save the state dict alone"
+            )
+        return _ADMITTED[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or pid[1] not in _STORAGE_DTYPES:
+            raise WeightsFileError(f"the pickle refers to {pid!r}; expected a tensor storage")
+        _, kind, key, _, size, *view = pid
+        if any(part is not None for part in view):
+            raise WeightsFileError("storage views (torch < 0.4) are not read; save the file with a newer torch")
+        return self._storage(np.dtype(_STORAGE_DTYPES[kind]), key, size)
+
+
+def _load_pickle(file: io.BufferedIOBase, storage: Callable[[np.dtype, str, int], _Storage]) -> Any:
+    try:
+        return _TensorUnpickler(file, storage).load()
+    except WeightsFileError:
+        raise
+    except EOFError as error:
+        raise TruncatedFileError("the file ends inside its pickle; download it again") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        if "truncated" in str(error):
+            raise TruncatedFileError("the file ends inside its pickle; download it again") from error
+        raise WeightsFileError(f"not a torch pickle: {error}") from error
+
+
+def _elements(data: bytes, dtype: np.dtype, size: int, what: str) -> np.ndarray:
+    if len(data) < size * dtype.itemsize:
+        raise TruncatedFileError(f"{what} has {len(data)} bytes of {size * dtype.itemsize}; download the file again")
+    return np.frombuffer(data, dtype, size)
+
+
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        members = {name.split("/", 1)[-1]: name for name in archive.namelist()}
+        if "data.pkl" not in members:
+            raise WeightsFileError("a zip archive without data.pkl; not a torch file")
+        if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
+            raise WeightsFileError("a big-endian file; save it on a little-endian machine")
+
+        def storage(dtype: np.dtype, key: str, size: int) -> _Storage:
+            if f"data/{key}" not in members:
+                raise TruncatedFileError(f"storage {key} is missing; download the file again")
+            member = members[f"data/{key}"]
+            return _Storage(dtype, size, lambda: _elements(archive.read(member), dtype, size, f"storage {key}"))
+
+        with archive.open(members["data.pkl"]) as file:
+            return _flatten(_load_pickle(io.BytesIO(file.read()), storage))
+
+
+def _read_legacy(path: Path) -> dict[str, np.ndarray]:
+    storages: dict[str, np.ndarray] = {}
+    referred: dict[str, _Storage] = {}
+
+    def storage(dtype: np.dtype, key: str, size: int) -> _Storage:
+        return referred.setdefault(key, _Storage(dtype, size, lambda: storages[key]))
+
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            raise TruncatedFileError("a zip archive without its directory; download the file again")
+        file.seek(0)
+        if _load_pickle(file, storage) != _LEGACY_MAGIC:
+            raise WeightsFileError("neither a zip archive nor a torch stream")
+        if (protocol := _load_pickle(file, storage)) != _LEGACY_PROTOCOL:
+            raise WeightsFileError(f"torch stream protocol {protocol}; expected {_LEGACY_PROTOCOL}")
+        if not _load_pickle(file, storage).get("little_endian", True):
+            raise WeightsFileError("a big-endian file; save it on a little-endian machine")
+        content = _load_pickle(file, storage)
+        for key in _load_pickle(file, storage):  # the order in which the storages follow, each after its length
+            dtype, size, _ = referred[key]
+            header = file.read(8)
+            if len(header) < 8 or struct.unpack("<q", header)[0] != size:
+                raise TruncatedFileError(f"storage {key} does not have its {size} elements; download the file again")
+            storages[key] = _elements(file.read(size * dtype.itemsize), dtype, size, f"storage {key}")
+        return _flatten(content)
+
+
+def _flatten(content: Any) -> dict[str, np.ndarray]:
+    """The named tensors of a (wrapped) state dict; other entries, such as an epoch number, are left out."""
+    if not isinstance(content, Mapping):
+        raise WeightsFileError(f"the file holds a {type(content).__name__}; expected a state dict")
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    return {name: value.read() for name, value in content.items() if isinstance(value, _LazyTensor)}
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else len(data)
+    if len(data) < 8 + length:
+        raise TruncatedFileError(f"{len(data)} bytes do not hold the header; download the file again")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except ValueError as error:
+        raise WeightsFileError(f"the header is not JSON: {error}") from error
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            raise WeightsFileError(f"{name}: dtype {entry['dtype']} is not read; expected {list(_SAFETENSORS_DTYPES)}")
+        dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
+        start, stop = (8 + length + offset for offset in entry["data_offsets"])
+        size = math.prod(entry["shape"])
+        if stop - start != size * dtype.itemsize:
+            raise WeightsFileError(f"{name}: {stop - start} bytes for shape {entry['shape']} of {dtype}")
+        tensors[name] = _elements(data[start:stop], dtype, size, name).reshape(entry["shape"]).copy()
+    return tensors
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """{name: array} of a torch file (either format, a state dict or one under "state_dict" or "model") or safetensors.
+
+    The prefix "module." that torch's DataParallel adds to every name is removed. Raises `WeightsFileError` or its
+    subclasses `TruncatedFileError` and `ForbiddenPickleError`, naming the file.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            tensors = _read_safetensors(path)
+        elif zipfile.is_zipfile(path):
+            tensors = _read_zip(path)
+        else:
+            tensors = _read_legacy(path)
+    except WeightsFileError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except (zipfile.BadZipFile, EOFError, AttributeError, KeyError, TypeError) as error:
+        raise WeightsFileError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
+    if tensors and all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors

@@ -1,0 +1,1 @@
+"""Segmentation: losses, metrics and large-image prediction, as pure functions of arrays."""

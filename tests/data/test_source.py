@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from imgrec_jax.data import source
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [("train", (0, 200)), ("train[:50]", (0, 50)), ("train[150:]", (150, 200)), ("train[-20:]", (180, 200)),
+     ("train[:25%]", (0, 50)), ("train[25%:75%]", (50, 150)), ("train[:999]", (0, 200))],
+)  # fmt: skip
+def test_split_ranges(split, expected):
+    assert source.split_range(split, 200) == expected
+
+
+@pytest.mark.parametrize("split", ["train[", "train[5]", "train[a:b]", "", "train[:5][:3]"])
+def test_malformed_splits_are_named(split):
+    with pytest.raises(ValueError, match="is not of the form"):
+        source.split_range(split, 200)
+
+
+def test_an_empty_split_is_an_error():
+    with pytest.raises(ValueError, match=r"'train\[200:\]' is empty: the base split has 200"):
+        source.split_range("train[200:]", 200)
+
+
+def test_parts_are_disjoint_and_keep_the_order(digits_dir):
+    whole = source.open_tfds("mnist:3.0.1", "train", digits_dir)
+    first, rest = (source.open_tfds("mnist:3.0.1", split, digits_dir) for split in ("train[:500]", "train[500:]"))
+    assert (len(first), len(rest)) == (500, 100)
+    np.testing.assert_array_equal(whole[500]["image"], rest[0]["image"])
+    subset = source.part(source.Subset(whole, 10, 20, whole.info), "train[5:]")
+    np.testing.assert_array_equal(subset[0]["image"], whole[15]["image"])
+    with pytest.raises(IndexError):
+        subset[5]
+
+
+def test_a_torn_decoded_copy_is_not_read(digits_dir, tmp_path):
+    arrays = {"image": np.zeros((3, 2, 2, 1), np.uint8), "label": np.zeros(3)}
+    source.save_decoded(arrays, ["a"], "mnist:3.0.1", "train", tmp_path)
+    folder = source.decoded_dir("mnist:3.0.1", "train", tmp_path)
+    assert len(source.open_tfds("mnist:3.0.1", "train", tmp_path)) == 3
+    (folder / "image.npy").write_bytes((folder / "image.npy").read_bytes()[:-4])
+    with pytest.raises(FileNotFoundError, match="is not prepared"):
+        source.open_tfds("mnist:3.0.1", "train", tmp_path)
+
+
+def test_arrays_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="different lengths"):
+        source.ArraySource({"a": np.zeros(3), "b": np.zeros(4)}, source.SourceInfo("x"))

@@ -1,0 +1,91 @@
+"""Our Faster R-CNNs with torchvision's seeded weights, and how to compare with what torchvision answers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgrec_jax.detection.sampling import sample_by_priority
+from imgrec_jax.models.rcnn import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
+from imgrec_jax.pretrained import torchvision as names
+from imgrec_jax.pretrained.merge import merge
+from imgrec_jax.tasks.detect import Hyper, make_task
+from tests.detection.reference import iou
+from tests.goldens import make_faster_rcnn as golden
+
+MODELS = {"v1": fasterrcnn_resnet50_fpn, "v2": fasterrcnn_resnet50_fpn_v2}
+
+
+def fixed_sampler(key, positive, negative, batch_size, positive_fraction):
+    """Takes the samples that `make_faster_rcnn.FixedSampler` takes."""
+    priority = jnp.asarray(golden.priority(positive.size))
+    return sample_by_priority(priority, positive, negative, batch_size, positive_fraction)
+
+
+def task(case: str, hyper: dict):
+    """Our detector with the images and the sampler of the golden file."""
+    return make_task(
+        model=MODELS[case](), mean=golden.MEAN, std=golden.STD, hyper=Hyper(**hyper), sampler=fixed_sampler
+    )
+
+
+@functools.cache
+def variables(case: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]):
+    """Ours, with every one of torchvision's tensors in its place."""
+    spec = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)}
+    empty = jax.eval_shape(task(case, {}).init, jax.random.key(0), spec)
+    converted = names.faster_rcnn(golden.weights(case, dict(shapes)))
+    return merge(empty, converted.tensors, source_names=converted.source_names)[0]
+
+
+def batch(images, truth=None) -> dict[str, np.ndarray]:
+    """Images [H, W, 3] (and (boxes, labels) each) padded as torchvision pads them: to multiples of 32, bottom right."""
+    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    height, width = -(-sizes.max(0) // 32) * 32
+    pixels = np.zeros((len(images), height, width, 3), np.float32)
+    for row, image in zip(pixels, images, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
+    truth = truth or [(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))] * len(images)
+    slots = max(1, *(len(label) for _, label in truth))
+    boxes = np.stack([np.pad(b, ((0, slots - len(b)), (0, 0))) for b, _ in truth])
+    label = np.stack([np.pad(label, (0, slots - len(label))) for _, label in truth]).astype(np.int32)
+    valid = np.arange(slots) < np.array([[len(label)] for _, label in truth])
+    return {
+        "image": pixels,
+        "image_size": sizes,
+        "original_size": sizes,
+        "example_valid": np.ones(len(images), bool),
+        "boxes": boxes,
+        "box_label": label,
+        "box_valid": valid,
+        "box_crowd": np.zeros_like(valid),
+    }
+
+
+def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[float, float]:
+    """(largest difference of a coordinate, of a score) over the detections of one image, matched one to one.
+
+    Detections whose scores differ by less than the rounding may stand in another order, so each of theirs is matched to
+    the one of ours with the same label that overlaps it most.
+    """
+    valid = ours["valid"]
+    boxes, scores, labels = ours["boxes"][valid], ours["scores"][valid], ours["labels"][valid]
+    assert len(boxes) == len(theirs["boxes"])
+    overlap = iou(theirs["boxes"], boxes) * (theirs["labels"][:, None] == labels)
+    partner = overlap.argmax(1)
+    assert len(set(partner)) == len(boxes), "not one to one"
+    return np.abs(boxes[partner] - theirs["boxes"]).max(), np.abs(scores[partner] - theirs["scores"]).max()
+
+
+def by_torch_name(params, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The entry of our `params` that torchvision calls `name`, in torchvision's layout `shape`."""
+    path = names.convert({name: np.zeros(shape, np.float32)}, names.RENAME_DETECTOR)
+    value = params
+    for key in next(iter(path.tensors)).split("/"):
+        value = value[key]
+    if len(shape) == 4:
+        return np.transpose(value, (3, 2, 0, 1))
+    if len(shape) == 2 and shape[1] % 49 == 0:  # follows a flattened 7 x 7 crop: (7, 7, C) here, (C, 7, 7) there
+        return np.reshape(value, (7, 7, -1, shape[0])).transpose(3, 2, 0, 1).reshape(shape)
+    return np.transpose(value)

@@ -1,0 +1,196 @@
+"""COCO evaluation: published numbers, a golden, cases by hand, and the confusion matrix."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgrec_jax.data.annotations import encode_mask, from_images
+from imgrec_jax.data.geometry_ops import boxes_of_masks
+from imgrec_jax.detection import coco_eval
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "coco_eval.json").read_text())
+REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "cocoeval_ref"
+# cocoapi results/val2014_fake_eval_res.txt
+PUBLISHED = {
+    "bbox": (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564),
+    "segm": (0.320, 0.562, 0.299, 0.387, 0.310, 0.327, 0.268, 0.415, 0.417, 0.469, 0.377, 0.381),
+}
+
+
+@pytest.fixture(params=["pycocotools", "faster_coco_eval"])
+def engine(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+def truth(objects, images=(1, 2), categories=(3, 7)):
+    """Ground truth from (image_id, category_id, xyxy, crowd)."""
+    annotations = [
+        {
+            "id": n,
+            "image_id": image,
+            "category_id": category,
+            "iscrowd": int(crowd),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+        }
+        for n, (image, category, (x1, y1, x2, y2), crowd) in enumerate(objects, start=1)
+    ]
+    return {
+        "images": [{"id": i, "height": 100, "width": 100} for i in images],
+        "categories": [{"id": i, "name": f"class {i}"} for i in categories],
+        "annotations": annotations,
+    }
+
+
+def rows(*detections):
+    """Rows from (image_id, category_id, xyxy, score)."""
+    return np.array([(i, *box, score, category) for i, category, box, score in detections], np.float64).reshape(-1, 7)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_published_numbers(iou_type, engine):
+    if not REFERENCE.exists():
+        pytest.skip("needs ../shared/data/cocoeval_ref")
+    ground_truth = json.loads((REFERENCE / "instances_val2014_100.json").read_text())
+    detections = json.loads((REFERENCE / f"instances_val2014_fake{iou_type}100_results.json").read_text())
+    result = coco_eval.evaluate(ground_truth, detections, iou_type=iou_type, engine=engine)
+    assert tuple(result.summary) == coco_eval.SUMMARY and result.images == 100
+    np.testing.assert_array_equal(np.round(list(result.summary.values()), 3), PUBLISHED[iou_type])
+
+
+def test_golden(engine, capsys):
+    result = coco_eval.evaluate(GOLDEN["ground_truth"], GOLDEN["results"], engine=engine)
+    np.testing.assert_allclose(list(result.summary.values()), GOLDEN["stats"], atol=1e-12)
+    as_rows = rows(
+        *(
+            (r["image_id"], r["category_id"], (x, y, x + w, y + h), r["score"])
+            for r in GOLDEN["results"]
+            for x, y, w, h in [r["bbox"]]
+        )
+    )
+    again = coco_eval.evaluate(coco_eval.load_ground_truth(GOLDEN["ground_truth"]), as_rows, engine=engine)
+    np.testing.assert_allclose(list(again.summary.values()), GOLDEN["stats"], atol=1e-9)
+    np.testing.assert_allclose(np.mean(list(again.class_ap.values())), again.summary["AP"])
+    assert capsys.readouterr().out == ""
+
+
+def test_perfect_detections_and_a_missed_image(engine):
+    """One of two objects found: recall 1/2, precision 1 up to recall .5, so AP is 51 of 101 recall points."""
+    ground_truth = truth([(1, 3, (10, 10, 50, 50), False), (2, 3, (10, 10, 50, 50), False)])
+    both = rows((1, 3, (10, 10, 50, 50), 0.9), (2, 3, (10, 10, 50, 50), 0.8))
+    assert coco_eval.evaluate(ground_truth, both, engine=engine).summary["AP"] == pytest.approx(1)
+    half = coco_eval.evaluate(ground_truth, both[:1], engine=engine)
+    assert half.summary["AP"] == pytest.approx(51 / 101) and half.summary["AR100"] == pytest.approx(0.5)
+    assert half.class_ap["class 3"] == pytest.approx(51 / 101) and math.isnan(half.class_ap["class 7"])
+    assert math.isnan(half.summary["APs"]) and half.summary["APm"] == pytest.approx(51 / 101)  # 40 x 40 is medium
+
+
+def test_nothing_detected_is_zero(engine):
+    result = coco_eval.evaluate(truth([(1, 3, (10, 10, 50, 50), False)]), rows(), engine=engine)
+    assert result.summary["AP"] == 0 and result.summary["AR100"] == 0
+
+
+def test_crowds_and_empty_images(engine):
+    """Detections inside a crowd count for nothing; one on an image without objects is a false alarm."""
+    ground_truth = truth([(1, 3, (10, 10, 50, 50), False), (1, 3, (60, 0, 100, 100), True)], images=(1, 2))
+    found = (1, 3, (10, 10, 50, 50), 0.5)
+    in_crowd = [(1, 3, (65, 10 * n, 75, 10 * n + 10), 0.9) for n in range(5)]
+    assert coco_eval.evaluate(ground_truth, rows(found, *in_crowd), engine=engine).summary["AP"] == pytest.approx(1)
+    alarm = (2, 3, (0, 0, 20, 20), 0.9)
+    assert coco_eval.evaluate(ground_truth, rows(found, alarm), engine=engine).summary["AP"] == pytest.approx(0.5)
+
+
+def test_masks_from_run_lengths(engine):
+    from pycocotools import mask as coco_mask
+
+    mask = np.zeros((100, 100), np.uint8, order="F")
+    mask[10:50, 10:50] = 1
+    ground_truth = truth([(1, 3, (10, 10, 50, 50), False)])
+    ground_truth["annotations"][0]["segmentation"] = coco_mask.encode(mask)
+    mask[30:50] = 0  # half of it: IoU .5, a match at the first of ten thresholds
+    detection = {"image_id": 1, "category_id": 3, "score": 0.9, "segmentation": coco_mask.encode(mask)}
+    result = coco_eval.evaluate(ground_truth, [detection], iou_type="segm", engine=engine)
+    assert result.summary["AP50"] == pytest.approx(1) and result.summary["AP"] == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="'segmentation' each"):
+        coco_eval.evaluate(ground_truth, rows(), iou_type="segm")
+
+
+def test_a_table_of_annotations_agrees_with_itself(engine):
+    """The ground truth of a source, given as detections, is found completely, by box and by mask."""
+    masks = np.zeros((3, 40, 60), np.bool_)
+    masks[0, 5:20, 5:20] = masks[1, 10:35, 30:55] = masks[2, 2:12, 40:58] = True
+    boxes = boxes_of_masks(masks)
+    row = {"image_id": 5, "file_name": "a.png", "size": (40, 60), "boxes": boxes, "labels": [1, 2, 1], "crowd": [False] * 3}
+    row |= {"ids": [1, 2, 3], "areas": masks.sum((1, 2)), "segmentations": [encode_mask(mask) for mask in masks]}
+    table = from_images([row], class_names=("ant", "bee"), category_ids=(2, 9))
+    perfect = rows(*((5, (2, 9, 2)[n], tuple(boxes[n]), 0.9) for n in range(3)))
+    results = [
+        {"image_id": 5, "category_id": a["category_id"], "score": 0.9, "segmentation": a["segmentation"]}
+        for a in table.to_coco()["annotations"]
+    ]
+    assert coco_eval.evaluate(table.to_coco(), perfect, engine=engine).summary["AP"] == pytest.approx(1)
+    by_mask = coco_eval.evaluate(table.to_coco(), results, iou_type="segm", engine=engine)
+    assert by_mask.summary["AP"] == pytest.approx(1) and set(by_mask.class_ap) == {"ant", "bee"}
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ValueError, match="detections of image 9"):
+        coco_eval.evaluate(truth([(1, 3, (0, 0, 9, 9), False)]), rows((9, 3, (0, 0, 9, 9), 1)))
+    with pytest.raises(ValueError, match="iou_type='keypoints'"):
+        coco_eval.evaluate(truth([]), rows(), iou_type="keypoints")
+    with pytest.raises(ValueError, match="engine='detectron'"):
+        coco_eval.evaluate(truth([]), rows(), engine="detectron")
+
+
+def test_rows_are_rescaled_and_renumbered():
+    got = coco_eval.to_rows(
+        boxes=np.array([[[10, 20, 30, 40], [0, 0, 1, 1]], [[1, 2, 3, 4], [5, 6, 7, 8]]], np.float32),
+        scores=np.array([[0.5, 0.4], [0.25, 0.75]], np.float32),
+        labels=np.array([[2, 1], [1, 2]]),
+        valid=np.array([[True, False], [False, True]]),
+        image_ids=np.array([11, 12]),
+        image_size=np.array([[100, 200], [10, 10]]),
+        original_size=np.array([[50, 400], [10, 10]]),
+        category_ids=(4, 90),
+    )
+    np.testing.assert_array_equal(got, [[11, 20, 10, 60, 20, 0.5, 90], [12, 5, 6, 7, 8, 0.75, 90]])
+
+
+def test_confusion_by_hand():
+    ground_truth = truth(
+        [
+            (1, 3, (0, 0, 20, 20), False),  # found twice: once right, once as 7
+            (1, 7, (40, 0, 60, 20), False),  # taken for 3
+            (1, 7, (0, 40, 20, 60), False),  # missed
+            (2, 3, (50, 50, 100, 100), True),
+        ]
+    )
+    detections = rows(
+        (1, 7, (0, 0, 20, 20), 0.95),
+        (1, 3, (0, 0, 20, 18), 0.9),  # lower score, but of the right class
+        (1, 3, (40, 0, 60, 20), 0.8),
+        (1, 7, (0, 40, 20, 60), 0.3),  # below the threshold
+        (2, 3, (60, 60, 70, 70), 0.9),  # inside the crowd
+        (2, 7, (60, 60, 70, 70), 0.9),  # of another class than the crowd
+    )
+    matrix = coco_eval.confusion(ground_truth, detections, score_threshold=0.5)
+    np.testing.assert_array_equal(matrix.counts, [[1, 0, 0], [1, 0, 1], [0, 2, 0]])
+    assert matrix.class_names == ("class 3", "class 7")
+    assert matrix.scores() == {"precision": pytest.approx(1 / 4), "recall": pytest.approx(1 / 3), "f1": pytest.approx(2 / 7)}
+
+
+def test_confusion_takes_the_best_overlap_and_one_object_each():
+    ground_truth = truth([(1, 3, (0, 0, 20, 20), False), (1, 3, (4, 0, 24, 20), False)])
+    detections = rows((1, 3, (4, 0, 24, 20), 0.9), (1, 3, (0, 0, 20, 20), 0.8), (1, 3, (0, 0, 20, 20), 0.7))
+    np.testing.assert_array_equal(coco_eval.confusion(ground_truth, detections).counts, [[2, 0, 0], [0, 0, 0], [1, 0, 0]])
+
+
+def test_confusion_of_nothing():
+    matrix = coco_eval.confusion(truth([]), rows())
+    assert not matrix.counts.any() and all(math.isnan(value) for value in matrix.scores().values())
+    missed = coco_eval.confusion(truth([(1, 3, (0, 0, 9, 9), False)]), rows()).scores()
+    assert math.isnan(missed["precision"]) and missed["recall"] == 0 and missed["f1"] == 0

@@ -1,0 +1,181 @@
+"""Reading torch and safetensors files without torch: exact values, and a named error for everything else."""
+
+import collections
+import io
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from imgrec_jax.pretrained.torch_file import (
+    ForbiddenPickleError,
+    TruncatedFileError,
+    WeightsFileError,
+    read_tensors,
+)
+from tests.goldens import make_backbones
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+CIFAR = Path(__file__).parents[3] / "shared/data/weights/resnet_cifar10"
+DTYPES = ["float16", "float32", "float64", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool"]
+
+
+def assert_same(actual: dict, expected: dict) -> None:
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        assert actual[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("file", ["tiny_zip.pth", "tiny_legacy.pth"])
+def test_reads_both_torch_formats(file):
+    """Five dtypes, a transposed view, two views of one storage, a Parameter; beside them an epoch, left out."""
+    assert_same(read_tensors(GOLDENS / file), make_backbones.tiny_tensors())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reads_what_torch_writes(zipped, tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.arange(-3, 3).reshape(1, 3, 2).to(getattr(torch, name)) for name in DTYPES}
+    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "strided": torch.arange(24.0).reshape(4, 6)[1::2, ::3]}
+    torch.save(tensors, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    expected = {
+        name: value.float().numpy().astype(ml_dtypes.bfloat16) if name == "bfloat16" else value.numpy()
+        for name, value in tensors.items()
+    }
+    assert_same(read_tensors(tmp_path / "a.pth"), expected)
+
+
+def test_reads_safetensors(tmp_path):
+    dtypes = {name: getattr(ml_dtypes, name, name) for name in DTYPES}
+    tensors = {name: np.arange(-3, 3).reshape(1, 3, 2).astype(dtype) for name, dtype in dtypes.items()}
+    tensors |= {"scalar": np.array(2.5, np.float32), "empty": np.zeros((0, 3), np.float32)}
+    save_file(tensors, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    read = read_tensors(tmp_path / "a.safetensors")
+    assert_same({name: read[name] for name in tensors}, tensors)
+    assert len(read) == len(tensors)
+
+
+def test_data_parallel_prefix_is_removed(tmp_path):
+    save_file({"module.a.weight": np.ones(2)}, tmp_path / "a.safetensors")
+    assert list(read_tensors(tmp_path / "a.safetensors")) == ["a.weight"]
+    save_file({"module.a.weight": np.ones(2), "b.weight": np.ones(2)}, tmp_path / "b.safetensors")
+    assert set(read_tensors(tmp_path / "b.safetensors")) == {"module.a.weight", "b.weight"}
+
+
+class _Call:
+    """Pickles as a call of `function`, which an ordinary unpickler would make."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def write_zip(path: Path, content: object) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(content, protocol=2))
+
+
+def write_legacy(path: Path, content: object) -> None:
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, content, [])
+    path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts))
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(os.mkdir, "mkdir"), (eval, "eval"), (getattr, "getattr"), (collections.Counter, "Counter"), (io.BytesIO, "BytesIO")],
+)
+def test_a_pickle_that_calls_anything_else_is_refused(write, function, name, tmp_path):
+    target = tmp_path / "made"
+    write(tmp_path / "a.pth", {"weight": _Call(function, str(target))})
+    with pytest.raises(ForbiddenPickleError, match=rf"a\.pth.*{name}"):
+        read_tensors(tmp_path / "a.pth")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("file", ["tiny_zip.pth", "tiny_legacy.pth"])
+def test_every_truncation_is_a_named_error(file, tmp_path):
+    data = (GOLDENS / file).read_bytes()
+    for size in range(0, len(data), 7):
+        (tmp_path / "a.pth").write_bytes(data[:size])
+        with pytest.raises(WeightsFileError, match=r"a\.pth"):
+            read_tensors(tmp_path / "a.pth")
+    for size in (len(data) // 2, len(data) - 1):
+        (tmp_path / "a.pth").write_bytes(data[:size])
+        with pytest.raises(TruncatedFileError):
+            read_tensors(tmp_path / "a.pth")
+
+
+def test_every_safetensors_truncation_is_a_named_error(tmp_path):
+    save_file({"a": np.ones((2, 3)), "b": np.ones(5, np.int8)}, tmp_path / "whole.safetensors")
+    data = (tmp_path / "whole.safetensors").read_bytes()
+    for size in range(len(data)):
+        (tmp_path / "a.safetensors").write_bytes(data[:size])
+        with pytest.raises(TruncatedFileError, match=r"a\.safetensors"):
+            read_tensors(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(0, (3, 3), (3, 1)), (5, (2,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,)), (0, (2, 3), (3,))],
+)
+def test_a_tensor_that_leaves_its_storage_is_refused(offset, shape, strides, tmp_path):
+    """Six elements are stored; none of these windows lies inside them."""
+    window = "".join(f"I{n}\n" for n in shape), "".join(f"I{n}\n" for n in strides)
+    text = (
+        "(dVweight\nctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI6\ntQ"
+        f"I{offset}\n({window[0]}t({window[1]}tI00\nNtRs."
+    )
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", text)
+        archive.writestr("archive/data/0", np.arange(6, dtype=np.float32).tobytes())
+    with pytest.raises(WeightsFileError, match=r"a\.pth.*a tensor"):
+        read_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.pth", b"", "ends inside"),
+        ("a.pth", b"not a pickle", "not a torch pickle"),
+        ("a.pth", pickle.dumps([1, 2]), "neither a zip archive nor a torch stream"),
+        ("a.safetensors", struct.pack("<Q", 2) + b"[[", "not JSON"),
+        ("a.safetensors", struct.pack("<Q", 2) + b"[]", "damaged"),
+        ("a.safetensors", struct.pack("<Q", 14) + b'{"a":{"b": 1}}', "damaged"),
+    ],
+)
+def test_other_files_are_named_errors(name, data, message, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(WeightsFileError, match=message):
+        read_tensors(tmp_path / name)
+
+
+def test_a_zip_that_is_no_torch_file_and_a_file_that_is_no_state_dict(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(WeightsFileError, match="without data.pkl"):
+        read_tensors(tmp_path / "a.pth")
+    write_legacy(tmp_path / "b.pth", [1, 2])
+    with pytest.raises(WeightsFileError, match="holds a list"):
+        read_tensors(tmp_path / "b.pth")
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason=f"{CIFAR} is absent")
+@pytest.mark.parametrize(("file", "count"), [("resnet20-12fca82f.th", 269_722), ("resnet56-4bfd9763.th", 853_018)])
+def test_published_legacy_files(file, count):
+    """He et al. 2015, table 6: 0.27 M and 0.85 M parameters (running statistics not counted)."""
+    tensors = read_tensors(CIFAR / file)
+    assert not any(name.startswith("module.") for name in tensors)
+    assert sum(value.size for name, value in tensors.items() if "running" not in name) == count
+    torch = pytest.importorskip("torch")
+    reference = torch.load(CIFAR / file, map_location="cpu", weights_only=True)["state_dict"]
+    assert_same(tensors, {name.removeprefix("module."): value.numpy() for name, value in reference.items()})

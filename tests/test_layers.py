@@ -1,0 +1,69 @@
+"""Imports go one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "imgrec_jax"
+
+# What each part may import from the package; "" stands for the modules directly in it, of which only those listed.
+PURE = {"ops", "losses", "metrics", "detection", "segmentation"}
+ALLOWED = {
+    "ops": {"ops"},
+    "losses": set(),
+    "metrics": {"losses"},
+    "detection": PURE,
+    "segmentation": PURE,
+    "models": PURE | {"models"},
+    "tasks": PURE | {"models", "tasks"},
+    "pretrained": PURE | {"models", "pretrained"},
+    "data": {"data"},
+    "config": set(),
+    "optim": set(),
+    "writers": set(),
+    "checkpoint": set(),
+    "step": {"metrics", "tasks"},
+    "parallel": {"data"},
+    "evaluate": {"metrics", "parallel", "data"},
+}
+NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def part(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    names = imports(path)
+    own = {name.split(".")[1] for name in names if name.startswith("imgrec_jax.")}
+    allowed = ALLOWED.get(part(path))
+    if allowed is not None:
+        assert own <= allowed, f"{path.name} imports {sorted(own - allowed)}"
+    assert not own & {"main"}
+    assert not {name.split(".")[0] for name in names} & {"configs", "experiments", "tests", "tensorflow", "torch"}
+    if part(path) == "data":
+        assert not {name.split(".")[0] for name in names} & NEVER_IN_DATA
+
+
+def test_gradients_are_taken_in_one_file():
+    found = [p.name for p in PACKAGE.rglob("*.py") if "value_and_grad(" in p.read_text()]
+    assert found == ["step.py"]
+
+
+def test_flags_live_in_main_alone():
+    found = [p.name for p in PACKAGE.rglob("*.py") if "absl" in {n.split(".")[0] for n in imports(p)}]
+    assert found == ["main.py"]

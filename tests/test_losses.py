@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgrec_jax import losses
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]))
+    label = jnp.array([0, 1])
+    np.testing.assert_allclose(losses.softmax_cross_entropy(logits, label), [-np.log(0.7), -np.log(0.1)], rtol=1e-6)
+    smoothed = losses.softmax_cross_entropy(logits, label, label_smoothing=0.3)
+    by_hand = -0.7 * np.log(0.7) - 0.1 * (np.log(0.7) + np.log(0.2) + np.log(0.1))
+    assert smoothed[0] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_negative_log_likelihood_takes_log_probabilities():
+    logits = jnp.array([[1.0, -2.0, 0.5]])
+    label = jnp.array([2])
+    expected = losses.softmax_cross_entropy(logits, label)
+    np.testing.assert_allclose(losses.negative_log_likelihood(jax.nn.log_softmax(logits), label), expected, rtol=1e-6)
+
+
+def test_binary_cross_entropy_and_mean_squared_error_by_hand():
+    outputs, label = jnp.array([[0.0, 2.0]]), jnp.array([1])
+    assert losses.binary_cross_entropy(outputs, label)[0] == pytest.approx(np.log(2) + np.log1p(np.exp(-2.0)), rel=1e-6)
+    assert losses.mean_squared_error(outputs, label)[0] == pytest.approx((0.0**2 + 1.0**2) / 2)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
+def test_smooth_l1_is_continuous_and_matches_its_definition(beta):
+    error = jnp.array([-2.0, -beta, 0.0, beta / 2, 3.0])
+    expected = [e * e / (2 * beta) if abs(e) < beta else abs(e) - beta / 2 for e in np.asarray(error, np.float64)]
+    np.testing.assert_allclose(losses.smooth_l1(error, beta), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_masked_mean_equals_the_mean_of_the_subset_and_ignores_what_is_masked():
+    values = jnp.array([1.0, jnp.nan, 3.0, jnp.inf])
+    valid = jnp.array([True, False, True, False])
+    assert losses.masked_mean(values, valid) == 2.0
+    grad = jax.grad(lambda v: losses.masked_mean(v**2, valid))(jnp.array([1.0, 1e30, 3.0, 5.0]))
+    np.testing.assert_allclose(grad, [1.0, 0.0, 3.0, 0.0])
+
+
+def test_masked_mean_of_nothing_is_zero():
+    assert losses.masked_mean(jnp.array([5.0]), jnp.array([False])) == 0.0
+
+
+def test_masked_mean_broadcasts_from_the_left_and_takes_weights():
+    values = jnp.arange(6.0).reshape(2, 3)
+    assert losses.masked_mean(values, jnp.array([False, True])) == 4.0
+    assert losses.masked_mean(values[:, 0], jnp.array([1.0, 3.0])) == pytest.approx(9 / 4)
+
+
+def test_masked_mean_over_a_mapped_axis_is_the_global_mean():
+    values = jnp.array([[1.0, 2.0], [3.0, 100.0]])
+    valid = jnp.array([[True, True], [True, False]])
+    shares = jax.vmap(lambda v, m: losses.masked_mean(v, m, "data"), axis_name="data")(values, valid)
+    assert float(shares.sum()) == pytest.approx(2.0)

@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imgrec_jax import optim
+
+PARAMS = {"conv": {"kernel": jnp.array([1.0, 2.0]), "bias": jnp.array([3.0])}, "head": {"kernel": jnp.array([4.0])}}
+GRADS = jax.tree.map(jnp.ones_like, PARAMS)
+
+
+def one_update(**kwargs):
+    options = {"name": "sgd", "schedule": lambda step: 0.1, "params": PARAMS} | kwargs
+    tx = optim.make_optimizer(options.pop("name"), **options)
+    return tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
+
+
+def test_first_rule_wins_and_every_parameter_needs_one():
+    tree = optim.match_rules((("bias", 0.0), ("conv", 2.0), (".*", 3.0)), PARAMS, "weight_decay")
+    assert tree == {"conv": {"kernel": 2.0, "bias": 0.0}, "head": {"kernel": 3.0}}
+    with pytest.raises(ValueError, match="no weight_decay rule matches parameter 'head/kernel'"):
+        optim.match_rules((("conv", 1.0),), PARAMS, "weight_decay")
+    with pytest.raises(ValueError, match=r"match no parameter first: \['hed'\]"):
+        optim.match_rules((("hed", 1.0), (".*", 0.0)), PARAMS, "weight_decay")
+
+
+def test_coupled_weight_decay_is_added_to_the_gradient():
+    updates = one_update(weight_decay=(("kernel", 0.5), (".*", 0.0)))
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.1 * (1 + 0.5 * np.array([1.0, 2.0])), rtol=1e-6)
+    np.testing.assert_allclose(updates["conv"]["bias"], [-0.1], rtol=1e-6)
+
+
+def test_decoupled_weight_decay_equals_optax_adamw():
+    mine = one_update(name="adamw", weight_decay=((".*", 0.3),))
+    tx = optax.adamw(0.1, weight_decay=0.3)
+    expected = tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mine, expected)
+
+
+def test_adamw_without_rules_decays_nothing():
+    tx = optax.adam(0.1)
+    expected = tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one_update(name="adamw"), expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_parameters_stand_still_and_have_no_state(name):
+    tx = optim.make_optimizer(
+        name, schedule=lambda step: 0.1, params=PARAMS, frozen=("conv",), clip_norm=1.0,
+        weight_decay=((".*", 0.1),), lr_multiplier=(("head", 10.0), (".*", 1.0)),
+    )  # fmt: skip
+    state = tx.init(PARAMS)
+    big = jax.tree.map(lambda p: p * 0 + 1e6, PARAMS)
+    updates, _ = tx.update({**big, "head": GRADS["head"]}, state, PARAMS)
+    assert not np.any(updates["conv"]["kernel"]) and not np.any(updates["conv"]["bias"])
+    # The clipping norm is that of the trained parameters alone: the head's gradient of norm 1 passes whole.
+    if name == "sgd":
+        np.testing.assert_allclose(updates["head"]["kernel"], [-0.1 * 10 * (1 + 0.1 * 4)], rtol=1e-5)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert (2,) not in shapes
+
+
+def test_rate_multipliers_scale_the_whole_step():
+    plain, scaled = one_update(name="adam"), one_update(name="adam", lr_multiplier=(("head", 10.0), (".*", 1.0)))
+    np.testing.assert_allclose(scaled["head"]["kernel"], 10 * plain["head"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(scaled["conv"]["kernel"], plain["conv"]["kernel"])
+
+
+def test_clipping():
+    updates = one_update(clip_norm=0.5)
+    assert float(optax.global_norm(updates)) == pytest.approx(0.05, rel=1e-5)
+
+
+def test_unknown_names_are_listed():
+    with pytest.raises(ValueError, match="unknown optimiser 'sdg'; optax has .*'adam'"):
+        one_update(name="sdg")
+    with pytest.raises(ValueError, match=r"sgd takes no \['beta'\]; it takes .*'momentum'"):
+        one_update(options={"beta": 1})
+    with pytest.raises(ValueError, match="unknown schedule 'cosin'"):
+        optim.make_schedule("cosin", learning_rate=1.0, total_steps=10)
+
+
+def test_schedules_at_points_one_can_compute():
+    make = lambda name, **k: optim.make_schedule(name, learning_rate=2.0, total_steps=100, **k)  # noqa: E731
+    assert float(make("constant")(50)) == 2.0
+    assert float(make("cosine")(50)) == pytest.approx(1.0)
+    assert float(make("cosine", final_factor=0.1)(100)) == pytest.approx(0.2)
+    assert float(make("polynomial", power=0.9)(75)) == pytest.approx(2 * 0.25**0.9, rel=1e-6)
+    step = make("step", boundaries=(30, 60), gamma=0.1)
+    assert [float(step(s)) for s in (29, 30, 60)] == pytest.approx([2.0, 0.2, 0.02])
+    one = make("one_cycle", peak_fraction=0.25, div_factor=10.0)
+    assert [float(one(s)) for s in (0, 25, 100)] == pytest.approx([0.2, 2.0, 0.0], abs=1e-6)
+    assert float(make("constant", warmup_steps=10, warmup_factor=0.001)(0)) == pytest.approx(0.002)
+    assert float(make("constant", warmup_steps=10)(5)) == pytest.approx(1.0)
+
+
+def test_schedule_matches_optax_where_both_exist():
+    mine = optim.make_schedule("cosine", learning_rate=1.0, total_steps=100, warmup_steps=10)
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)
+    steps = np.arange(100)
+    np.testing.assert_allclose([mine(s) for s in steps], [theirs(s) for s in steps], atol=1e-6)
