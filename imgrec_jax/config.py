@@ -30,11 +30,25 @@ def base() -> ConfigDict:
     config.data.remainder = "drop"  # examples that fill no batch: "drop", or "pad" a last one
     config.data.mean = (0.0,)
     config.data.std = (1.0,)
+    config.data.options = ConfigDict()  # of the kind of set: where its files lie, its classes, ...
     config.data.train_ops = ConfigDict()
     config.data.eval_ops = ConfigDict()
     config.data.in_memory = placeholder(bool)  # None: where it fits
     config.data.on_device = placeholder(bool)  # None: where it fits, on accelerators
     config.data.threads = 2
+
+    # Segmentation
+    config.data.pad_multiple = 1  # padded sides are multiples of it (the stride of the network)
+    config.data.pad_to = ()  # (height, width) of every batch; () is the largest of each
+    # Detection
+    config.data.min_size = (800,)  # of the shorter side; in training one is drawn per image, evaluation takes the last
+    config.data.max_size = 1333  # of the longer side
+    config.data.canvases = ()  # the few (height, width) that batches are padded to; () chooses them by the two sizes
+    config.data.max_boxes = 100
+    config.data.max_proposals = 0  # external proposals per image (R-CNN, Fast R-CNN)
+    config.data.drop_degenerate_boxes = False
+    config.data.drop_extra_boxes = False
+    config.detection = ConfigDict()  # thresholds and counts, with torchvision's names and defaults
 
     config.optim = ConfigDict()
     config.optim.name = "sgd"
@@ -70,6 +84,9 @@ def base() -> ConfigDict:
     config.eval.every_epochs = placeholder(float)
     config.eval.every_examples = placeholder(int)
     config.eval.top_k = ()
+    config.eval.window = ()  # segmentation: predict by windows of (height, width); () predicts images whole
+    config.eval.overlap = 0.25
+    config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7"
 
     config.select = ConfigDict()  # the best checkpoint and the early stop
     config.select.metric = ""  # of the validation split: "accuracy", "loss", ...

@@ -1,9 +1,11 @@
 """Segmentation batches, targets from instances, and adaptors of stock TFDS sets on small stand-ins."""
 
+import cv2
 import numpy as np
 import pytest
 
 from imgrec_jax.data import geometry_ops, segmentation_tfds
+from imgrec_jax.data.coco import download_and_prepare
 from imgrec_jax.data.pipeline import Pipeline, sequential_order
 from imgrec_jax.data.segmentation_batch import (
     border_weights,
@@ -204,3 +206,70 @@ def test_opening_errors(tmp_path):
         segmentation_tfds.open_pets("train", tmp_path, border="ignore")
     with pytest.raises(FileNotFoundError, match="not prepared"):
         segmentation_tfds.open_panoptic("train", tmp_path)
+
+
+def prepare_stand_in(data_dir, full_name, features, records):
+    """Writes `records` as the TFDS set "name/config", prepared as the stock builder would, without TensorFlow."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder_name, _, config = full_name.partition("/")
+
+    class StandIn(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = builder_name
+        VERSION = tfds.core.Version("1.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
+
+        @classmethod
+        def _get_pkg_dir_path(cls):  # stock metadata beside the class: there are none
+            return tfds.core.Path(data_dir)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features(tfds.features)))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate(records)
+
+    download_and_prepare(StandIn(data_dir=data_dir, file_format="array_record"))
+
+
+def png(array):
+    return cv2.imencode(".png", array[..., ::-1] if array.shape[-1] == 3 else array)[1].tobytes()
+
+
+def test_a_prepared_pet_set(tmp_path):
+    def features(f):
+        return {"image": f.Image(), "segmentation_mask": f.Image(shape=(None, None, 1)), "file_name": f.Text()}
+
+    colours = [np.full((2, 3, 3), (10, 20, 30 + i), np.uint8) for i in range(3)]
+    records = [{"image": png(c), "segmentation_mask": png(PETS[..., None]), "file_name": "cat.jpg"} for c in colours]
+    prepare_stand_in(tmp_path, "oxford_iiit_pet", features, records)
+    source = segmentation_tfds.open_segmentation("oxford_iiit_pet", "train[1:]", data_dir=str(tmp_path), border="void")
+    assert len(source) == 2 and source.info.class_names == ("background", "pet")
+    assert {source[i]["image"][0, 0].tolist()[2] for i in range(2)} < {30, 31, 32}
+    np.testing.assert_array_equal(source[0]["pixel_valid"], PETS != 3)
+    with pytest.raises(ValueError, match=r"no split 'test'; it has \['train'\]"):
+        segmentation_tfds.open_pets("test", tmp_path)
+
+
+def test_a_prepared_panoptic_set(tmp_path):
+    names = ("person", "grass", *(name for name in segmentation_tfds.VOC_CLASSES[1:] if name != "person"))
+
+    def features(f):
+        segment = {"id": np.int64, "label": f.ClassLabel(names=names), "is_crowd": np.bool_}
+        return {"image": f.Image(), "panoptic_image": f.Image(encoding_format="png"), "panoptic_objects": f.Sequence(segment)}
+
+    record = panoptic_record()
+    segments = [
+        {"id": 300, "label": "grass", "is_crowd": False},
+        {"id": 7, "label": "cat", "is_crowd": False},
+        {"id": 70000, "label": "person", "is_crowd": True},
+    ]
+    encoded = {"image": png(np.zeros((2, 3, 3), np.uint8)), "panoptic_image": png(record["panoptic_image"])}
+    prepare_stand_in(tmp_path, "coco/2017_panoptic", features, [{**encoded, "panoptic_objects": segments}])
+    source = segmentation_tfds.open_segmentation("coco/2017_panoptic", "train", data_dir=str(tmp_path), classes="voc")
+    assert source.info.class_names == segmentation_tfds.VOC_CLASSES
+    cat = segmentation_tfds.VOC_CLASSES.index("cat")
+    np.testing.assert_array_equal(source[0]["segmentation"] * source[0]["pixel_valid"], [[cat, cat, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(source[0]["pixel_valid"], [[True, True, True], [False, False, True]])

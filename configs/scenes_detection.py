@@ -1,0 +1,71 @@
+"""Digit scenes: find and read the digits in 128 x 128 pictures that need nothing but MNIST.
+
+python -m imgrec_jax.main --config=configs/scenes_detection.py:faster     (or :fast, :rcnn)
+Add ",tiny" for a smoke test of a minute: --config=configs/scenes_detection.py:faster,tiny
+
+The three detectors share backbone, head and schedule. R-CNN runs the backbone on every proposal, Fast R-CNN once on the image,
+and Faster R-CNN also makes the proposals itself; the other two get theirs from selective search, searched once and kept beside
+the data.
+"""
+
+from ml_collections import ConfigDict
+
+from imgrec_jax.config import base
+
+KINDS = ("faster", "fast", "rcnn")
+
+
+def get_config(variant: str = "faster") -> ConfigDict:
+    """variant: one of KINDS, and optionally "tiny", separated by a comma."""
+    names = [name for name in variant.split(",") if name]
+    tiny, kinds = "tiny" in names, [name for name in names if name != "tiny"] or ["faster"]
+    if len(kinds) > 1 or kinds[0] not in KINDS:
+        raise ValueError(f"unknown variant {variant!r}; expected one of {KINDS}, and optionally 'tiny'")
+    kind = kinds[0]
+    config = base()
+    config.task = "detection"
+    config.model = ConfigDict({
+        "name": "small_detector",
+        "kind": kind,
+        "num_classes": 11,
+        "widths": (16, 32, 64, 96),
+        "blocks": 1,
+        "stem_stride": 2,
+        "fpn_width": 64,
+        "head_width": 256,
+        "norm": "batch",
+        "crop_size": 32 if kind == "rcnn" else 7,
+        "anchor_sizes": ((16,), (28,), (48,)),
+        "aspect_ratios": (0.7, 1.0, 1.5),
+    })  # fmt: skip
+    config.data.name = "digit_scenes/tiny" if tiny else "digit_scenes/default"
+    config.data.validation_split, config.data.test_split = "validation", "test"
+    config.data.mean, config.data.std = (0.45,), (0.25,)
+    config.data.min_size, config.data.max_size, config.data.canvases = (128,), 128, ((128, 128),)
+    config.data.max_boxes = 16
+    config.data.max_proposals = 0 if kind == "faster" else 128
+    config.data.batch_size = 8
+    config.data.eval_batch_size = 20
+    config.data.remainder = "pad"
+    config.data.train_ops = ConfigDict({"random_affine": {"scale": (0.9, 1.1), "translate": 0.05, "min_visible": 0.5}})
+    config.detection = ConfigDict({
+        "rpn_pre_nms_top_n_train": 200,
+        "rpn_pre_nms_top_n_test": 100,
+        "rpn_post_nms_top_n_train": 100,
+        "rpn_post_nms_top_n_test": 50,
+        "rpn_batch_size_per_image": 64,
+        "box_batch_size_per_image": 32,
+        "box_pre_nms_top_n": 200,
+        "box_detections_per_img": 30,
+    })  # fmt: skip
+    config.optim.name = "adamw"
+    config.optim.learning_rate = 2e-3
+    config.optim.weight_decay = (("kernel", 1e-4), (".*", 0.0))
+    config.optim.clip_norm = 10.0
+    config.schedule.name = "one_cycle"
+    config.train.total_steps = 8 if tiny else 4000
+    config.eval.every_steps = 8 if tiny else 1000
+    config.select.metric = "AP"
+    config.log.every_steps = 4 if tiny else 50
+    config.log.show = ("loss", "AP", "AP50", "AR100", "f1")
+    return config
