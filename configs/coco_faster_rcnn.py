@@ -21,7 +21,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base()
     config.task = "detection"
     config.model = ConfigDict({
-        "name": "resnet_fpn_detector", "kind": "faster", "num_classes": 81, "backbone": "resnet50", "norm": "frozen", "remat": False,
+        "name": "resnet_fpn_detector", "kind": "faster", "num_classes": 81,
+        "backbone": "resnet50", "norm": "frozen", "remat": False,
     })  # fmt: skip
     config.data.name = "coco_folder" if "folder" in names else "coco/2017"
     if "folder" in names:

@@ -27,7 +27,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.pad_multiple = 8
     config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     # The shorter side becomes 260 to 1040 pixels, half to twice 520; then a crop of 480.
-    affine = {"size": (480, 480), "fit": "cover", "scale": (260 / 480, 1040 / 480), "random_position": True, "flip": 0.5}
+    affine = {
+        "size": (480, 480),
+        "fit": "cover",
+        "scale": (260 / 480, 1040 / 480),
+        "random_position": True,
+        "flip": 0.5,
+    }
     config.data.train_ops = ConfigDict({"random_affine": affine})
     config.data.eval_ops = ConfigDict({"resize_shorter": {"length": 520}})
     config.optim.name = "sgd"

@@ -64,7 +64,16 @@ def seed_b(config: ConfigDict) -> None:
 def fast(config: ConfigDict) -> None:
     """99 % in seconds."""
     convs = ((16, 5, 2, 1), (32, 3, 2, 1), (64, 3, 1, 1))
-    _model(config, "convnet", convs=convs, activation="relu", kernel_init="he_normal", norm="batch", padding="SAME", dropout=0.0)
+    _model(
+        config,
+        "convnet",
+        convs=convs,
+        activation="relu",
+        kernel_init="he_normal",
+        norm="batch",
+        padding="SAME",
+        dropout=0.0,
+    )
     config.data.batch_size = 128
     config.data.remainder = "drop"
     _adam(config, 0.01)
@@ -79,10 +88,21 @@ def fast(config: ConfigDict) -> None:
 def best(config: ConfigDict) -> None:
     """The most accurate single network."""
     convs = ((32, 5, 2, 1), (48, 3, 1, 2), (96, 3, 1, 1))
-    _model(config, "convnet", convs=convs, activation="relu", kernel_init="he_normal", norm="batch", padding="SAME", dropout=0.2)
+    _model(
+        config,
+        "convnet",
+        convs=convs,
+        activation="relu",
+        kernel_init="he_normal",
+        norm="batch",
+        padding="SAME",
+        dropout=0.2,
+    )
     config.data.batch_size = 128
     config.data.remainder = "drop"
-    config.data.train_ops = ConfigDict({"random_affine": {"rotate": 12.0, "scale": (0.9, 1.1), "shear": 6.0, "translate": 0.07}})
+    config.data.train_ops = ConfigDict(
+        {"random_affine": {"rotate": 12.0, "scale": (0.9, 1.1), "shear": 6.0, "translate": 0.07}}
+    )
     _adam(config, 4e-3)
     config.optim.name = "adamw"
     config.optim.weight_decay = (("kernel", 0.02), (".*", 0.0))

@@ -43,7 +43,15 @@ def get_config(variant: str = "unet") -> ConfigDict:
 
 
 def _fcn(*levels: str) -> dict:
-    return {"name": "fcn", "stages": TRUNK, "levels": levels, "norm": "batch", "hidden": 128, "head_kernel": 3, "dropout": 0.0}
+    return {
+        "name": "fcn",
+        "stages": TRUNK,
+        "levels": levels,
+        "norm": "batch",
+        "hidden": 128,
+        "head_kernel": 3,
+        "dropout": 0.0,
+    }
 
 
 MODELS = {

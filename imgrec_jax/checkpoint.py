@@ -75,7 +75,7 @@ class Checkpointer:
             good = [s for s in self.steps() if s != step]
             raise CheckpointError(
                 f"checkpoint {step} could not be written to {self._workdir}: {_first_line(error)}. "
-                f"Earlier checkpoints are intact: {good}. Free space or make the folder writable, and start the same command again"
+                f"Earlier checkpoints are intact: {good}. Free space or make the folder writable, and start again"
             ) from error
 
     def steps(self) -> list[int]:

@@ -44,5 +44,7 @@ def evaluate(
         merged = metrics.merge(merged, parallel.to_host(pending.popleft()))
     counted = int(merged.pop("examples").count)
     if counted != len(pipeline.source):
-        raise RuntimeError(f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}")
+        raise RuntimeError(
+            f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}"
+        )
     return {**summarise(merged), "examples": counted}

@@ -22,7 +22,9 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     from ml_collections import config_flags
 
-    config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py or configs/NAME.py:VARIANT.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "The experiment: configs/NAME.py or configs/NAME.py:VARIANT.", lock_config=True
+    )
     flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME[_VARIANT].")
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval: evaluate the last checkpoint of the workdir.")
 
@@ -73,7 +75,9 @@ def open_workdir(workdir: Path, config) -> None:
         changed = difference(json.loads(path.read_text()), flat)
         if changed:
             raise SystemExit(
-                f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nGive another --workdir, or the config it began with."
+                f"{workdir} holds a run of another config:\n  "
+                + "\n  ".join(changed)
+                + "\nGive another --workdir, or the config it began with."
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -96,7 +100,17 @@ def environment() -> dict[str, object]:
 
     import jax
 
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "imgrec-jax")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "tensorflow-datasets",
+        "numpy",
+        "imgrec-jax",
+    )
     versions = {}
     for name in packages:
         try:
@@ -131,7 +145,10 @@ def summary(config, experiment, workdir: Path) -> str:
         ("model", f"{config.model.name}, {parameter_count(shapes['params']):,} parameters, {config.dtype}"),
         ("data", f"{config.data.name}, {image}: {splits}"),
         ("optimiser", f"{config.optim.name}, learning rate {config.optim.learning_rate:g} ({config.schedule.name})"),
-        ("steps", f"{experiment.total_steps:,} of {experiment.batch_size} examples, {experiment.train.steps_per_epoch:,} an epoch"),
+        (
+            "steps",
+            f"{experiment.total_steps:,} of {experiment.batch_size} examples, {experiment.train.steps_per_epoch:,} an epoch",
+        ),
         ("devices", f"{len(devices)} x {devices[0].device_kind}"),
         ("workdir", str(workdir)),
     ]

@@ -110,7 +110,7 @@ def make_optimizer(
     frozen: Sequence[str] = (),
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Builds the chain: clip, coupled decay, the optimiser, decoupled decay, per-parameter rates; frozen parameters stand still.
+    """Builds the chain: clip, coupled decay, the optimiser, decoupled decay, per-parameter rates; what is frozen stands still.
 
     Args:
       name: any optimiser of optax that takes a learning rate: "sgd", "adam", "adamw", "lion", ...
@@ -206,7 +206,4 @@ def describe(params: Any, *, weight_decay: Rules, lr_multiplier: Rules, frozen: 
     rate = match_rules(lr_multiplier, params, "lr_multiplier") if lr_multiplier else ones
     labels = frozen_labels(frozen, params)
     columns = (jax.tree.leaves(tree) for tree in (params, decay, rate, labels))
-    return [
-        (name, tuple(p.shape), d, r, label)
-        for name, p, d, r, label in zip(parameter_names(params), *columns, strict=True)
-    ]
+    return [(name, tuple(p.shape), d, r, label) for name, p, d, r, label in zip(parameter_names(params), *columns, strict=True)]

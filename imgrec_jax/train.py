@@ -87,7 +87,7 @@ class Selection:
 def create_state(experiment: Experiment, mesh: Any) -> tuple[TrainState, Any]:
     """A fresh, placed state and its optimiser."""
     init = jax.jit(lambda key: experiment.task.init(key, experiment.batch_spec)).lower(named_key(experiment.seed, "init"))
-    # It runs once; XLA's CPU backend would spend seconds optimising the random bits of each shape (seed A: 7.5 s of CPU, 1.0 so).
+    # It runs once; XLA's CPU backend would spend seconds optimising the random bits per shape (seed A: 7.5 s against 1.0).
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = init.compile(options)(named_key(experiment.seed, "init"))
     tx = experiment.make_optimizer(variables["params"])
@@ -97,7 +97,15 @@ def create_state(experiment: Experiment, mesh: Any) -> tuple[TrainState, Any]:
 class Run:
     """What a run holds open while it trains: its files, its checkpoints and the little it remembers between steps."""
 
-    def __init__(self, experiment: Experiment, workdir: Path, checkpointer: Checkpointer | None, clock: dict, start: int, sums: Any):
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        checkpointer: Checkpointer | None,
+        clock: dict,
+        start: int,
+        sums: Any,
+    ):
         self.experiment, self.checkpointer = experiment, checkpointer
         self.file = MetricsFile(workdir / "metrics.jsonl", resume_at=clock["metrics_position"])
         self.board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard else None
@@ -188,7 +196,11 @@ def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = pr
         say(f"stopped early at step {done}: {run.selection.metric} was best at step {run.selection.memory['best_step']}")
     elif done < total:
         say(f"terminated at step {done}; the same command goes on from there")
-    say(f"{done - start} steps in {duration(time.perf_counter() - began)}" if done > start else f"nothing left to train at step {done}")
+    say(
+        f"{done - start} steps in {duration(time.perf_counter() - began)}"
+        if done > start
+        else f"nothing left to train at step {done}"
+    )
     return run.results
 
 
@@ -213,7 +225,9 @@ def _start(checkpointer: Checkpointer | None, state: TrainState, say: Callable[[
     return restored
 
 
-def _evaluate(run: Run, split: str, eval_step: Callable, state: TrainState, mesh: Any, step: int, name: str = "") -> dict[str, Any]:
+def _evaluate(
+    run: Run, split: str, eval_step: Callable, state: TrainState, mesh: Any, step: int, name: str = ""
+) -> dict[str, Any]:
     """Evaluates a split, records it under `name` or the split's own, and shows its headline."""
     began = time.perf_counter()
     experiment = run.experiment

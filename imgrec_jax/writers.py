@@ -79,7 +79,9 @@ class Console:
             self._bar.set_postfix_str(f"{shown}  {speed:,.0f} img/s")
         else:
             left = (self._total - step) * self._batch / max(speed, 1e-9)
-            self.say(f"step {step}/{self._total}  epoch {step / self._epoch:.2f}  {shown}  {speed:,.0f} img/s  ETA {duration(left)}")
+            self.say(
+                f"step {step}/{self._total}  epoch {step / self._epoch:.2f}  {shown}  {speed:,.0f} img/s  ETA {duration(left)}"
+            )
         return speed
 
     def restart_clock(self, step: int) -> None:

@@ -222,7 +222,10 @@ def test_bfloat16_learns_with_float32_parameters(digits_dir, tmp_path):
         ({"model": ConfigDict({"name": "mlp", "hiden": (3,)})}, r"takes no \['hiden'\]; it takes .*'hidden'"),
         ({"model": ConfigDict({"name": "mlp", "activation": "rlu", "hidden": (3,)})}, "unknown activation 'rlu'"),
         ({"loss": ConfigDict({"name": "mse"})}, "config.loss.name='mse' is unknown"),
-        ({"data__train_ops": ConfigDict({"rotate": {}})}, "config.data.train_ops='rotate' is unknown; choose one of .*random_affine"),
+        (
+            {"data__train_ops": ConfigDict({"rotate": {}})},
+            "config.data.train_ops='rotate' is unknown; choose one of .*random_affine",
+        ),
         ({"data__train_ops": ConfigDict({"erase": {"prob": 1}})}, r"data.train_ops.erase takes no \['prob'\]"),
         ({"data__validation_split": ""}, "data.validation_split is empty"),
         ({"data__validation_split": "test"}, "nothing is selected on test data"),
@@ -270,7 +273,12 @@ def test_default_workdir():
 def command_line(digits_dir, workdir, *flags):
     environment = {**os.environ, "TFDS_DATA_DIR": str(digits_dir)}
     small = ["train_split=train[:500]", "test_split=test", "eval_batch_size=100"]
-    arguments = ["--config=configs/mnist.py:tiny", f"--workdir={workdir}", *(f"--config.data.{s}" for s in small), *flags]
+    arguments = [
+        "--config=configs/mnist.py:tiny",
+        f"--workdir={workdir}",
+        *(f"--config.data.{s}" for s in small),
+        *flags,
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "imgrec_jax.main", *arguments],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -300,7 +308,9 @@ def test_sigterm_saves_and_exits_cleanly_and_the_run_goes_on(digits_dir, tmp_pat
     assert process.returncode == 0, err
     assert "the same command goes on from there" in out
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
-    out, err = command_line(digits_dir, workdir, f"--config.train.total_steps={saved + 5}", *endless[1:]).communicate(timeout=300)
+    out, err = command_line(digits_dir, workdir, f"--config.train.total_steps={saved + 5}", *endless[1:]).communicate(
+        timeout=300
+    )
     assert f"resumed at step {saved}" in out, err
 
 
@@ -320,6 +330,9 @@ def test_command_line_mistakes_are_one_line(digits_dir, tmp_path, flag, message)
 
 def test_an_unknown_variant_lists_the_known(digits_dir, tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "imgrec_jax.main", "--config=configs/mnist.py:fsat"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "imgrec_jax.main", "--config=configs/mnist.py:fsat"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 1 and "unknown variant 'fsat'; choose one of ['best', 'fast'" in result.stderr

@@ -90,7 +90,10 @@ def fingerprint(workdir: Path) -> dict[str, str]:
     digest = hashlib.sha256(str(step).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-    return {"state": digest.hexdigest(), "metrics": hashlib.sha256((workdir / "metrics.jsonl").read_bytes()).hexdigest()}
+    return {
+        "state": digest.hexdigest(),
+        "metrics": hashlib.sha256((workdir / "metrics.jsonl").read_bytes()).hexdigest(),
+    }
 
 
 def main() -> None:
@@ -104,7 +107,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seconds = run_to_end(Path(folder) / "undisturbed", args.config)
         expected = fingerprint(Path(folder) / "undisturbed")
-        print(f"undisturbed: {seconds:.1f} s, state {expected['state'][:16]}, metrics {expected['metrics'][:16]}", flush=True)
+        print(
+            f"undisturbed: {seconds:.1f} s, state {expected['state'][:16]}, metrics {expected['metrics'][:16]}",
+            flush=True,
+        )
         trials = []
         for i in range(args.kills):
             workdir, moment = kill_once(Path(folder) / f"trial{i}", args.config, moments, seconds)

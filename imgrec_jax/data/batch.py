@@ -40,7 +40,7 @@ def stack(examples: Sequence[dict[str, Any]]) -> Batch:
         shapes = sorted({value.shape for value in values})
         if len(shapes) > 1:
             raise ValueError(
-                f"examples of one batch differ in the shape of {key!r}: {shapes[:4]}; add a resize or crop to config.data.resize"
+                f"examples of one batch differ in the shape of {key!r}: {shapes[:4]}; add a resize or crop to data.train_ops"
             )
         batch[key] = np.stack(values)
     return batch

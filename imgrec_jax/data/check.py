@@ -19,7 +19,13 @@ from imgrec_jax.data.progress import progress
 from imgrec_jax.data.target_ops import bad_boxes
 
 KINDS = ("degenerate", "outside", "duplicate", "missing file", "corrupt file", "wrong size")
-FATAL = ("degenerate", "outside", "missing file", "corrupt file", "wrong size")  # a duplicate box harms, but stops nothing
+FATAL = (
+    "degenerate",
+    "outside",
+    "missing file",
+    "corrupt file",
+    "wrong size",
+)  # a duplicate box harms, but stops nothing
 
 
 class Finding(NamedTuple):

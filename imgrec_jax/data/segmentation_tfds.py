@@ -150,7 +150,12 @@ def open_segmentation(
         manual = Path(manual_dir).expanduser() if manual_dir else None
         preset = name.partition("/")[2] or "default"
         return scenes.open_source(
-            split, folder, lambda: mnist.load_arrays(folder, manual), preset=preset, targets=("segmentation",), **options
+            split,
+            folder,
+            lambda: mnist.load_arrays(folder, manual),
+            preset=preset,
+            targets=("segmentation",),
+            **options,
         )
     if name == "mask_folder":
         if not manual_dir:

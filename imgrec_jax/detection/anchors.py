@@ -26,9 +26,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
     return np.round(cell) if rounded else cell
 
 
-def grid_anchors(
-    cell: np.ndarray, grid_size: tuple[int, int], stride: tuple[int, int], offset: float = 0.0
-) -> np.ndarray:
+def grid_anchors(cell: np.ndarray, grid_size: tuple[int, int], stride: tuple[int, int], offset: float = 0.0) -> np.ndarray:
     """`cell` [A, 4] moved to every cell of a feature map, [H * W * A, 4] in the order (row, column, anchor).
 
     Args:
@@ -62,7 +60,4 @@ def pyramid_anchors(
         steps = [(image_size[0] // h, image_size[1] // w) for h, w in grid_sizes]
     else:
         steps = [(stride, stride) for stride in strides]
-    return [
-        grid_anchors(cell, grid_size, step, offset)
-        for cell, grid_size, step in zip(cells, grid_sizes, steps, strict=True)
-    ]
+    return [grid_anchors(cell, grid_size, step, offset) for cell, grid_size, step in zip(cells, grid_sizes, steps, strict=True)]

@@ -87,9 +87,7 @@ def roi_align(
     return _weighted_cells(cells.shape[0], cells, rows, row_weights, columns, column_weights)
 
 
-def _axis_samples(
-    start: jax.Array, size: jax.Array, length: jax.Array, bins: int, samples: int
-) -> tuple[jax.Array, jax.Array]:
+def _axis_samples(start: jax.Array, size: jax.Array, length: jax.Array, bins: int, samples: int) -> tuple[jax.Array, jax.Array]:
     """The cells that each bin reads along one axis, and their weights: int32 and float32 [bins, 2 * samples].
 
     The test whether a sample lies inside the map is joint over both axes, but a product of one test per axis, so a
@@ -139,9 +137,7 @@ def _weighted_cells_backward(number_of_cells, plan, gradient):
 _weighted_cells.defvjp(_weighted_cells_forward, _weighted_cells_backward)
 
 
-def roi_pool(
-    features: jax.Array, stride: int, rois: jax.Array, *, output_size: tuple[int, int] = (7, 7)
-) -> jax.Array:
+def roi_pool(features: jax.Array, stride: int, rois: jax.Array, *, output_size: tuple[int, int] = (7, 7)) -> jax.Array:
     """Maximum over each of P x Q bins whose borders are rounded to whole cells; an empty bin gives 0.
 
     Every bin is the union of 2 x 2 windows whose sides are powers of two, so four cells of a table of window maxima

@@ -82,8 +82,6 @@ class RoIHeads(nn.Module):
     box_head: nn.Module
     box_predictor: FastRCNNPredictor
 
-    def __call__(
-        self, crops: jax.Array, *, valid: jax.Array | None = None, train: bool = False
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, crops: jax.Array, *, valid: jax.Array | None = None, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """crops [M, h, w, C], valid bool [M] -> class logits [M, K + 1], box deltas [M, K + 1, 4]."""
         return self.box_predictor(self.box_head(crops, valid=valid, train=train))

@@ -104,7 +104,10 @@ class FCNResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, 3], normalised -> {"logits", "aux_logits" if `aux`}; needs a "dropout" key when training."""
         maps = self.backbone(x, train=train)
-        heads = {"logits": ("classifier", "layer4"), **({"aux_logits": ("aux_classifier", "layer3")} if self.aux else {})}
+        heads = {
+            "logits": ("classifier", "layer4"),
+            **({"aux_logits": ("aux_classifier", "layer3")} if self.aux else {}),
+        }
         return {
             output: resize_bilinear(self._head(name, maps[level], train).astype(jnp.float32), x.shape[1:3])
             for output, (name, level) in heads.items()

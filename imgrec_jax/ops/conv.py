@@ -55,9 +55,7 @@ def conv_by_patches(lhs, rhs, strides, pads, precision=None) -> jax.Array:
     """Convolution as one matrix product: lhs [B, H, W, C], rhs [h, w, C, D], pads ((top, bottom), (left, right))."""
     kernel_h, kernel_w, _, features = rhs.shape
     lhs = jnp.pad(lhs, ((0, 0), *pads, (0, 0)))
-    out_h, out_w = (
-        (n - k) // s + 1 for n, k, s in zip(lhs.shape[1:3], (kernel_h, kernel_w), strides, strict=True)
-    )
+    out_h, out_w = ((n - k) // s + 1 for n, k, s in zip(lhs.shape[1:3], (kernel_h, kernel_w), strides, strict=True))
     shifted = [
         lhs[:, i : i + (out_h - 1) * strides[0] + 1 : strides[0], j : j + (out_w - 1) * strides[1] + 1 : strides[1]]
         for i in range(kernel_h)

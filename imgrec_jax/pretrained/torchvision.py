@@ -67,7 +67,11 @@ RENAME_VGG_DETECTOR: Rename = (
     (r"^classifier\.0\.", "roi_heads.box_head.fc6."),
     (r"^classifier\.3\.", "roi_heads.box_head.fc7."),
 )
-RENAME_VGG_FCN: Rename = ((r"^features\.", "backbone.features."), (r"^classifier\.0\.", "fc6."), (r"^classifier\.3\.", "fc7."))
+RENAME_VGG_FCN: Rename = (
+    (r"^features\.", "backbone.features."),
+    (r"^classifier\.0\.", "fc6."),
+    (r"^classifier\.3\.", "fc7."),
+)
 RENAME_DETECTOR: Rename = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),

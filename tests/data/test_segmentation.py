@@ -68,7 +68,10 @@ def test_instance_targets():
 
 
 def test_collate_pads_to_a_multiple_and_marks_it_void():
-    first, second = example(6, 9, instances=np.ones((6, 9), np.uint16)), example(5, 10, instances=np.ones((5, 10), np.uint16))
+    first, second = (
+        example(6, 9, instances=np.ones((6, 9), np.uint16)),
+        example(5, 10, instances=np.ones((5, 10), np.uint16)),
+    )
     batch = collate(multiple=4)([first, second])
     assert set(batch) == {"image", "segmentation", "pixel_valid", "instances"}  # no names: a batch holds arrays
     assert {key: value.shape[1:3] for key, value in batch.items()} == dict.fromkeys(batch, (8, 12))
@@ -123,7 +126,11 @@ def test_affine_round_trip_of_mask_and_instances():
     """Turned by 90 degrees four times, maps are what they were; turned by 30 and back, they are along no outline."""
     y, x = np.mgrid[:64, :64]
     disc = ((y - 30) ** 2 + (x - 36) ** 2 < 15**2).astype(np.int32)
-    given = {"image": np.repeat((disc * 200).astype(np.uint8)[..., None], 3, 2), "segmentation": disc, "instances": disc * 9}
+    given = {
+        "image": np.repeat((disc * 200).astype(np.uint8)[..., None], 3, 2),
+        "segmentation": disc,
+        "instances": disc * 9,
+    }
     quarter = geometry_ops.about(geometry_ops.rotation(90), 32, 32)
     out = given
     for _ in range(4):
@@ -155,7 +162,11 @@ def panoptic_record():
     """Segments 7 (a cat), 300 (grass), 70000 (a crowd of people); 5 is in the image and not in the table."""
     ids = np.array([[7, 7, 300], [70000, 5, 300]])
     colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
-    objects = {"id": np.array([300, 7, 70000]), "label": np.array([2, 1, 0]), "is_crowd": np.array([False, False, True])}
+    objects = {
+        "id": np.array([300, 7, 70000]),
+        "label": np.array([2, 1, 0]),
+        "is_crowd": np.array([False, False, True]),
+    }
     return {"image": np.zeros((2, 3, 1), np.uint8), "panoptic_image": colours, "panoptic_objects": objects}
 
 
@@ -180,14 +191,19 @@ def test_panoptic_as_voc():
 
 
 def test_an_image_without_segments_is_void():
-    record = {**panoptic_record(), "panoptic_objects": {"id": np.zeros(0), "label": np.zeros(0), "is_crowd": np.zeros(0)}}
+    record = {
+        **panoptic_record(),
+        "panoptic_objects": {"id": np.zeros(0), "label": np.zeros(0), "is_crowd": np.zeros(0)},
+    }
     assert not segmentation_tfds.panoptic_example(record, lookup=np.arange(3))["pixel_valid"].any()
 
 
 def test_records_go_through_the_pipeline():
     records = [{"image": np.full((4 + i, 6, 3), i, np.uint8), "segmentation_mask": np.full((4 + i, 6, 1), 1)} for i in range(5)]
     source = segmentation_tfds.RecordSource(
-        records, SourceInfo("pets", segmentation_tfds.PET_CLASSES), lambda r: segmentation_tfds.pet_example(r, border="void")
+        records,
+        SourceInfo("pets", segmentation_tfds.PET_CLASSES),
+        lambda r: segmentation_tfds.pet_example(r, border="void"),
     )
     pipeline = Pipeline(
         source=part(source, "train[:3]"), order=sequential_order(3, 2), seed=0, collate=collate(multiple=8), threads=0
@@ -258,7 +274,11 @@ def test_a_prepared_panoptic_set(tmp_path):
 
     def features(f):
         segment = {"id": np.int64, "label": f.ClassLabel(names=names), "is_crowd": np.bool_}
-        return {"image": f.Image(), "panoptic_image": f.Image(encoding_format="png"), "panoptic_objects": f.Sequence(segment)}
+        return {
+            "image": f.Image(),
+            "panoptic_image": f.Image(encoding_format="png"),
+            "panoptic_objects": f.Sequence(segment),
+        }
 
     record = panoptic_record()
     segments = [

@@ -25,9 +25,7 @@ def fixed_sampler(key, positive, negative, batch_size, positive_fraction):
 
 def task(case: str, hyper: dict):
     """Our detector with the images and the sampler of the golden file."""
-    return make_task(
-        model=MODELS[case](), mean=golden.MEAN, std=golden.STD, hyper=Hyper(**hyper), sampler=fixed_sampler
-    )
+    return make_task(model=MODELS[case](), mean=golden.MEAN, std=golden.STD, hyper=Hyper(**hyper), sampler=fixed_sampler)
 
 
 @functools.cache

@@ -124,7 +124,14 @@ def test_a_table_of_annotations_agrees_with_itself(engine):
     masks = np.zeros((3, 40, 60), np.bool_)
     masks[0, 5:20, 5:20] = masks[1, 10:35, 30:55] = masks[2, 2:12, 40:58] = True
     boxes = boxes_of_masks(masks)
-    row = {"image_id": 5, "file_name": "a.png", "size": (40, 60), "boxes": boxes, "labels": [1, 2, 1], "crowd": [False] * 3}
+    row = {
+        "image_id": 5,
+        "file_name": "a.png",
+        "size": (40, 60),
+        "boxes": boxes,
+        "labels": [1, 2, 1],
+        "crowd": [False] * 3,
+    }
     row |= {"ids": [1, 2, 3], "areas": masks.sum((1, 2)), "segmentations": [encode_mask(mask) for mask in masks]}
     table = from_images([row], class_names=("ant", "bee"), category_ids=(2, 9))
     perfect = rows(*((5, (2, 9, 2)[n], tuple(boxes[n]), 0.9) for n in range(3)))
@@ -180,7 +187,11 @@ def test_confusion_by_hand():
     matrix = coco_eval.confusion(ground_truth, detections, score_threshold=0.5)
     np.testing.assert_array_equal(matrix.counts, [[1, 0, 0], [1, 0, 1], [0, 2, 0]])
     assert matrix.class_names == ("class 3", "class 7")
-    assert matrix.scores() == {"precision": pytest.approx(1 / 4), "recall": pytest.approx(1 / 3), "f1": pytest.approx(2 / 7)}
+    assert matrix.scores() == {
+        "precision": pytest.approx(1 / 4),
+        "recall": pytest.approx(1 / 3),
+        "f1": pytest.approx(2 / 7),
+    }
 
 
 def test_confusion_takes_the_best_overlap_and_one_object_each():

@@ -24,9 +24,7 @@ def test_by_hand():
     anchors = [np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]], np.float32)] * 2
     logits = [jnp.array([2.0, 1.0, 0.0]), jnp.array([-1.0, 3.0, -2.0])]
     deltas = [jnp.zeros((3, 4))] * 2
-    out = select_proposals(
-        logits, deltas, anchors, jnp.array([10, 25]), pre_nms_top_n=2, post_nms_top_n=3, nms_thresh=0.7
-    )
+    out = select_proposals(logits, deltas, anchors, jnp.array([10, 25]), pre_nms_top_n=2, post_nms_top_n=3, nms_thresh=0.7)
     # Level 0: the second box loses to the first (IoU 9/11), the third did not enter. Level 1: the first box loses.
     assert out.boxes[:2].tolist() == [[1, 0, 11, 10], [0, 0, 10, 10]]
     assert out.valid.tolist() == [True, True, False]
@@ -47,9 +45,7 @@ def test_no_gradient():
     logits, deltas, anchors = outputs(0)
 
     def total(logits, deltas):
-        out = select_proposals(
-            logits, deltas, anchors, jnp.array(IMAGE), pre_nms_top_n=20, post_nms_top_n=10, nms_thresh=0.7
-        )
+        out = select_proposals(logits, deltas, anchors, jnp.array(IMAGE), pre_nms_top_n=20, post_nms_top_n=10, nms_thresh=0.7)
         return out.boxes.sum() + out.scores.sum()
 
     assert not any(np.any(g) for g in jax.tree.leaves(jax.jit(jax.grad(total, argnums=(0, 1)))(logits, deltas)))

@@ -6,7 +6,14 @@ import pytest
 from imgrec_jax.ops.resize import adaptive_avg_pool, linear_weights, pad_to_multiple, resize_bilinear, resize_nearest
 from tests.goldens import seeded
 
-SIZES = [((4, 6), (8, 12)), ((5, 7), (13, 9)), ((9, 13), (65, 97)), ((8, 8), (3, 5)), ((1, 3), (4, 4)), ((7, 7), (7, 7))]
+SIZES = [
+    ((4, 6), (8, 12)),
+    ((5, 7), (13, 9)),
+    ((9, 13), (65, 97)),
+    ((8, 8), (3, 5)),
+    ((1, 3), (4, 4)),
+    ((7, 7), (7, 7)),
+]
 
 
 def test_doubling_by_hand():

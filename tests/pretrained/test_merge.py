@@ -9,7 +9,10 @@ from imgrec_jax.pretrained.merge import MergeError, merge
 
 def variables():
     return {
-        "params": {"a": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3, jnp.bfloat16)}, "norm": {"scale": jnp.ones(3)}},
+        "params": {
+            "a": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3, jnp.bfloat16)},
+            "norm": {"scale": jnp.ones(3)},
+        },
         "batch_stats": {"norm": {"mean": jnp.zeros(3)}},
     }
 

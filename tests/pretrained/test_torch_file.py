@@ -43,7 +43,11 @@ def test_reads_both_torch_formats(file):
 def test_reads_what_torch_writes(zipped, tmp_path):
     torch = pytest.importorskip("torch")
     tensors = {name: torch.arange(-3, 3).reshape(1, 3, 2).to(getattr(torch, name)) for name in DTYPES}
-    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "strided": torch.arange(24.0).reshape(4, 6)[1::2, ::3]}
+    tensors |= {
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 3),
+        "strided": torch.arange(24.0).reshape(4, 6)[1::2, ::3],
+    }
     torch.save(tensors, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     expected = {
         name: value.float().numpy().astype(ml_dtypes.bfloat16) if name == "bfloat16" else value.numpy()
@@ -92,7 +96,13 @@ def write_legacy(path: Path, content: object) -> None:
 @pytest.mark.parametrize("write", [write_zip, write_legacy])
 @pytest.mark.parametrize(
     ("function", "name"),
-    [(os.mkdir, "mkdir"), (eval, "eval"), (getattr, "getattr"), (collections.Counter, "Counter"), (io.BytesIO, "BytesIO")],
+    [
+        (os.mkdir, "mkdir"),
+        (eval, "eval"),
+        (getattr, "getattr"),
+        (collections.Counter, "Counter"),
+        (io.BytesIO, "BytesIO"),
+    ],
 )
 def test_a_pickle_that_calls_anything_else_is_refused(write, function, name, tmp_path):
     target = tmp_path / "made"

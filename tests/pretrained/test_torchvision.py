@@ -45,7 +45,8 @@ def test_layouts():
     np.testing.assert_array_equal(tensors["fc/bias"], bias)
     feature_map = rng.normal(size=(7, 7, 3))  # ours is [H, W, C]; torch flattens [C, H, W]
     np.testing.assert_allclose(
-        feature_map.reshape(-1) @ tensors["roi_heads/box_head/fc6/kernel"], fc6 @ feature_map.transpose(2, 0, 1).reshape(-1)
+        feature_map.reshape(-1) @ tensors["roi_heads/box_head/fc6/kernel"],
+        fc6 @ feature_map.transpose(2, 0, 1).reshape(-1),
     )
 
 

@@ -106,7 +106,10 @@ def test_empty_and_full_images():
 
 
 def states(predicted, instances, valid):
-    return {**pixel_scores(predicted, (instances > 0) * 1, valid, 2), "object": ObjectMaps(predicted > 0, instances, valid)}
+    return {
+        **pixel_scores(predicted, (instances > 0) * 1, valid, 2),
+        "object": ObjectMaps(predicted > 0, instances, valid),
+    }
 
 
 def whole_set(arrays, batch_size):
