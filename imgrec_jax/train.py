@@ -210,7 +210,9 @@ def _check_selection(experiment: Experiment, eval_fn: Callable, state: TrainStat
         return
     shapes = jax.eval_shape(eval_fn, eval_variables(state), experiment.batch_spec)
     states = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    names = sorted(name for name, value in experiment.summarise["validation"](states).items() if isinstance(value, int | float | None))
+    names = sorted(
+        name for name, value in experiment.summarise["validation"](states).items() if isinstance(value, int | float | None)
+    )
     if experiment.select_metric not in names:
         raise ValueError(f"select.metric={experiment.select_metric!r} is no metric of this task; choose one of {names}")
 
