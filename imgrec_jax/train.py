@@ -72,7 +72,8 @@ class Selection:
     def update(self, step: int, values: dict[str, Any]) -> bool:
         """Takes a validation result; returns whether it is the best so far."""
         value, best = values[self.metric], self.memory["best"]
-        better = best is None or self._sign * (value - best) > 0
+        # An undefined value (AP of a split without objects) is never the best.
+        better = value is not None and (best is None or self._sign * (value - best) > 0)
         if better:
             self.memory = {"best": value, "best_step": step, "waited": 0}
         else:

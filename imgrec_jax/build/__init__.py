@@ -109,7 +109,9 @@ def build(config: ConfigDict) -> Experiment:
         split: Pipeline(source=source, order=parts.eval_order(source), ops=eval_ops, collate=parts.eval_collate, **shared)
         for split, source in parts.evals.items()
     }
-    spec = {k: jax.ShapeDtypeStruct((data.batch_size, *v.shape[1:]), v.dtype) for k, v in train.batch(0).items()}
+    dtype_of = jax.dtypes.canonicalize_dtype  # int64 labels are int32 on a device
+    example = train.batch(0)
+    spec = {k: jax.ShapeDtypeStruct((data.batch_size, *v.shape[1:]), dtype_of(v.dtype)) for k, v in example.items()}
     epoch = train.steps_per_epoch
     total = steps_of(config.train, "train.total", epoch, data.batch_size)
     schedule = make_schedule(config, total, epoch)
