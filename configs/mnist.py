@@ -94,7 +94,7 @@ def fast(config: ConfigDict) -> None:
 def best(config: ConfigDict) -> None:
     """The most accurate single network: 99.61, 99.60 and 99.56 % (seeds 0-2) at the final epoch, mean 99.59 %.
 
-    13 minutes a seed on 2 CPU cores with AVX2 that were busy with other work too.
+    13 to 24 minutes a seed on 2 CPU cores with AVX2 that were busy with other work too.
     """
     convs = ((32, 5, 2, 1), (48, 3, 1, 2), (96, 3, 1, 1))
     _model(

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import metrics
-from imgrec_jax.build.lookup import DTYPES, ConfigError, Parts, check_options, choice, open_splits, options_of
+from imgrec_jax.build.lookup import ConfigError, Parts, check_options, choice, make_model, open_splits, options_of
 from imgrec_jax.data import coco, detection_batch, detection_source, external_proposals, mnist, scenes, target_ops, voc
 from imgrec_jax.data.source import default_data_dir, parse_split
 from imgrec_jax.detection import coco_eval
@@ -140,7 +140,7 @@ SOURCES: dict[str, Callable] = {
 
 
 def check(config: ConfigDict) -> None:
-    make_model(config)
+    make_model(config, MODELS)
     make_hyper(config)
     name = config.data.name.partition("/")[0].partition(":")[0]
     open_source = SOURCES[choice("data.name", name, SOURCES)]
@@ -157,7 +157,7 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
     manual_dir = Path(data.manual_dir).expanduser() if data.manual_dir else None
     opener = SOURCES[data.name.partition("/")[0].partition(":")[0]]
     train, evals = open_splits(config, lambda split: opener(data.name, split, data_dir, manual_dir, **options_of(data.options)))
-    model = make_model(config)
+    model = make_model(config, MODELS)
     if len(train.info.class_names) + 1 != model.num_classes:
         raise ConfigError(
             f"model.num_classes={model.num_classes}, but {train.info.name} has {len(train.info.class_names)} classes "
@@ -232,16 +232,6 @@ def summarise(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]
 def _number(value: float) -> float | None:
     """JSON has no NaN: what is undefined is null."""
     return None if np.isnan(value) else float(value)
-
-
-def make_model(config: ConfigDict) -> rcnn.RCNN:
-    options = options_of(config.model)
-    factory = MODELS[choice("model.name", options.pop("name"), MODELS)]
-    check_options("model", options, factory)
-    try:
-        return factory(**options, dtype=DTYPES[config.dtype])
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model {config.model.name}: {error}") from error
 
 
 def make_hyper(config: ConfigDict) -> detect.Hyper:

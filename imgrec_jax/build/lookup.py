@@ -79,6 +79,17 @@ def check_options(where: str, options: dict[str, Any], factory: Callable, skip: 
         raise ConfigError(f"config.{where} takes no {unknown}; it takes {accepted}")
 
 
+def make_model(config: ConfigDict, models: dict[str, Callable]) -> Any:
+    """The model that `config.model` names in `models`, called with its options and the dtype of the computation."""
+    options = options_of(config.model)
+    factory = models[choice("model.name", options.pop("name"), models)]
+    check_options("model", options, factory)
+    try:
+        return factory(**options, dtype=DTYPES[config.dtype])
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model {config.model.name}: {error}") from error
+
+
 def make_ops(where: str, section: ConfigDict, table: dict[str, Callable]) -> list[Callable]:
     """The ops of `section` that are in `table`, in the table's order, each called with its options."""
     options = options_of(section)

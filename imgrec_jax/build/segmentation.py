@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgrec_jax import metrics
-from imgrec_jax.build.lookup import DTYPES, ConfigError, Parts, check_options, choice, open_splits, options_of
+from imgrec_jax.build.lookup import ConfigError, Parts, check_options, choice, make_model, open_splits, options_of
 from imgrec_jax.data import segmentation_batch, segmentation_tfds
 from imgrec_jax.data.pipeline import sequential_order, shuffled_order
 from imgrec_jax.models import fcn, resnet, unet, vgg
@@ -81,7 +81,7 @@ MODELS: dict[str, Callable] = {
 
 
 def check(config: ConfigDict) -> None:
-    make_model(config)
+    make_model(config, MODELS)
     make_loss(config)
     if config.eval.window and len(config.eval.window) != 2:
         raise ConfigError(f"config.eval.window={config.eval.window}; expected (height, width), or () to predict whole images")
@@ -102,7 +102,7 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
     if names and len(names) != classes:
         raise ConfigError(f"model.classes={classes}, but {train.info.name} has {len(names)} classes: {list(names)}")
     task = segment.make_task(
-        model=make_model(config),
+        model=make_model(config, MODELS),
         loss_fn=make_loss(config),
         classes=classes,
         mean=data.mean,
@@ -126,16 +126,6 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
         eval_collate=collate,
         summarise=dict.fromkeys(evals, metrics.compute),
     )
-
-
-def make_model(config: ConfigDict) -> Any:
-    options = options_of(config.model)
-    factory = MODELS[choice("model.name", options.pop("name"), MODELS)]
-    check_options("model", options, factory)
-    try:
-        return factory(**options, dtype=DTYPES[config.dtype])
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model {config.model.name}: {error}") from error
 
 
 def make_loss(config: ConfigDict) -> Callable:

@@ -25,7 +25,7 @@ def nms(
     depends on better ones only. Iterating from "all kept" settles at least one more link of each chain of overlapping
     boxes per pass, so it ends with the exact answer after as many passes as the longest chain has links (about ten in
     practice). Each pass is one reduction over an [N, N] boolean matrix: no sort, no tiles, no gather. Measured on 2
-    AVX-512 cores: 28 ms for 4 x 2,000 boxes, 8 ms for 2,000 (tiles of 128 to 512 boxes: 25 to 36 ms).
+    AVX2 cores: 28 ms for 4 x 2,000 boxes, 8 ms for 2,000 (tiles of 128 to 512 boxes: 25 to 36 ms).
 
     Args:
       boxes: [N, 4].

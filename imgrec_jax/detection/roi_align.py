@@ -49,7 +49,7 @@ def roi_align(
 
     A sample more than one cell outside the map counts as 0; up to one cell outside it takes the border's value.
     The forward pass adds up the 4 S^2 corner cells of each bin; the backward pass is a scatter, one RoI at a time on
-    the CPU. Measured on 2 AVX-512 cores, forward and forward + backward: 2 and 12 ms for 4 x 128 RoIs on four levels
+    the CPU. Measured on 2 AVX2 cores, forward and forward + backward: 2 and 12 ms for 4 x 128 RoIs on four levels
     of a 160-pixel image with 64 channels (one-hot matrix products: 98 and 156 ms); 0.15 and 0.31 s for 512 RoIs at
     800 x 1344 with 256 channels. Only reverse-mode differentiation is defined.
 
