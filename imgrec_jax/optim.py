@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from optax import contrib
 
 Rules = Sequence[tuple[str, float]]
 
@@ -113,7 +114,7 @@ def make_optimizer(
     """Builds the chain: clip, coupled decay, the optimiser, decoupled decay, per-parameter rates; what is frozen stands still.
 
     Args:
-      name: any optimiser of optax that takes a learning rate: "sgd", "adam", "adamw", "lion", ...
+      name: any optimiser of optax that takes a learning rate, "sgd", "adam", "adamw", "lion", ..., or "muon" as below.
       schedule: step -> learning rate.
       params: the parameters, for their names.
       options: further arguments of the optimiser, e.g. {"momentum": 0.9, "nesterov": True}.
@@ -153,14 +154,47 @@ def frozen_labels(frozen: Sequence[str], params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), labels)
 
 
+def muon(
+    learning_rate: Any,
+    *,
+    beta: float = 0.95,
+    ns_steps: int = 5,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    vectors: str = r"logits|predictor|head/kernel",
+) -> optax.GradientTransformation:
+    """Muon (https://github.com/KellerJordan/Muon): kernels move by their orthogonalised momentum, the rest by Adam.
+
+    A kernel is taken as a matrix: all axes but the last, by the last. Its step is not Adam's in size: give it a rate of its own
+    with `lr_multiplier`.
+
+    Args:
+      learning_rate: number or schedule, of both.
+      beta, ns_steps: momentum and Newton-Schulz iterations of the kernels.
+      b1, b2: of Adam.
+      vectors: regex of parameters that Adam takes whatever their shape, the classifiers' kernels by default.
+    """
+
+    def axes(path: Any, p: jax.Array) -> contrib.MuonDimensionNumbers | None:
+        name = "/".join(str(getattr(key, "key", key)) for key in path)
+        if p.ndim < 2 or re.search(vectors, name):
+            return None
+        return contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
+
+    return contrib.muon(
+        learning_rate, beta=beta, ns_steps=ns_steps, adam_b1=b1, adam_b2=b2,
+        muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(axes, params),
+    )  # fmt: skip
+
+
 def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:
-    factory = getattr(optax, name, None) if not name.startswith("_") else None
+    factory = muon if name == "muon" else getattr(optax, name, None) if not name.startswith("_") else None
     if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
         known = sorted(
             n for n, f in vars(optax).items()
             if inspect.isfunction(f) and "learning_rate" in inspect.signature(f).parameters and not n.startswith("_")
         )  # fmt: skip
-        raise ValueError(f"unknown optimiser {name!r}; optax has {known}")
+        raise ValueError(f"unknown optimiser {name!r}; choose 'muon', or one of optax: {known}")
     accepted = set(inspect.signature(factory).parameters) - {"learning_rate"}
     unknown = set(options) - accepted
     if unknown:

@@ -4,6 +4,7 @@ The mesh has the axis "data": batches are split over it, the train state is the 
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,8 @@ from imgrec_jax.data.pipeline import Pipeline
 
 # Whole splits that are at most this large are kept on the device, and batches are gathered there.
 MAX_BYTES_ON_DEVICE = 2**30
+
+_COMPILERS = ThreadPoolExecutor(2, "compile")
 
 
 def make_mesh() -> Mesh:
@@ -40,14 +43,44 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(split(mesh), value) for name, value in batch.items()}
 
 
-def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
-    """jit, with the old state's memory given to the new one."""
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh), compiler_options=compiler_options())
-    return _in_turn(compiled, mesh)
+def batch_specs(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and placement of a batch like `batch` (arrays or shapes) on the devices."""
+    dtype_of = jax.dtypes.canonicalize_dtype
+    return {k: jax.ShapeDtypeStruct(v.shape, dtype_of(v.dtype), sharding=split(mesh)) for k, v in batch.items()}
 
 
-def compile_eval_step(step: Callable, mesh: Mesh) -> Callable:
-    return _in_turn(jax.jit(step, out_shardings=replicated(mesh), compiler_options=compiler_options()), mesh)
+def compile_train_step(step: Callable, mesh: Mesh, state: Any, batch: dict[str, Any]) -> "Step":
+    """jit, with the old state's memory given to the new one. `state` and `batch` are as in `Step`."""
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh), compiler_options=compiler_options())
+    return Step(jitted, mesh, state, batch)
+
+
+def compile_eval_step(step: Callable, mesh: Mesh, variables: Any, batch: dict[str, Any]) -> "Step":
+    """jit of (variables, batch) -> metric states."""
+    return Step(jax.jit(step, out_shardings=replicated(mesh), compiler_options=compiler_options()), mesh, variables, batch)
+
+
+class Step:
+    """A jitted step whose compilation for the first shapes begins at once, in a thread; the first call waits for it.
+
+    Attributes:
+      out: shapes of the result, for these first shapes.
+    """
+
+    def __init__(self, jitted: Callable, mesh: Mesh, state: Any, batch: dict[str, Any]):
+        """Args: the state or variables that the step will be given; batch: arrays or shapes of a batch."""
+        traced = jitted.trace(state, batch_specs(batch, mesh))
+        self.out = traced.out_info
+        self._jitted, self._compiled = jitted, _COMPILERS.submit(lambda: traced.lower().compile())
+        # XLA's CPU collectives share a thread pool as small as the machine: steps that pile up starve the rendezvous, which aborts.
+        self._in_turn = mesh.devices.flat[0].platform == "cpu" and mesh.size > 1
+
+    def __call__(self, state: Any, batch: dict[str, jax.Array]) -> Any:
+        if self._compiled is not None:
+            self._compiled.result()  # the executable is now in jit's own cache
+            self._compiled = None
+        out = self._jitted(state, batch)
+        return jax.block_until_ready(out) if self._in_turn else out
 
 
 @cache
@@ -65,16 +98,6 @@ def compiler_options() -> dict[str, str] | None:
     except Exception:  # an option this XLA does not have
         return None
     return options
-
-
-def _in_turn(compiled: Callable, mesh: Mesh) -> Callable:
-    """On several CPU devices waits for each call.
-
-    XLA's CPU collectives share a thread pool as small as the machine: steps that pile up starve the rendezvous, which aborts.
-    """
-    if mesh.devices.flat[0].platform != "cpu" or mesh.size == 1:
-        return compiled
-    return lambda *args: jax.block_until_ready(compiled(*args))
 
 
 def feed(pipeline: Pipeline, start: int, stop: int, mesh: Mesh, *, on_device: bool | None = None) -> Iterator[tuple[int, dict]]:

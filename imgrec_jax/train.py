@@ -95,6 +95,15 @@ def create_state(experiment: Experiment, mesh: Any) -> tuple[TrainState, Any]:
     return parallel.put_state(init_state(variables, tx, experiment.ema_decay > 0), mesh), tx
 
 
+def compile_eval_step(experiment: Experiment, mesh: Any, state: TrainState) -> parallel.Step | None:
+    """The step for the splits to evaluate; None where there are none."""
+    if not experiment.evals:
+        return None
+    step = make_eval_step(experiment.task, seed=experiment.seed)
+    first = next(iter(experiment.evals.values())).batch(0)
+    return parallel.compile_eval_step(step, mesh, eval_variables(state), first)
+
+
 class Run:
     """What a run holds open while it trains: its files, its checkpoints and the little it remembers between steps."""
 
@@ -157,16 +166,14 @@ def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = pr
         experiment.task, tx, seed=experiment.seed, schedule=experiment.schedule,
         ema_decay=experiment.ema_decay, accumulate=experiment.accumulate,
     )  # fmt: skip
-    train_step = parallel.compile_train_step(step_fn, mesh)
-    eval_fn = make_eval_step(experiment.task, seed=experiment.seed)
-    eval_step = parallel.compile_eval_step(eval_fn, mesh)
-    _check_selection(experiment, eval_fn, state)
+    train_step = parallel.compile_train_step(step_fn, mesh, state, experiment.batch_spec)
+    eval_step = compile_eval_step(experiment, mesh, state)
+    _check_selection(experiment, eval_step)
 
     checkpointer = Checkpointer(workdir, keep=experiment.keep_checkpoints) if experiment.checkpoint_every else None
     state, clock = _start(checkpointer, state, say)
     start = done = int(state.step)
-    sums = jax.tree.structure(jax.eval_shape(step_fn, state, experiment.batch_spec)[1])
-    run = Run(experiment, workdir, checkpointer, clock, start, sums)
+    run = Run(experiment, workdir, checkpointer, clock, start, jax.tree.structure(train_step.out[1]))
     total = start if run.stopped else experiment.total_steps
     terminated = _catch_sigterm()
     began = time.perf_counter()
@@ -205,12 +212,11 @@ def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = pr
     return run.results
 
 
-def _check_selection(experiment: Experiment, eval_fn: Callable, state: TrainState) -> None:
+def _check_selection(experiment: Experiment, eval_step: parallel.Step | None) -> None:
     """Raises ValueError now, not after the first epoch, when the metric to select by does not exist."""
     if not experiment.select_metric:
         return
-    shapes = jax.eval_shape(eval_fn, eval_variables(state), experiment.batch_spec)
-    states = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    states = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), eval_step.out)
     names = sorted(
         name for name, value in experiment.summarise["validation"](states).items() if isinstance(value, int | float | None)
     )
@@ -273,7 +279,7 @@ def evaluate_workdir(experiment: Experiment, workdir: Path, say: Callable[[str],
     if restored is None:
         raise CheckpointError(f"no checkpoint in {workdir}; train first, with the same --workdir")
     state, _ = restored
-    eval_step = parallel.compile_eval_step(make_eval_step(experiment.task, seed=experiment.seed), mesh)
+    eval_step = compile_eval_step(experiment, mesh, state)
     results = {}
     for split, pipeline in experiment.evals.items():
         results[split] = evaluate(

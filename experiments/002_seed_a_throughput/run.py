@@ -34,7 +34,7 @@ def ours(config_path: Path):
     mesh = parallel.make_mesh()
     state, tx = train.create_state(experiment, mesh)
     step_fn = make_train_step(experiment.task, tx, seed=0, schedule=experiment.schedule)
-    step = parallel.compile_train_step(step_fn, mesh)
+    step = parallel.compile_train_step(step_fn, mesh, state, experiment.batch_spec)
     position = 0
 
     def run(steps: int) -> None:
