@@ -116,9 +116,12 @@ def best(config: ConfigDict) -> None:
     config.data.train_ops = ConfigDict(
         {"random_affine": {"rotate": 12.0, "scale": (0.9, 1.1), "shear": 6.0, "translate": 0.07}}
     )
-    _adam(config, 4e-3)
-    config.optim.name = "adamw"
-    config.optim.weight_decay = (("kernel", 0.02), (".*", 0.0))
+    config.loss = ConfigDict({"name": "softmax_cross_entropy", "label_smoothing": 0.05})
+    config.optim.name = "muon"
+    config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
+    config.optim.learning_rate = 0.01
+    config.optim.lr_multiplier = (("conv./kernel", 5.0), (".*", 1.0))
+    config.optim.weight_decay = (("kernel", 0.01), (".*", 0.0))
     config.optim.ema_decay = 0.999
     config.schedule.name = "one_cycle"
     config.train.total_epochs = 16.0

@@ -74,6 +74,11 @@ def base() -> ConfigDict:
     config.schedule.peak_fraction = 0.3
     config.schedule.div_factor = 25.0
 
+    config.parallel = ConfigDict()
+    config.parallel.mode = "jit"  # or "pmap"
+    config.parallel.fsdp = 1  # pieces into which parameters, optimiser and averages are cut; "jit" only
+    config.parallel.remat = "none"  # what the backward pass computes again: "none", all but "convolutions", "everything"
+
     config.train = ConfigDict()
     config.train.total_steps = placeholder(int)
     config.train.total_epochs = placeholder(float)
@@ -118,6 +123,7 @@ MAY_CHANGE = (
     "data.threads",
     "data.in_memory",
     "data.on_device",
+    "parallel.",
 )
 
 

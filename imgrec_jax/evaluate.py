@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from jax.sharding import Mesh
-
 from imgrec_jax import metrics, parallel
 from imgrec_jax.data.pipeline import Pipeline
 
@@ -17,7 +15,7 @@ def evaluate(
     eval_step: Callable[[dict, dict], dict],
     variables: dict[str, Any],
     pipeline: Pipeline,
-    mesh: Mesh,
+    layout: parallel.Layout,
     *,
     summarise: Callable[[dict[str, Any]], dict[str, Any]] = metrics.compute,
     on_device: bool | None = None,
@@ -36,12 +34,12 @@ def evaluate(
     """
     pending: deque = deque()
     merged = None
-    for _, batch in parallel.feed(pipeline, 0, pipeline.steps_per_epoch, mesh, on_device=on_device):
+    for _, batch in parallel.feed(pipeline, 0, pipeline.steps_per_epoch, layout, on_device=on_device):
         pending.append(eval_step(variables, batch))
         if len(pending) > IN_FLIGHT:
-            merged = metrics.merge(merged, parallel.to_host(pending.popleft()))
+            merged = metrics.merge(merged, layout.to_host(pending.popleft()))
     while pending:
-        merged = metrics.merge(merged, parallel.to_host(pending.popleft()))
+        merged = metrics.merge(merged, layout.to_host(pending.popleft()))
     counted = int(merged.pop("examples").count)
     if counted != len(pipeline.source):
         raise RuntimeError(

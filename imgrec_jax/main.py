@@ -26,6 +26,9 @@ def define_flags() -> None:
         "config", None, "The experiment: configs/NAME.py or configs/NAME.py:VARIANT.", lock_config=True
     )
     flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME[_VARIANT].")
+    flags.DEFINE_string("coordinator_address", None, "Of several processes: address:port of process 0, the same for all.")
+    flags.DEFINE_integer("num_processes", None, "Of several processes: how many there are.")
+    flags.DEFINE_integer("process_id", None, "Of several processes: which one this is, from 0.")
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval: evaluate the last checkpoint of the workdir.")
 
 
@@ -42,25 +45,38 @@ def run(argv: Sequence[str]) -> None:
         raise app.UsageError("--config is missing; try --config=configs/mnist.py")
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    from imgrec_jax import build, train  # JAX is imported only now: --help and a misspelt key answer at once
+    from imgrec_jax import (
+        build,
+        distributed,
+        parallel,
+        train,
+    )  # JAX is imported only now: --help and a misspelt key answer at once
     from imgrec_jax.checkpoint import CheckpointError
 
+    try:
+        distributed.initialize(distributed.place(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id))
+    except distributed.PlaceError as error:
+        raise SystemExit(f"error: {error}") from error
+    say = print if parallel.is_lead() else lambda line: None
     config = FLAGS.config
     settle_durations(config, FLAGS["config"].override_values)
     workdir = Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
     try:
-        experiment = build.build(config)
+        with distributed.lead_first("data"):
+            experiment = build.build(config)
     except (ValueError, FileNotFoundError) as error:  # what a config can get wrong; --verbosity=1 shows where
         if FLAGS.verbosity > 0:
             raise
         raise SystemExit(f"error: {error}") from error
     try:
         if FLAGS.mode == "eval":
-            train.evaluate_workdir(experiment, workdir)
+            train.evaluate_workdir(experiment, workdir, say)
             return
-        open_workdir(workdir, config)
-        print(summary(config, experiment, workdir), flush=True)
-        train.train(experiment, workdir)
+        if parallel.is_lead():
+            open_workdir(workdir, config)
+            print(summary(config, experiment, workdir), flush=True)
+        distributed.wait("workdir")
+        train.train(experiment, workdir, say)
     except (CheckpointError, train.NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from error
 

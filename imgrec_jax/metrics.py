@@ -22,6 +22,10 @@ class SumState:
     def merge(self, other: Self) -> Self:
         return jax.tree.map(lambda a, b: _wide(a) + _wide(b), self, other)
 
+    def across(self, axis_name: str) -> Self:
+        """Inside `pmap`: this state of all devices together."""
+        return jax.lax.psum(self, axis_name)
+
     def compute(self) -> dict[str, Any]:
         """{suffix: number or list}; the empty suffix is the metric's own name."""
         raise NotImplementedError
@@ -35,6 +39,11 @@ def _wide(x: Any) -> np.ndarray:
 def merge(a: dict[str, Any] | None, b: dict[str, Any]) -> dict[str, Any]:
     """Merges two {name: state} dictionaries of host arrays; None is the empty one."""
     return b if a is None else {name: state.merge(b[name]) for name, state in a.items()}
+
+
+def across(states: dict[str, Any], axis_name: str) -> dict[str, Any]:
+    """Inside `pmap`: {name: state} of all devices together."""
+    return {name: state.across(axis_name) for name, state in states.items()}
 
 
 def compute(states: dict[str, Any]) -> dict[str, Any]:

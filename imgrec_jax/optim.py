@@ -194,7 +194,7 @@ def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.Gradi
             n for n, f in vars(optax).items()
             if inspect.isfunction(f) and "learning_rate" in inspect.signature(f).parameters and not n.startswith("_")
         )  # fmt: skip
-        raise ValueError(f"unknown optimiser {name!r}; choose 'muon', or one of optax: {known}")
+        raise ValueError(f"unknown optimiser {name!r}; optax has {known}, and there is 'muon'")
     accepted = set(inspect.signature(factory).parameters) - {"learning_rate"}
     unknown = set(options) - accepted
     if unknown:

@@ -1,6 +1,15 @@
-"""Devices: one mesh, global arrays, and a compiled step. The step itself knows nothing of devices.
+"""Devices: how a state and a batch lie on them, and how a step is compiled for them. The step itself knows nothing of it.
 
-The mesh has the axis "data": batches are split over it, the train state is the same on every device.
+Two layouts run the same step function:
+
+`Sharded` (mode "jit"): global arrays on a mesh with the axes "data" and "fsdp". Batches are split over both; the train state is
+the same everywhere along "data" and cut into pieces along "fsdp" (ZeRO, Rajbhandari et al. 2019, arXiv 1910.02054: parameters,
+optimiser and averages are stored in pieces and gathered to be used).
+`Mapped` (mode "pmap"): every device runs the step on its own rows and sums over the mapped axis.
+
+`whole` turns either's state into the plain arrays that checkpoints hold, so a run may go on with another layout.
+
+Shape letters: B global batch, D devices of this process.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,73 +23,208 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imgrec_jax.data.pipeline import Pipeline
 
+MODES = ("jit", "pmap")
+DATA, FSDP = "data", "fsdp"
 # Whole splits that are at most this large are kept on the device, and batches are gathered there.
 MAX_BYTES_ON_DEVICE = 2**30
 
 _COMPILERS = ThreadPoolExecutor(2, "compile")
 
 
-def make_mesh() -> Mesh:
-    """All devices along "data"."""
-    return Mesh(np.array(jax.devices()), ("data",))
+class Sharded:
+    """Global arrays under `jit`.
+
+    Attributes:
+      mesh: all devices, [devices / fsdp, fsdp].
+      axis_name: None: what a step computes is global already.
+    """
+
+    axis_name = None
+
+    def __init__(self, fsdp: int = 1):
+        """Raises ValueError when `fsdp` does not divide the number of devices."""
+        devices = np.array(jax.devices())
+        if fsdp < 1 or devices.size % fsdp:
+            raise ValueError(f"parallel.fsdp={fsdp} does not divide the {devices.size} devices")
+        self.mesh = Mesh(devices.reshape(-1, fsdp), (DATA, FSDP))
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._rows = NamedSharding(self.mesh, PartitionSpec((DATA, FSDP)))
+
+    def placement(self, leaf: Any) -> NamedSharding:
+        """Of one array of the state: its largest axis that divides among "fsdp", the last of equals, is cut."""
+        pieces = self.mesh.shape[FSDP]
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % pieces == 0 and size]
+        if pieces == 1 or not axes:
+            return self._replicated
+        axis = max(axes, key=lambda axis: (leaf.shape[axis], axis))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, FSDP))
+
+    def put_state(self, state: Any) -> Any:
+        """Plain or whole arrays -> as this layout keeps them."""
+        return jax.tree.map(lambda leaf: _put(leaf, self.placement(leaf)), state)
+
+    def whole(self, state: Any) -> Any:
+        """The state as checkpoints hold it: every array once, whatever the number of devices."""
+        return state
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """One process's rows of a batch [B / processes, ...] -> global arrays [B, ...]."""
+        return {name: jax.make_array_from_process_local_data(self._rows, value) for name, value in batch.items()}
+
+    def to_host(self, tree: Any) -> Any:
+        """What a step reports -> numpy, in one transfer."""
+        return jax.device_get(tree)
+
+    def gather(self, params: Any) -> Any:
+        """Inside a step: parameters in pieces -> whole ones on every device."""
+        if self.mesh.shape[FSDP] == 1:
+            return params
+        return jax.lax.with_sharding_constraint(params, self._replicated)
+
+    def compile_train_step(self, step: Callable, state: Any, batch: dict[str, Any]) -> "Step":
+        """`step(state, batch) -> (state, report)`, with the old state's memory given to the new one.
+
+        Args:
+          step: made with this layout's `axis_name` and `gather`.
+          state: as `put_state` returns it.
+          batch: arrays or shapes of one process's rows of the first batch.
+        """
+        jitted = jax.jit(
+            step, donate_argnums=0, out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), self._replicated),
+            compiler_options=compiler_options(),
+        )  # fmt: skip
+        return self._step(jitted, state, batch)
+
+    def compile_eval_step(self, step: Callable, variables: Any, batch: dict[str, Any]) -> "Step":
+        """`step(variables, batch) -> report`."""
+        return self._step(jax.jit(step, out_shardings=self._replicated, compiler_options=compiler_options()), variables, batch)
+
+    def _step(self, jitted: Callable, state: Any, batch: dict[str, Any]) -> "Step":
+        specs = {
+            name: jax.ShapeDtypeStruct((rows.shape[0] * jax.process_count(), *rows.shape[1:]), dtype, sharding=self._rows)
+            for name, rows, dtype in _canonical(batch)
+        }
+        return Step(jitted, (state, specs), jitted.eval_shape(state, specs))
+
+    def gathered(self, pipeline: Pipeline, start: int, stop: int) -> Iterator[dict]:
+        """Batches of a split that lies on every device whole, gathered there."""
+        arrays = jax.device_put(pipeline.source.arrays, self._replicated)
+
+        def take(arrays, index):
+            return {name: array[index] for name, array in arrays.items()}
+
+        gather = jax.jit(take, out_shardings=self._rows)
+        for step in range(start, stop):
+            index, valid, _ = pipeline.rows(step)
+            placed = self.put_batch({"index": index.astype(np.int32), "example_valid": valid})
+            yield {**gather(arrays, placed["index"]), **placed}
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
+class Mapped:
+    """Per-device arrays with a leading axis D under `pmap`.
+
+    Attributes:
+      axis_name: of the mapped axis, for the sums in the step, the losses and batch normalisation.
+    """
+
+    axis_name = DATA
+    gathered = None
+
+    def __init__(self, fsdp: int = 1):
+        """Raises ValueError for fsdp > 1, which needs global arrays."""
+        if fsdp != 1:
+            raise ValueError(f"parallel.fsdp={fsdp} needs parallel.mode='jit': pmap keeps a whole state on every device")
+        self._replicated = NamedSharding(Mesh(np.array(jax.devices()), (DATA,)), PartitionSpec())
+        self._local = NamedSharding(Mesh(np.array(jax.local_devices()), (DATA,)), PartitionSpec(DATA))
+
+    def put_state(self, state: Any) -> Any:
+        copies = jax.local_device_count()
+        return jax.tree.map(lambda leaf: jax.device_put(np.stack([_host(leaf)] * copies), self._local), state)
+
+    def whole(self, state: Any) -> Any:
+        return jax.tree.map(lambda leaf: _put(_first(leaf), self._replicated), state)
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {name: jax.device_put(_over_devices(value), self._local) for name, value in batch.items()}
+
+    def to_host(self, tree: Any) -> Any:
+        return jax.tree.map(_first, tree)
+
+    def gather(self, params: Any) -> Any:
+        return params
+
+    def compile_train_step(self, step: Callable, state: Any, batch: dict[str, Any]) -> "Step":
+        return self._step(jax.pmap(step, axis_name=self.axis_name, donate_argnums=0), state, batch)
+
+    def compile_eval_step(self, step: Callable, variables: Any, batch: dict[str, Any]) -> "Step":
+        return self._step(jax.pmap(step, axis_name=self.axis_name), variables, batch)
+
+    def _step(self, mapped: Callable, state: Any, batch: dict[str, Any]) -> "Step":
+        devices = jax.local_device_count()
+        specs = {
+            name: jax.ShapeDtypeStruct((devices, rows.shape[0] // devices, *rows.shape[1:]), dtype)
+            for name, rows, dtype in _canonical(batch)
+        }
+        out = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), jax.eval_shape(mapped, state, specs))
+        return Step(mapped, (state, specs), out)
 
 
-def split(mesh: Mesh) -> NamedSharding:
-    """Leading axis over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+Layout = Sharded | Mapped
 
 
-def put_state(state: Any, mesh: Mesh) -> Any:
-    return jax.device_put(state, replicated(mesh))
-
-
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """One process's rows of a batch -> global arrays."""
-    return {name: jax.make_array_from_process_local_data(split(mesh), value) for name, value in batch.items()}
-
-
-def batch_specs(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and placement of a batch like `batch` (arrays or shapes) on the devices."""
-    dtype_of = jax.dtypes.canonicalize_dtype
-    return {k: jax.ShapeDtypeStruct(v.shape, dtype_of(v.dtype), sharding=split(mesh)) for k, v in batch.items()}
-
-
-def compile_train_step(step: Callable, mesh: Mesh, state: Any, batch: dict[str, Any]) -> "Step":
-    """jit, with the old state's memory given to the new one. `state` and `batch` are as in `Step`."""
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh), compiler_options=compiler_options())
-    return Step(jitted, mesh, state, batch)
-
-
-def compile_eval_step(step: Callable, mesh: Mesh, variables: Any, batch: dict[str, Any]) -> "Step":
-    """jit of (variables, batch) -> metric states."""
-    return Step(jax.jit(step, out_shardings=replicated(mesh), compiler_options=compiler_options()), mesh, variables, batch)
+def make_layout(mode: str = "jit", fsdp: int = 1) -> Layout:
+    """The layout of `mode`, one of MODES."""
+    return {"jit": Sharded, "pmap": Mapped}[mode](fsdp)
 
 
 class Step:
-    """A jitted step whose compilation for the first shapes begins at once, in a thread; the first call waits for it.
+    """A compiled step. Compilation for the first shapes begins at once, in a thread; the first call waits for it.
 
     Attributes:
-      out: shapes of the result, for these first shapes.
+      out: shapes of the result for these first shapes, as one program on global arrays sees them.
     """
 
-    def __init__(self, jitted: Callable, mesh: Mesh, state: Any, batch: dict[str, Any]):
-        """Args: the state or variables that the step will be given; batch: arrays or shapes of a batch."""
-        traced = jitted.trace(state, batch_specs(batch, mesh))
-        self.out = traced.out_info
-        self._jitted, self._compiled = jitted, _COMPILERS.submit(lambda: traced.lower().compile())
-        # XLA's CPU collectives share a thread pool as small as the machine: steps that pile up starve the rendezvous, which aborts.
-        self._in_turn = mesh.devices.flat[0].platform == "cpu" and mesh.size > 1
+    def __init__(self, jitted: Callable, args: tuple, out: Any):
+        self.out = out
+        # XLA's CPU collectives share a thread pool as small as the machine: steps that pile up starve the rendezvous, which
+        # aborts. There each call ends before the next begins.
+        self._jitted, self._in_turn = jitted, jax.default_backend() == "cpu" and jax.device_count() > 1
+        self._compiled = _COMPILERS.submit(lambda: jitted.lower(*args).compile())
 
     def __call__(self, state: Any, batch: dict[str, jax.Array]) -> Any:
         if self._compiled is not None:
-            self._compiled.result()  # the executable is now in jit's own cache
+            self._compiled.result()  # the executable is in jit's own cache now
             self._compiled = None
         out = self._jitted(state, batch)
         return jax.block_until_ready(out) if self._in_turn else out
+
+
+def _canonical(batch: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, array or shape, the dtype it has on a device)."""
+    return ((name, value, jax.dtypes.canonicalize_dtype(value.dtype)) for name, value in batch.items())
+
+
+def _host(leaf: Any) -> np.ndarray:
+    """A plain, replicated or wholly addressable array on the host."""
+    return np.asarray(jax.device_get(leaf))
+
+
+def _first(leaf: jax.Array) -> np.ndarray:
+    """The first device's part of a mapped array [D, ...] -> [...]."""
+    return np.asarray(leaf.addressable_shards[0].data).reshape(leaf.shape[1:])
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """The same values on every process -> a global array."""
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
+    value = _host(leaf)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _over_devices(value: np.ndarray) -> np.ndarray:
+    devices = jax.local_device_count()
+    return value.reshape(devices, len(value) // devices, *value.shape[1:])
 
 
 @cache
@@ -100,21 +244,21 @@ def compiler_options() -> dict[str, str] | None:
     return options
 
 
-def feed(pipeline: Pipeline, start: int, stop: int, mesh: Mesh, *, on_device: bool | None = None) -> Iterator[tuple[int, dict]]:
+def feed(
+    pipeline: Pipeline, start: int, stop: int, layout: Layout, *, on_device: bool | None = None
+) -> Iterator[tuple[int, dict]]:
     """Yields (step, batch on the devices), one batch ahead of the loop.
 
     Args:
       on_device: keep the whole split on the devices and gather batches there; None does so on accelerators where it fits.
     """
     if on_device is None:
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
         size = sum(array.nbytes for array in pipeline.source.arrays.values()) if pipeline.is_plain else np.inf
-        on_device = not on_cpu and size <= MAX_BYTES_ON_DEVICE and jax.process_count() == 1
-    if on_device and not pipeline.is_plain:
-        raise ValueError("data.on_device=True needs a set that is kept in memory and no augmentation")
-    batches = _gathered(pipeline, start, stop, mesh) if on_device else (
-        put_batch(batch, mesh) for batch in pipeline.batches(start, stop)
-    )  # fmt: skip
+        fits = size <= MAX_BYTES_ON_DEVICE and jax.process_count() == 1 and layout.gathered is not None
+        on_device = fits and jax.default_backend() != "cpu"
+    if on_device and not (pipeline.is_plain and layout.gathered):
+        raise ValueError("data.on_device=True needs a set that is kept in memory, no augmentation and parallel.mode='jit'")
+    batches = layout.gathered(pipeline, start, stop) if on_device else map(layout.put_batch, pipeline.batches(start, stop))
     ahead = None
     for step, batch in zip(range(start, stop), batches, strict=True):
         if ahead is not None:
@@ -124,24 +268,6 @@ def feed(pipeline: Pipeline, start: int, stop: int, mesh: Mesh, *, on_device: bo
         yield ahead
 
 
-def _gathered(pipeline: Pipeline, start: int, stop: int, mesh: Mesh) -> Iterator[dict]:
-    arrays = jax.device_put(pipeline.source.arrays, replicated(mesh))
-
-    def take(arrays, index):
-        return {name: array[index] for name, array in arrays.items()}
-
-    gather = jax.jit(take, out_shardings=split(mesh))
-    for step in range(start, stop):
-        index, valid, _ = pipeline.rows(step)
-        placed = put_batch({"index": index.astype(np.int32), "example_valid": valid}, mesh)
-        yield {**gather(arrays, placed["index"]), **placed}
-
-
-def to_host(tree: Any) -> Any:
-    """Replicated arrays -> numpy, in one transfer."""
-    return jax.device_get(tree)
-
-
 def is_lead() -> bool:
     """Whether this process prints and writes metrics."""
     return jax.process_index() == 0
@@ -149,3 +275,12 @@ def is_lead() -> bool:
 
 def parameter_count(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that the arrays of `tree` take on the device that holds the most of them."""
+    held: dict[Any, int] = {}
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return max(held.values(), default=0)

@@ -15,6 +15,13 @@ from flax import struct
 from imgrec_jax import metrics
 from imgrec_jax.tasks.task import Task
 
+# What is kept of the forward pass: everything, the results of convolutions and matrix products, or nothing.
+REMAT = {
+    "none": None,
+    "convolutions": jax.checkpoint_policies.dots_saveable,
+    "everything": jax.checkpoint_policies.nothing_saveable,
+}
+
 
 @struct.dataclass
 class TrainState:
@@ -62,7 +69,9 @@ def make_train_step(
     schedule: Callable[[jax.Array], jax.Array],
     ema_decay: float = 0.0,
     accumulate: int = 1,
+    remat: str = "none",
     axis_name: str | None = None,
+    gather: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Makes (state, batch) -> (state, {name: metric state}).
 
@@ -74,14 +83,18 @@ def make_train_step(
       ema_decay: 0 for none; ramped up as min(decay, (1 + t) / (10 + t)) so that the average forgets the initialisation.
       accumulate: the batch is split into so many parts, one after the other, to save memory; gradients are averaged by the
         number of valid examples in each.
+      remat: which activations the backward pass computes again, a name of REMAT.
       axis_name: mapped axis under `pmap`; gradients are summed over it.
+      gather: parameters as the state holds them -> as the model takes them (`parallel.Sharded.gather`).
     """
     key = named_key(seed, "train")
 
     def value_and_grad(state: TrainState, batch: dict, rng: jax.Array):
         def loss(params):
-            return task.loss({"params": params, **state.model_state}, batch, rng, True)
+            return task.loss({"params": gather(params), **state.model_state}, batch, rng, True)
 
+        if remat != "none":
+            loss = jax.checkpoint(loss, policy=REMAT[remat])
         return jax.value_and_grad(loss, has_aux=True)(state.params)
 
     def accumulated(state: TrainState, batch: dict, rng: jax.Array):
@@ -109,13 +122,12 @@ def make_train_step(
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(key, state.step)
-        if axis_name is not None:
-            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
         compute = accumulated if accumulate > 1 else value_and_grad
         (value, aux), grads = compute(state, batch, rng)
         sums = aux.metrics
         if axis_name is not None:
-            value, grads, sums = jax.lax.psum((value, grads, sums), axis_name)
+            value, grads = jax.lax.psum((value, grads), axis_name)
+            sums = metrics.across(sums, axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -141,13 +153,12 @@ def make_eval_step(task: Task, *, seed: int, axis_name: str | None = None) -> Ca
     key = named_key(seed, "eval")
 
     def step(variables: dict, batch: dict) -> dict:
-        # What a loss draws (sampled RoIs) depends on the examples' place in the split alone, not on when it is evaluated.
-        rng = jax.random.fold_in(key, batch["index"][0])
-        _, aux = task.loss(variables, batch, rng, False)
+        # The same key always: what a loss draws (sampled RoIs) depends on the example, not on when it is evaluated.
+        _, aux = task.loss(variables, batch, key, False)
         states = {**aux.metrics, **task.metrics(task.predict(variables, batch), batch)}
         states["examples"] = metrics.Accuracy(jnp.zeros((), jnp.int32), jnp.sum(batch["example_valid"], dtype=jnp.int32))
         if axis_name is not None:
-            states = jax.lax.psum(states, axis_name)
+            states = metrics.across(states, axis_name)
         return states
 
     return step

@@ -8,7 +8,6 @@ A run starts in one of these ways, told apart in `_start`:
 
 import contextlib
 import json
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgrec_jax import metrics, parallel
+from imgrec_jax import distributed, metrics, parallel
 from imgrec_jax.build import Experiment
 from imgrec_jax.checkpoint import Checkpointer, CheckpointError
 from imgrec_jax.evaluate import evaluate
@@ -32,9 +31,16 @@ class NonFiniteError(FloatingPointError):
 class Window:
     """Training sums since the last report. They stay on the device until they are read, so the loop never waits for a step."""
 
-    def __init__(self, structure: Any, merged: list | None, explain: Callable[[int, dict], str]):
-        """Args: structure of a step's sums; merged: saved by `dump`; explain: (step, values) -> what to say if not finite."""
-        self._structure, self._explain = structure, explain
+    def __init__(self, structure: Any, merged: list | None, to_host: Callable, explain: Callable[[int, dict], str]):
+        """A window.
+
+        Args:
+          structure: of a step's sums.
+          merged: saved by `dump`.
+          to_host: the layout's.
+          explain: (step, values) -> what to say if not finite.
+        """
+        self._to_host, self._explain = to_host, explain
         self._pending: list[tuple[int, Any]] = []
         self._merged = jax.tree.unflatten(structure, [np.asarray(x) for x in merged]) if merged else None
 
@@ -45,7 +51,7 @@ class Window:
         """Reads and merges what is pending; raises NonFiniteError for the first step whose values are not finite."""
         pending, self._pending = self._pending, []
         steps = [step for step, _ in pending]
-        for step, sums in zip(steps, parallel.to_host([sums for _, sums in pending]), strict=True):
+        for step, sums in zip(steps, self._to_host([sums for _, sums in pending]), strict=True):
             if not (np.isfinite(sums["objective"].total) and np.isfinite(sums["grad_norm"].total)):
                 raise NonFiniteError(self._explain(step, metrics.compute(sums)))
             self._merged = metrics.merge(self._merged, sums)
@@ -85,23 +91,23 @@ class Selection:
         return self._patience is not None and self.memory["waited"] >= self._patience
 
 
-def create_state(experiment: Experiment, mesh: Any) -> tuple[TrainState, Any]:
-    """A fresh, placed state and its optimiser."""
+def create_state(experiment: Experiment) -> tuple[TrainState, Any]:
+    """A fresh state, as the layout keeps it, and its optimiser."""
     init = jax.jit(lambda key: experiment.task.init(key, experiment.batch_spec)).lower(named_key(experiment.seed, "init"))
     # It runs once; XLA's CPU backend would spend seconds optimising the random bits per shape (seed A: 7.5 s against 1.0).
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = init.compile(options)(named_key(experiment.seed, "init"))
     tx = experiment.make_optimizer(variables["params"])
-    return parallel.put_state(init_state(variables, tx, experiment.ema_decay > 0), mesh), tx
+    return experiment.layout.put_state(init_state(variables, tx, experiment.ema_decay > 0)), tx
 
 
-def compile_eval_step(experiment: Experiment, mesh: Any, state: TrainState) -> parallel.Step | None:
+def compile_eval_step(experiment: Experiment, state: TrainState) -> parallel.Step | None:
     """The step for the splits to evaluate; None where there are none."""
     if not experiment.evals:
         return None
-    step = make_eval_step(experiment.task, seed=experiment.seed)
+    step = make_eval_step(experiment.task, seed=experiment.seed, axis_name=experiment.layout.axis_name)
     first = next(iter(experiment.evals.values())).batch(0)
-    return parallel.compile_eval_step(step, mesh, eval_variables(state), first)
+    return experiment.layout.compile_eval_step(step, eval_variables(state), first)
 
 
 class Run:
@@ -117,11 +123,14 @@ class Run:
         sums: Any,
     ):
         self.experiment, self.checkpointer = experiment, checkpointer
-        self.file = MetricsFile(workdir / "metrics.jsonl", resume_at=clock["metrics_position"])
-        self.board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard else None
+        silent = not parallel.is_lead()
+        self.file = MetricsFile(workdir / "metrics.jsonl", resume_at=clock["metrics_position"], silent=silent)
+        self.board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard and not silent else None
         self.epoch = experiment.train.steps_per_epoch
-        self.console = Console(experiment.total_steps, start, self.epoch, experiment.batch_size)
-        self.window = Window(sums, clock["window"], lambda step, values: _not_finite(experiment, step, values))
+        self.console = Console(experiment.total_steps, start, self.epoch, experiment.batch_size, silent=silent)
+        self.window = Window(
+            sums, clock["window"], experiment.layout.to_host, lambda step, values: _not_finite(experiment, step, values)
+        )
         self.selection = Selection(experiment.select_metric, experiment.select_mode, experiment.patience, clock["selection"])
         self.results, self.stopped = clock["results"], clock["stopped"]
 
@@ -141,13 +150,14 @@ class Run:
         if self.checkpointer is None:
             return
         clock = {
+            "step": step,
             "window": self.window.dump(),
             "metrics_position": self.file.position(),
             "selection": self.selection.memory,
             "results": self.results,
             "stopped": self.stopped,
         }
-        self.checkpointer.save(step, state, clock, best=best)
+        self.checkpointer.save(step, self.experiment.layout.whole(state), clock, best=best)
 
     def close(self) -> None:
         """Waits for the checkpoints; called on every way out, also that of an error."""
@@ -160,25 +170,27 @@ class Run:
 
 def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
     """Trains until `experiment.total_steps`, an early stop or SIGTERM; returns the last evaluation of every split."""
-    mesh = parallel.make_mesh()
-    state, tx = create_state(experiment, mesh)
+    layout = experiment.layout
+    state, tx = create_state(experiment)
     step_fn = make_train_step(
-        experiment.task, tx, seed=experiment.seed, schedule=experiment.schedule,
-        ema_decay=experiment.ema_decay, accumulate=experiment.accumulate,
+        experiment.task, tx, seed=experiment.seed, schedule=experiment.schedule, ema_decay=experiment.ema_decay,
+        accumulate=experiment.accumulate, remat=experiment.remat, axis_name=layout.axis_name, gather=layout.gather,
     )  # fmt: skip
-    train_step = parallel.compile_train_step(step_fn, mesh, state, experiment.batch_spec)
-    eval_step = compile_eval_step(experiment, mesh, state)
+    train_step = layout.compile_train_step(step_fn, state, experiment.batch_spec)
+    eval_step = compile_eval_step(experiment, state)
     _check_selection(experiment, eval_step)
 
     checkpointer = Checkpointer(workdir, keep=experiment.keep_checkpoints) if experiment.checkpoint_every else None
-    state, clock = _start(checkpointer, state, say)
-    start = done = int(state.step)
+    state, clock = _start(checkpointer, layout, state, say)
+    start = done = clock["step"]
+    if start:
+        say(f"resumed at step {start}")
     run = Run(experiment, workdir, checkpointer, clock, start, jax.tree.structure(train_step.out[1]))
     total = start if run.stopped else experiment.total_steps
-    terminated = _catch_sigterm()
+    terminated = distributed.termination()
     began = time.perf_counter()
     with contextlib.closing(run):
-        for step, batch in parallel.feed(experiment.train, start, total, mesh, on_device=experiment.on_device):
+        for step, batch in parallel.feed(experiment.train, start, total, layout, on_device=experiment.on_device):
             state, sums = train_step(state, batch)
             run.window.add(step, sums)
             done = step + 1
@@ -188,16 +200,17 @@ def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = pr
             if done % experiment.eval_every == 0 or done == total:
                 run.window.flush()  # a state that is not finite is neither evaluated nor saved
                 for split in experiment.evals:
-                    run.results[split] = _evaluate(run, split, eval_step, state, mesh, done)
+                    run.results[split] = _evaluate(run, split, eval_step, state, done)
                 if run.selection.metric and run.selection.update(done, run.results["validation"]):
                     run.save(done, state, best=True)
                 run.stopped = run.selection.exhausted
             ending = done == total or run.stopped
             if ending and run.selection.metric and checkpointer is not None:
-                _evaluate_best(run, eval_step, state, mesh)
-            if ending or terminated() or (experiment.checkpoint_every and done % experiment.checkpoint_every == 0):
+                _evaluate_best(run, eval_step, state)
+            ending = ending or terminated(done)
+            if ending or (experiment.checkpoint_every and done % experiment.checkpoint_every == 0):
                 run.save(done, state)
-            if ending or terminated():
+            if ending:
                 break
         jax.block_until_ready(state)
     if run.stopped:
@@ -224,24 +237,24 @@ def _check_selection(experiment: Experiment, eval_step: parallel.Step | None) ->
         raise ValueError(f"select.metric={experiment.select_metric!r} is no metric of this task; choose one of {names}")
 
 
-def _start(checkpointer: Checkpointer | None, state: TrainState, say: Callable[[str], None]) -> tuple[TrainState, dict]:
+def _start(
+    checkpointer: Checkpointer | None, layout: parallel.Layout, state: TrainState, say: Callable[[str], None]
+) -> tuple[TrainState, dict]:
     """Chooses between the ways a run can start (see the top of this file)."""
-    fresh = {"window": None, "metrics_position": 0, "selection": None, "results": {}, "stopped": False}
-    restored = checkpointer.restore(state, say) if checkpointer is not None else None
+    fresh = {"step": 0, "window": None, "metrics_position": 0, "selection": None, "results": {}, "stopped": False}
+    restored = checkpointer.restore(layout.whole(state), say) if checkpointer is not None else None
     if restored is None:
         return state, fresh
-    say(f"resumed at step {int(restored[0].step)}")
-    return restored
+    whole, clock = restored
+    return layout.put_state(whole), clock
 
 
-def _evaluate(
-    run: Run, split: str, eval_step: Callable, state: TrainState, mesh: Any, step: int, name: str = ""
-) -> dict[str, Any]:
+def _evaluate(run: Run, split: str, eval_step: Callable, state: TrainState, step: int, name: str = "") -> dict[str, Any]:
     """Evaluates a split, records it under `name` or the split's own, and shows its headline."""
     began = time.perf_counter()
     experiment = run.experiment
     values = evaluate(
-        eval_step, eval_variables(state), experiment.evals[split], mesh,
+        eval_step, eval_variables(state), experiment.evals[split], experiment.layout,
         summarise=experiment.summarise[split], on_device=experiment.on_device,
     )  # fmt: skip
     name = name or split
@@ -252,12 +265,13 @@ def _evaluate(
     return values
 
 
-def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, mesh: Any) -> None:
+def _evaluate_best(run: Run, eval_step: Callable, state: TrainState) -> None:
     """What the checkpoint that validation chose does on the test split."""
-    restored = run.checkpointer.restore_best(state)
+    layout = run.experiment.layout
+    restored = run.checkpointer.restore_best(layout.whole(state))
     if "test" in run.experiment.evals and restored is not None:
-        best, _ = restored
-        run.results["best_test"] = _evaluate(run, "test", eval_step, best, mesh, int(best.step), "best_test")
+        best, clock = restored
+        run.results["best_test"] = _evaluate(run, "test", eval_step, layout.put_state(best), clock["step"], "best_test")
 
 
 def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
@@ -273,21 +287,20 @@ def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
 
 def evaluate_workdir(experiment: Experiment, workdir: Path, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
     """Evaluates the last checkpoint of a workdir on every split and writes `eval.json`."""
-    mesh = parallel.make_mesh()
-    state, _ = create_state(experiment, mesh)
-    restored = Checkpointer(workdir).restore(state, say)
-    if restored is None:
+    state, _ = create_state(experiment)
+    eval_step = compile_eval_step(experiment, state)
+    state, clock = _start(Checkpointer(workdir), experiment.layout, state, say)
+    if not clock["step"]:
         raise CheckpointError(f"no checkpoint in {workdir}; train first, with the same --workdir")
-    state, _ = restored
-    eval_step = compile_eval_step(experiment, mesh, state)
     results = {}
     for split, pipeline in experiment.evals.items():
         results[split] = evaluate(
-            eval_step, eval_variables(state), pipeline, mesh,
+            eval_step, eval_variables(state), pipeline, experiment.layout,
             summarise=experiment.summarise[split], on_device=experiment.on_device,
         )  # fmt: skip
-        say(f"step {int(state.step)}  {split}: {headline(results[split], experiment.show)}")
-    (workdir / "eval.json").write_text(json.dumps({"step": int(state.step), **results}) + "\n")
+        say(f"step {clock['step']}  {split}: {headline(results[split], experiment.show)}")
+    if parallel.is_lead():
+        (workdir / "eval.json").write_text(json.dumps({"step": clock["step"], **results}) + "\n")
     return results
 
 
@@ -299,13 +312,3 @@ def _not_finite(experiment: Experiment, step: int, values: dict[str, Any]) -> st
         f"{experiment.train.source.info.name}): {indices.tolist()}. Checkpoints from before are intact. "
         "Lower optim.learning_rate, set optim.clip_norm, or look at these examples"
     )
-
-
-def _catch_sigterm() -> Callable[[], bool]:
-    """Notes SIGTERM instead of dying; returns whether it came. (Only a main thread may set a handler.)"""
-    received: list[int] = []
-    try:
-        signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    except ValueError:
-        return lambda: False
-    return lambda: bool(received)

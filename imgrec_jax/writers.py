@@ -16,19 +16,25 @@ from typing import Any
 class MetricsFile:
     """Append-only JSON lines that can be cut back to where a checkpoint was taken."""
 
-    def __init__(self, path: Path, *, resume_at: int = 0):
-        """Opens `path` and drops everything after byte `resume_at`."""
+    def __init__(self, path: Path, *, resume_at: int = 0, silent: bool = False):
+        """Opens `path` and drops everything after byte `resume_at`; `silent` does nothing at all, for all but one process."""
+        self._file = None
+        if silent:
+            return
         path.touch()
         self._file = path.open("r+b")
         self._file.truncate(resume_at)
         self._file.seek(resume_at)
 
     def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
 
     def position(self) -> int:
         """The byte after the last record, once it is on the disk."""
+        if self._file is None:
+            return 0
         os.fsync(self._file.fileno())
         return self._file.tell()
 
@@ -56,11 +62,12 @@ class TensorBoard:
 class Console:
     """Progress of a run: a bar on a terminal, plain lines in a pipe."""
 
-    def __init__(self, total_steps: int, start: int, steps_per_epoch: int, batch_size: int):
+    def __init__(self, total_steps: int, start: int, steps_per_epoch: int, batch_size: int, *, silent: bool = False):
+        self._silent = silent
         self._total, self._epoch, self._batch = total_steps, steps_per_epoch, batch_size
         self._bar = None
         self._mark = (start, time.perf_counter())
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not silent:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total_steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1)
@@ -91,7 +98,7 @@ class Console:
     def say(self, line: str) -> None:
         if self._bar is not None:
             self._bar.write(line)
-        else:
+        elif not self._silent:
             print(line, flush=True)
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from imgrec_jax import build, train
 from imgrec_jax.checkpoint import Checkpointer, CheckpointError
 from imgrec_jax.config import base, difference, flatten
 from imgrec_jax.main import default_workdir, settle_durations
-from imgrec_jax.parallel import make_mesh
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +44,7 @@ def run(config, workdir, say=print):
 
 
 def final_state(config, workdir):
-    state, _ = train.create_state(build.build(config), make_mesh())
+    state, _ = train.create_state(build.build(config))
     return Checkpointer(workdir).restore(state)
 
 

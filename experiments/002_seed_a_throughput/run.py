@@ -31,15 +31,15 @@ def ours(config_path: Path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     experiment = build.build(module.get_config())
-    mesh = parallel.make_mesh()
-    state, tx = train.create_state(experiment, mesh)
+    layout = experiment.layout
+    state, tx = train.create_state(experiment)
     step_fn = make_train_step(experiment.task, tx, seed=0, schedule=experiment.schedule)
-    step = parallel.compile_train_step(step_fn, mesh, state, experiment.batch_spec)
+    step = layout.compile_train_step(step_fn, state, experiment.batch_spec)
     position = 0
 
     def run(steps: int) -> None:
         nonlocal state, position
-        for _, batch in parallel.feed(experiment.train, position, position + steps, mesh):
+        for _, batch in parallel.feed(experiment.train, position, position + steps, layout):
             state, _ = step(state, batch)
         position += steps
         jax.block_until_ready(state)

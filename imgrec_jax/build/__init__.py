@@ -17,6 +17,8 @@ from imgrec_jax.build.lookup import BATCH_OPS, DTYPES, OPS, ConfigError, choice,
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.data.source import Source
+from imgrec_jax.parallel import MODES, Layout, make_layout
+from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
 
 __all__ = ["ConfigError", "Experiment", "build", "check"]
@@ -50,6 +52,8 @@ class Experiment(NamedTuple):
     select_mode: str
     patience: int | None
     on_device: bool | None
+    layout: Layout
+    remat: str
 
 
 def check(config: ConfigDict) -> None:
@@ -57,6 +61,8 @@ def check(config: ConfigDict) -> None:
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
     choice("select.mode", config.select.mode, ("min", "max"))
+    choice("parallel.mode", config.parallel.mode, MODES)
+    choice("parallel.remat", config.parallel.remat, REMAT)
     choice("data.remainder", config.data.remainder, ("pad", "drop"))
     make_ops("data.train_ops", config.data.train_ops, {**OPS, **BATCH_OPS})
     make_ops("data.eval_ops", config.data.eval_ops, OPS)
@@ -89,7 +95,11 @@ def build(config: ConfigDict) -> Experiment:
     check(config)
     data = config.data
     batch_lib.examples_per_process(data.batch_size, jax.process_count(), jax.device_count())
-    parts = TASKS[config.task].parts(config, partial(_eval_batch_size, data.eval_batch_size))
+    try:
+        layout = make_layout(config.parallel.mode, config.parallel.fsdp)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    parts = TASKS[config.task].parts(config, partial(_eval_batch_size, data.eval_batch_size), layout.axis_name)
     shared = {
         "seed": config.seed,
         "process_index": jax.process_index(),
@@ -110,8 +120,7 @@ def build(config: ConfigDict) -> Experiment:
         for split, source in parts.evals.items()
     }
     dtype_of = jax.dtypes.canonicalize_dtype  # int64 labels are int32 on a device
-    example = train.batch(0)
-    spec = {k: jax.ShapeDtypeStruct((data.batch_size, *v.shape[1:]), dtype_of(v.dtype)) for k, v in example.items()}
+    spec = {name: jax.ShapeDtypeStruct(v.shape, dtype_of(v.dtype)) for name, v in train.batch(0).items()}
     epoch = train.steps_per_epoch
     total = steps_of(config.train, "train.total", epoch, data.batch_size)
     schedule = make_schedule(config, total, epoch)
@@ -142,6 +151,8 @@ def build(config: ConfigDict) -> Experiment:
         select_mode=config.select.mode,
         patience=config.select.patience,
         on_device=data.on_device,
+        layout=layout,
+        remat=config.parallel.remat,
     )
 
 

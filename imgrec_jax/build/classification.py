@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgrec_jax import losses, metrics
-from imgrec_jax.build.lookup import DTYPES, ConfigError, Parts, check_options, choice, open_splits, options_of
+from imgrec_jax.build.lookup import DTYPES, ConfigError, Parts, check_options, choice, mapped_axis, open_splits, options_of
 from imgrec_jax.data import prepare
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.pipeline import sequential_order, shuffled_order
@@ -40,11 +40,11 @@ def check(config: ConfigDict) -> None:
     make_loss(config)
 
 
-def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
+def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name: str | None) -> Parts:
     data = config.data
     places = {"data_dir": data.data_dir, "manual_dir": data.manual_dir, "in_memory": data.in_memory}
     train, evals = open_splits(config, partial(prepare.open_classification, data.name, **places))
-    model, names = make_model(config), train.info.class_names
+    model, names = make_model(config, axis_name), train.info.class_names
     if names and len(names) != model.classes:
         raise ConfigError(f"model.classes={model.classes}, but {train.info.name} has {len(names)} classes")
     task = classify.make_task(
@@ -55,6 +55,7 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
         std=data.std,
         top_k=config.eval.top_k,
         outputs_are_probabilities=config.loss.name == "mean_squared_error",
+        axis_name=axis_name,
     )
     eval_batch = eval_batch_size(evals)
     return Parts(
@@ -71,11 +72,13 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
     )
 
 
-def make_model(config: ConfigDict) -> Any:
+def make_model(config: ConfigDict, axis_name: str | None = None) -> Any:
     options = options_of(config.model)
     name = options.pop("name")
     factory = MODELS[choice("model.name", name, MODELS)]
-    check_options("model", options, _FIELDS.get(factory, factory))
+    fields = _FIELDS.get(factory, factory)
+    check_options("model", options, fields)
+    options |= mapped_axis(fields, axis_name)
     try:
         model = factory(**options, dtype=DTYPES[config.dtype])
         # Names inside (activation, initialiser, norm) are looked up when a model is traced; a small image shows them all.

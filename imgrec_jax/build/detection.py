@@ -35,6 +35,7 @@ def make_small_detector(
     aspect_ratios: tuple[float, ...] = (1.0,),
     crop_size: int = 7,
     norm: str = "batch",
+    axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN:
     """R-CNN, Fast R-CNN or Faster R-CNN for images of a hundred pixels or so: a small ResNet, and an FPN for the last two.
@@ -48,7 +49,7 @@ def make_small_detector(
       anchor_sizes: one tuple per stage after the first; aspect_ratios: height / width.
       crop_size: side of a crop, in cells, or in pixels for "rcnn".
     """
-    body = small_resnet(widths, blocks, stem_stride, norm=make_norm(norm), dtype=dtype)
+    body = small_resnet(widths, blocks, stem_stride, norm=make_norm(norm, axis_name=axis_name), dtype=dtype)
     head = TwoMLPHead(width=head_width, dtype=dtype)
     levels = tuple(f"layer{i}" for i in range(2, len(widths) + 1))
     crops = {"box_head": head, "num_classes": num_classes, "output_size": (crop_size, crop_size), "dtype": dtype}
@@ -70,10 +71,13 @@ def make_resnet_fpn(
     backbone: str = "resnet50",
     norm: str = "frozen",
     remat: bool = False,
+    axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN:
     """torchvision's FPN detector over any of its ResNets; "faster" with "resnet50" is fasterrcnn_resnet50_fpn."""
-    body = RESNETS[choice("model.backbone", backbone, RESNETS)](norm=make_norm(norm), remat=remat, dtype=dtype)
+    body = RESNETS[choice("model.backbone", backbone, RESNETS)](
+        norm=make_norm(norm, axis_name=axis_name), remat=remat, dtype=dtype
+    )
     levels = rcnn.FPN_LEVELS
     if kind == "rcnn":
         return rcnn.make_rcnn(
@@ -87,9 +91,14 @@ def make_resnet_fpn(
 
 
 def make_resnet50_fpn_v2(
-    *, num_classes: int = 91, norm: str = "batch", remat: bool = False, dtype: Any = jnp.float32
+    *,
+    num_classes: int = 91,
+    norm: str = "batch",
+    remat: bool = False,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
 ) -> rcnn.RCNN:
-    return rcnn.fasterrcnn_resnet50_fpn_v2(num_classes, norm=make_norm(norm), remat=remat, dtype=dtype)
+    return rcnn.fasterrcnn_resnet50_fpn_v2(num_classes, norm=make_norm(norm, axis_name=axis_name), remat=remat, dtype=dtype)
 
 
 MODELS: dict[str, Callable] = {
@@ -151,13 +160,13 @@ def check(config: ConfigDict) -> None:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
 
 
-def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
+def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name: str | None) -> Parts:
     data = config.data
     data_dir = Path(data.data_dir).expanduser() if data.data_dir else default_data_dir()
     manual_dir = Path(data.manual_dir).expanduser() if data.manual_dir else None
     opener = SOURCES[data.name.partition("/")[0].partition(":")[0]]
     train, evals = open_splits(config, lambda split: opener(data.name, split, data_dir, manual_dir, **options_of(data.options)))
-    model = make_model(config, MODELS)
+    model = make_model(config, MODELS, axis_name)
     if len(train.info.class_names) + 1 != model.num_classes:
         raise ConfigError(
             f"model.num_classes={model.num_classes}, but {train.info.name} has {len(train.info.class_names)} classes "
@@ -175,7 +184,7 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
     collate = functools.partial(detection_batch.collate, max_boxes=data.max_boxes, max_proposals=data.max_proposals)
     eval_batch = eval_batch_size(evals)
     return Parts(
-        task=detect.make_task(model=model, mean=data.mean, std=data.std, hyper=make_hyper(config)),
+        task=detect.make_task(model=model, mean=data.mean, std=data.std, hyper=make_hyper(config), axis_name=axis_name),
         train=train,
         evals=evals,
         train_order=lambda source: order(_sizes(source), data.batch_size, seed=config.seed),

@@ -73,21 +73,32 @@ def choice(key: str, value: str, known: Any) -> str:
 
 def check_options(where: str, options: dict[str, Any], factory: Callable, skip: int = 0) -> None:
     """Raises ConfigError for options that `factory` does not take; its first `skip` arguments are not options."""
-    accepted = [name for name in list(inspect.signature(factory).parameters)[skip:] if name not in ("parent", "name")]
+    accepted = [
+        name for name in list(inspect.signature(factory).parameters)[skip:] if name not in ("parent", "name", "axis_name")
+    ]
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise ConfigError(f"config.{where} takes no {unknown}; it takes {accepted}")
 
 
-def make_model(config: ConfigDict, models: dict[str, Callable]) -> Any:
-    """The model that `config.model` names in `models`, called with its options and the dtype of the computation."""
+def make_model(config: ConfigDict, models: dict[str, Callable], axis_name: str | None = None) -> Any:
+    """The model that `config.model` names in `models`, called with its options and the dtype of the computation.
+
+    `axis_name` is the mapped axis under `pmap`, for the models that normalise over the batch.
+    """
     options = options_of(config.model)
     factory = models[choice("model.name", options.pop("name"), models)]
     check_options("model", options, factory)
+    options |= mapped_axis(factory, axis_name)
     try:
         return factory(**options, dtype=DTYPES[config.dtype])
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model {config.model.name}: {error}") from error
+
+
+def mapped_axis(factory: Callable, axis_name: str | None) -> dict[str, str]:
+    """{"axis_name": ...} for a factory that normalises over the batch, when there is a mapped axis."""
+    return {"axis_name": axis_name} if axis_name and "axis_name" in inspect.signature(factory).parameters else {}
 
 
 def make_ops(where: str, section: ConfigDict, table: dict[str, Callable]) -> list[Callable]:

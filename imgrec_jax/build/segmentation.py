@@ -17,9 +17,9 @@ from imgrec_jax.segmentation.losses import segmentation_loss
 from imgrec_jax.tasks import segment
 
 
-def _norm(name: str) -> Any:
+def _norm(name: str, axis_name: str | None) -> Any:
     """None for "none": convolutions then have a bias."""
-    return None if name == "none" else make_norm(name)
+    return None if name == "none" else make_norm(name, axis_name=axis_name)
 
 
 def make_unet(
@@ -31,9 +31,10 @@ def make_unet(
     upsample: str = "transposed",
     dropout: float = 0.0,
     norm: str = "batch",
+    axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> unet.UNet:
-    return unet.UNet(classes, depth, width, padding, upsample, dropout, norm=_norm(norm), dtype=dtype)
+    return unet.UNet(classes, depth, width, padding, upsample, dropout, norm=_norm(norm, axis_name), dtype=dtype)
 
 
 def make_backbone_unet(
@@ -42,10 +43,13 @@ def make_backbone_unet(
     backbone: str = "resnet18",
     widths: tuple[int, ...] = (256, 128, 64, 32),
     norm: str = "batch",
+    axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> unet.BackboneUNet:
-    trunk = resnet.RESNETS[choice("model.backbone", backbone, resnet.RESNETS)](norm=make_norm(norm), dtype=dtype)
-    return unet.BackboneUNet(trunk, classes, widths=widths, norm=_norm(norm), dtype=dtype)
+    trunk = resnet.RESNETS[choice("model.backbone", backbone, resnet.RESNETS)](
+        norm=make_norm(norm, axis_name=axis_name), dtype=dtype
+    )
+    return unet.BackboneUNet(trunk, classes, widths=widths, norm=_norm(norm, axis_name), dtype=dtype)
 
 
 def make_fcn(
@@ -58,15 +62,24 @@ def make_fcn(
     hidden: int = 4096,
     head_kernel: int = 7,
     dropout: float = 0.5,
+    axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> fcn.FCN:
-    trunk = vgg.VGG(stages=stages, norm=_norm(norm), dtype=dtype)
+    trunk = vgg.VGG(stages=stages, norm=_norm(norm, axis_name), dtype=dtype)
     return fcn.FCN(trunk, classes, levels, scales, hidden, head_kernel, dropout, dtype=dtype)
 
 
 def _fcn_resnet(name: str) -> Callable:
-    def make(*, classes: int, aux: bool = True, dropout: float = 0.1, norm: str = "batch", dtype: Any = jnp.float32):
-        return fcn.fcn_resnet(name, classes, aux, dropout, norm=make_norm(norm), dtype=dtype)
+    def make(
+        *,
+        classes: int,
+        aux: bool = True,
+        dropout: float = 0.1,
+        norm: str = "batch",
+        axis_name: str | None = None,
+        dtype: Any = jnp.float32,
+    ) -> Any:
+        return fcn.fcn_resnet(name, classes, aux, dropout, norm=make_norm(norm, axis_name=axis_name), dtype=dtype)
 
     return make
 
@@ -87,7 +100,7 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"config.eval.window={config.eval.window}; expected (height, width), or () to predict whole images")
 
 
-def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
+def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name: str | None) -> Parts:
     data = config.data
     open_split = functools.partial(
         segmentation_tfds.open_segmentation,
@@ -102,7 +115,7 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
     if names and len(names) != classes:
         raise ConfigError(f"model.classes={classes}, but {train.info.name} has {len(names)} classes: {list(names)}")
     task = segment.make_task(
-        model=make_model(config, MODELS),
+        model=make_model(config, MODELS, axis_name),
         loss_fn=make_loss(config),
         classes=classes,
         mean=data.mean,
@@ -111,6 +124,7 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
         window=tuple(config.eval.window) or None,
         overlap=config.eval.overlap,
         test_time=config.eval.test_time,
+        axis_name=axis_name,
     )
     collate = segmentation_batch.collate(multiple=data.pad_multiple, size=tuple(data.pad_to) or None)
     eval_batch = eval_batch_size(evals)

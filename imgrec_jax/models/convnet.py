@@ -37,6 +37,7 @@ class ConvNet(nn.Module):
       activation, kernel_init: names of `layers.py`; norm: a name of `norm.py`.
       dropout: rate before every dense layer but the first.
       norm_options: fields of the norm, e.g. {"momentum": 0.8}.
+      axis_name: mapped axis under `pmap`, for batch normalisation.
     """
 
     convs: tuple[tuple, ...]
@@ -50,13 +51,14 @@ class ConvNet(nn.Module):
     norm_options: tuple[tuple[str, float], ...] = ()
     dropout: float = 0.0
     conv_general_dilated: Callable = conv_general_dilated
+    axis_name: str | None = None
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """x [B, H, W, C] -> logits [B, K]."""
         act, init = activation(self.activation), initializer(self.kernel_init)
-        norm = make_norm(self.norm, dtype=self.dtype, **dict(self.norm_options))
+        norm = make_norm(self.norm, axis_name=self.axis_name, dtype=self.dtype, **dict(self.norm_options))
         for i, spec in enumerate(self.convs):
             conv = Conv(*spec)
             x = nn.Conv(

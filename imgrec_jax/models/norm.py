@@ -88,8 +88,15 @@ NORMS: dict[str, type[nn.Module]] = {
 }
 
 
-def make_norm(name: str, **options: Any) -> Callable[..., nn.Module]:
-    """A partial of the norm called `name`; `options` are its fields (momentum, epsilon, axis_name, num_groups, ...)."""
+def make_norm(name: str, *, axis_name: str | None = None, **options: Any) -> Callable[..., nn.Module]:
+    """A partial of the norm called `name`.
+
+    Args:
+      axis_name: mapped axis under `pmap`, over which batch statistics are taken; the other norms have none.
+      options: further fields of the norm (momentum, epsilon, num_groups, ...).
+    """
     if name not in NORMS:
         raise ValueError(f"norm {name!r} is unknown; choose one of {sorted(NORMS)}")
+    if name == "batch":
+        options["axis_name"] = axis_name
     return functools.partial(NORMS[name], **options)

@@ -136,8 +136,6 @@ class ObjectCounts(metrics.SumState):
 class ObjectMaps:
     """What object scores of one batch are made of. Merging counts objects on the host, so no maps are kept.
 
-    Not for `pmap`, which would add maps of different images; under `jit` the batch axis is global.
-
     Attributes:
       foreground: bool [B, H, W], predicted.
       instances: int32 [B, H, W], the truth; 0 where there is none.
@@ -149,6 +147,9 @@ class ObjectMaps:
     instances: jax.Array
     valid: jax.Array
     threshold: float = struct.field(pytree_node=False, default=0.5)
+
+    def across(self, axis_name: str) -> "ObjectMaps":
+        return jax.lax.all_gather(self, axis_name, tiled=True)
 
     def counted(self) -> ObjectCounts:
         maps = (np.asarray(self.foreground), np.asarray(self.instances), np.asarray(self.valid))

@@ -42,7 +42,7 @@ def make_task(
 
     def forward(variables, batch, rng, train):
         image = normalise(batch["image"], mean, std)
-        return apply_model(model, variables, image, rng=rng, train=train)
+        return apply_model(model, variables, image, rng=rng, train=train, axis_name=axis_name)
 
     def loss(variables, batch, rng, train):
         logits, model_state = forward(variables, batch, rng, train)

@@ -84,12 +84,13 @@ def make_task(
     def loss(variables, batch, rng, train):
         rngs = [jax.random.fold_in(rng, i) for i in range(3)]
         args = (images_of(batch), batch, rngs[0], rngs[1], hyper, sampler)
-        terms, state = apply_model(model, variables, *args, rng=rngs[2], train=train, method=loss_terms)
+        terms, state = apply_model(model, variables, *args, rng=rngs[2], train=train, axis_name=axis_name, method=loss_terms)
         means = {name: losses.masked_mean(values, valid, axis_name) for name, (values, valid) in terms.items()}
         sums = {name: metrics.Sum.of(values, valid) for name, (values, valid) in terms.items()}
         total = sum(means.values())
+        whole = total if axis_name is None else jax.lax.psum(total, axis_name)
         examples = jnp.sum(batch["example_valid"], dtype=jnp.float32)
-        sums["loss"] = metrics.Sum(total * examples, examples)
+        sums["loss"] = metrics.Sum(whole * examples, examples)
         return total, Aux(state, sums)
 
     def predict(variables, batch):
@@ -124,6 +125,9 @@ class CollectedDetections:
 
     def merge(self, other: "CollectedDetections") -> "CollectedDetections":
         return jax.tree.map(lambda a, b: np.concatenate([a, b]), self, other)
+
+    def across(self, axis_name: str) -> "CollectedDetections":
+        return jax.lax.all_gather(self, axis_name, tiled=True)
 
     def compute(self) -> dict[str, Any]:
         """How many there are."""
@@ -166,7 +170,7 @@ def loss_terms(
         proposals, proposal_valid = batch["proposals"], batch["proposal_valid"]
     else:
         output = model.propose(features, images.shape[1:3])
-        terms |= _rpn_terms(output, truth, batch["example_valid"], rpn_key, hyper, sampler)
+        terms |= _rpn_terms(output, truth, batch, rpn_key, hyper, sampler)
         top_n = (hyper.rpn_pre_nms_top_n_train, hyper.rpn_post_nms_top_n_train)
         proposals, _, proposal_valid = _select(output, batch["image_size"], top_n, hyper)
     terms |= _box_terms(model, images, features, proposals, proposal_valid, truth, batch, box_key, hyper, sampler, train)
@@ -174,7 +178,7 @@ def loss_terms(
 
 
 def _rpn_terms(
-    output: RPNOutput, truth: GroundTruth, example_valid: jax.Array, key: jax.Array, hyper: Hyper, sampler: Sampler
+    output: RPNOutput, truth: GroundTruth, batch: dict[str, jax.Array], key: jax.Array, hyper: Hyper, sampler: Sampler
 ) -> Terms:
     logits, deltas = jnp.concatenate(output.logits, axis=1), jnp.concatenate(output.deltas, axis=1)
     anchors = jnp.concatenate([jnp.asarray(level) for level in output.anchors])
@@ -192,8 +196,8 @@ def _rpn_terms(
             sampler=sampler,
         )
 
-    targets = jax.vmap(targets_of)(_image_keys(key, logits.shape[0]), truth)
-    valid = targets.valid & example_valid[:, None]
+    targets = jax.vmap(targets_of)(_image_keys(key, batch), truth)
+    valid = targets.valid & batch["example_valid"][:, None]
     logits = jnp.take_along_axis(logits, targets.index, axis=1)
     deltas = jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
     objectness = optax.sigmoid_binary_cross_entropy(logits, targets.positive.astype(jnp.float32))
@@ -219,7 +223,7 @@ def _box_terms(
             sampler=sampler,
         )
 
-    targets = jax.vmap(targets_of)(_image_keys(key, len(proposals)), proposals, proposal_valid, truth)
+    targets = jax.vmap(targets_of)(_image_keys(key, batch), proposals, proposal_valid, truth)
     valid = targets.valid & batch["example_valid"][:, None]
     logits, deltas = model.classify(images, features, targets.rois, valid, train=train)
     deltas = jnp.take_along_axis(deltas, targets.label[..., None, None], axis=2)[:, :, 0]
@@ -230,8 +234,9 @@ def _box_terms(
     }
 
 
-def _image_keys(key: jax.Array, batch: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch))
+def _image_keys(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """A key for each image, whatever its row and its device."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
 
 
 def _box_loss(error: jax.Array, positive: jax.Array, beta: float) -> jax.Array:

@@ -73,7 +73,8 @@ def make_task(
     def forward(variables, batch, rng, train):
         """Outputs and new model state; in evaluation those of the prediction as it is made, by windows and averaged."""
         if train:
-            return apply_model(model, variables, normalise(batch["image"], mean, std), rng=rng, train=True)
+            image = normalise(batch["image"], mean, std)
+            return apply_model(model, variables, image, rng=rng, train=True, axis_name=axis_name)
         state = {name: value for name, value in variables.items() if name != "params"}
         return {"logits": jnp.log(jnp.maximum(probabilities(variables, batch), TINY))}, state
 

@@ -50,12 +50,22 @@ def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> 
     return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
-def apply_model(model: nn.Module, variables: dict, *args: Any, rng: jax.Array | None, train: bool, **kwargs: Any):
+def apply_model(
+    model: nn.Module,
+    variables: dict,
+    *args: Any,
+    rng: jax.Array | None,
+    train: bool,
+    axis_name: str | None = None,
+    **kwargs: Any,
+) -> tuple[Any, dict]:
     """Runs a linen module -> (outputs, new model state).
 
-    In training every collection but the parameters may change (batch statistics), and `rng` feeds dropout; otherwise the state
-    comes back as it was.
+    In training every collection but the parameters may change (batch statistics), and `rng` feeds dropout, on each device
+    along the mapped axis `axis_name` another one; otherwise the state comes back as it was.
     """
+    if rng is not None and axis_name is not None:
+        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
     state = {name: value for name, value in variables.items() if name != "params"}
     rngs = {"dropout": rng} if rng is not None else {}
     if not train:

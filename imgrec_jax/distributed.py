@@ -1,0 +1,102 @@
+"""Several processes: how they find each other, wait for each other, and end together.
+
+JAX's distributed runtime does the work. A process is told its place by flags, by the environment variables
+JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by the cluster it runs in (Slurm, Open MPI, GKE and TPU pods,
+which JAX recognises).
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+
+# A process that was silent for so long is dead, and the others stop. JAX's own 100 seconds keep a machine waiting for nothing.
+HEARTBEAT_SECONDS = 30
+START_SECONDS = 300
+
+# Where a launcher says how many processes it started.
+COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# Comma-separated hosts of a TPU pod (also on GKE), or its coordinator.
+HOSTS, TPU_COORDINATOR = "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS"
+
+
+class PlaceError(ValueError):
+    """A process was told half of where it stands."""
+
+
+def place(
+    coordinator: str | None, count: int | None, index: int | None, environment: Mapping[str, str] = os.environ
+) -> dict[str, object] | None:
+    """Arguments for `jax.distributed.initialize`: {} to let JAX find out, None for a single process.
+
+    Args:
+      coordinator: address:port of process 0, or None to look into `environment`.
+      count: of processes; index: of this one. None likewise.
+
+    Raises:
+      PlaceError: when only some of the three are known, or index is out of range.
+    """
+    known = {
+        "coordinator_address": coordinator or environment.get("JAX_COORDINATOR_ADDRESS"),
+        "num_processes": count if count is not None else environment.get("JAX_NUM_PROCESSES"),
+        "process_id": index if index is not None else environment.get("JAX_PROCESS_ID"),
+    }
+    missing = [name for name, value in known.items() if value is None]
+    if len(missing) == 3:
+        many = any(int(environment.get(name, "1")) > 1 for name in COUNTS)
+        pod = "," in environment.get(HOSTS, "") or TPU_COORDINATOR in environment
+        return {} if many or pod else None
+    if missing:
+        raise PlaceError(
+            f"of several processes each needs coordinator_address, num_processes and process_id; missing: {missing}. Give them "
+            "as flags or as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        )
+    known |= {name: int(known[name]) for name in ("num_processes", "process_id")}
+    if not 0 <= known["process_id"] < known["num_processes"]:
+        raise PlaceError(f"process_id={known['process_id']}: expected 0 to {known['num_processes'] - 1}")
+    return known if known["num_processes"] > 1 else None
+
+
+def initialize(arguments: dict[str, object] | None) -> None:
+    """Joins the other processes; `arguments` as `place` returns them."""
+    if arguments is None:
+        return
+    jax.distributed.initialize(**arguments, initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+
+
+@contextlib.contextmanager
+def lead_first(what: str) -> Iterator[None]:
+    """The body runs in process 0, then in the others: what it prepares on a shared disk they find there."""
+    lead = jax.process_index() == 0
+    if not lead:
+        wait(what)
+    yield
+    if lead:
+        wait(what)
+
+
+def wait(what: str) -> None:
+    """Until every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+def termination() -> Callable[[int], bool]:
+    """A function (step) -> whether to end after this step, because SIGTERM came to this or another process.
+
+    Of several processes all get the same answer at the same step.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point
+    received: list[int] = []
+    try:
+        signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    except ValueError:  # only a main thread may set a handler
+        return lambda step: False
+    return lambda step: bool(received)
