@@ -140,8 +140,14 @@ SOURCES: dict[str, Callable] = {
 
 
 def check(config: ConfigDict) -> None:
-    make_model(config, MODELS)
+    model = make_model(config, MODELS)
+    if (model.rpn is None) != bool(config.data.max_proposals):
+        raise ConfigError(
+            f"config.data.max_proposals={config.data.max_proposals}: a detector without an RPN needs proposals from outside "
+            "(R-CNN's authors took 2000), and one with an RPN takes none (0)"
+        )
     make_hyper(config)
+    make_search(config)
     name = config.data.name.partition("/")[0].partition(":")[0]
     open_source = SOURCES[choice("data.name", name, SOURCES)]
     check_options("data.options", options_of(config.data.options), open_source, skip=4)
@@ -165,8 +171,9 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
         )
     truth = {split: source.info.meta["annotations"] for split, source in evals.items()}
     if data.max_proposals:
-        train = with_proposals(train, data_dir)
-        evals = {split: with_proposals(source, data_dir) for split, source in evals.items()}
+        search = make_search(config)
+        train = with_proposals(train, data_dir, search)
+        evals = {split: with_proposals(source, data_dir, search) for split, source in evals.items()}
     canvases = tuple(map(tuple, data.canvases)) or detection_batch.default_canvases(max(data.min_size), data.max_size)
     resize = functools.partial(detection_batch.resize, max_size=data.max_size, canvases=canvases)
     order = functools.partial(
@@ -203,10 +210,10 @@ def coco_truth(annotations: Any) -> Callable[[], Any]:
     return functools.cache(lambda: coco_eval.load_ground_truth(annotations.to_coco()))
 
 
-def with_proposals(source: Any, data_dir: Path) -> external_proposals.ProposalSource:
+def with_proposals(source: Any, data_dir: Path, options: external_proposals.SearchOptions) -> Any:
     """The source with selective search's boxes, searched once and kept beside the data."""
     folder = data_dir / "proposals" / source.info.name.replace("/", "_").replace(" ", "_")
-    return external_proposals.ProposalSource(source, external_proposals.compute(source, folder))
+    return external_proposals.ProposalSource(source, external_proposals.compute(source, folder, options=options))
 
 
 def summarise(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]) -> dict[str, Any]:
@@ -232,6 +239,15 @@ def summarise(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]
 def _number(value: float) -> float | None:
     """JSON has no NaN: what is undefined is null."""
     return None if np.isnan(value) else float(value)
+
+
+def make_search(config: ConfigDict) -> external_proposals.SearchOptions:
+    options = options_of(config.data.search)
+    check_options("data.search", options, external_proposals.SearchOptions)
+    try:
+        return external_proposals.SearchOptions(**options)
+    except ValueError as error:
+        raise ConfigError(f"config.data.search: {error}") from error
 
 
 def make_hyper(config: ConfigDict) -> detect.Hyper:
