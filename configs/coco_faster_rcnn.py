@@ -31,6 +31,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.test_split = ""  # the test split's annotations are not public
     config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     config.data.batch_size, config.data.eval_batch_size, config.data.remainder = 16, 8, "pad"
+    # train2017 has boxes without a height; torchvision drops them, too (references/detection/coco_utils.py).
+    config.data.drop_degenerate_boxes = True
     config.data.train_ops = ConfigDict({"random_affine": {"flip": 0.5}})
     config.optim.options = ConfigDict({"momentum": 0.9, "nesterov": False})
     config.optim.learning_rate = 0.02

@@ -26,7 +26,10 @@ def define_flags() -> None:
         "config", None, "The experiment: configs/NAME.py or configs/NAME.py:VARIANT.", lock_config=True
     )
     flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME[_VARIANT].")
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval: evaluate the last checkpoint of the workdir.")
+    flags.DEFINE_enum(
+        "mode", "train", ["train", "eval", "check"],
+        "train; eval: evaluate the last checkpoint of the workdir; check: report what is wrong with the data, train nothing.",
+    )  # fmt: skip
 
 
 def default_workdir(config_path: str) -> Path:
@@ -49,6 +52,8 @@ def run(argv: Sequence[str]) -> None:
     settle_durations(config, FLAGS["config"].override_values)
     workdir = Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
     try:
+        if FLAGS.mode == "check":
+            return check_data(build.reports(config))
         experiment = build.build(config)
     except (ValueError, FileNotFoundError) as error:  # what a config can get wrong; --verbosity=1 shows where
         if FLAGS.verbosity > 0:
@@ -63,6 +68,16 @@ def run(argv: Sequence[str]) -> None:
         train.train(experiment, workdir)
     except (CheckpointError, train.NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from error
+
+
+def check_data(reports: Iterable) -> None:
+    """Prints each report as soon as it is there; ends the program with status 1 where data must not be trained on."""
+    errors = 0
+    for report in reports:
+        print(report.table(), flush=True)
+        errors += len(report.bad())
+    if errors:
+        raise SystemExit(f"error: {errors} errors in the data, listed above")
 
 
 def open_workdir(workdir: Path, config) -> None:

@@ -4,7 +4,7 @@ A task has a module here that knows its models, losses and data sets; what all t
 needs no data runs first (`check`), so that a mistake costs a second, not a download.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,13 +15,15 @@ from imgrec_jax import optim
 from imgrec_jax.build import classification, detection, segmentation
 from imgrec_jax.build.lookup import BATCH_OPS, DTYPES, OPS, ConfigError, choice, make_ops, options_of, steps_of, unit_of
 from imgrec_jax.data import batch as batch_lib
+from imgrec_jax.data.check import Report
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.data.source import Source
 from imgrec_jax.tasks.task import Task
 
-__all__ = ["ConfigError", "Experiment", "build", "check"]
+__all__ = ["ConfigError", "Experiment", "build", "check", "reports"]
 
 TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation}
+REPORTS: dict[str, Callable] = {"detection": detection.reports}  # tasks whose data can be checked
 
 
 class Experiment(NamedTuple):
@@ -82,6 +84,14 @@ def check(config: ConfigDict) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     TASKS[config.task].check(config)
+
+
+def reports(config: ConfigDict) -> Iterator[Report]:
+    """The sanity report of every split that a config names, one at a time; ConfigError for a task without one."""
+    check(config)
+    if config.task not in REPORTS:
+        raise ConfigError(f"there is no sanity report for config.task={config.task!r}; there is one for {sorted(REPORTS)}")
+    return REPORTS[config.task](config)
 
 
 def build(config: ConfigDict) -> Experiment:

@@ -1,7 +1,7 @@
 """Detection: names to detectors, sources and proposals."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax import metrics
 from imgrec_jax.build.lookup import ConfigError, Parts, check_options, choice, make_model, open_splits, options_of
+from imgrec_jax.data import check as check_data
 from imgrec_jax.data import coco, detection_batch, detection_source, external_proposals, mnist, scenes, target_ops, voc
 from imgrec_jax.data.source import default_data_dir, parse_split
 from imgrec_jax.detection import coco_eval
@@ -157,12 +158,31 @@ def check(config: ConfigDict) -> None:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
 
 
-def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
+def open_sources(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
+    """(training source, {split to evaluate: source}), with boxes and without external proposals."""
     data = config.data
-    data_dir = Path(data.data_dir).expanduser() if data.data_dir else default_data_dir()
     manual_dir = Path(data.manual_dir).expanduser() if data.manual_dir else None
     opener = SOURCES[data.name.partition("/")[0].partition(":")[0]]
-    train, evals = open_splits(config, lambda split: opener(data.name, split, data_dir, manual_dir, **options_of(data.options)))
+    return open_splits(
+        config, lambda split: opener(data.name, split, _data_dir(config), manual_dir, **options_of(data.options))
+    )
+
+
+def _data_dir(config: ConfigDict) -> Path:
+    return Path(config.data.data_dir).expanduser() if config.data.data_dir else default_data_dir()
+
+
+def reports(config: ConfigDict) -> Iterator[check_data.Report]:
+    """The sanity report of every split, with every file read."""
+    train, evals = open_sources(config)
+    return map(check_data.check_source, (train, *evals.values()))
+
+
+def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int]) -> Parts:
+    data, data_dir = config.data, _data_dir(config)
+    train, evals = open_sources(config)
+    if not data.drop_degenerate_boxes:
+        check_data.check_annotations(train.info.name, train.info.meta["annotations"]).raise_if_bad()
     model = make_model(config, MODELS)
     if len(train.info.class_names) + 1 != model.num_classes:
         raise ConfigError(
