@@ -15,6 +15,13 @@ def base() -> ConfigDict:
     config.seed = 0
     config.task = "classification"
     config.model = ConfigDict({"name": ""})
+    config.pretrained = ConfigDict()  # the weights that a fresh run starts from
+    config.pretrained.path = ""  # a .pth or .safetensors file; "" starts from random weights
+    config.pretrained.format = "torchvision"
+    # Regexes of paths that may be in the model alone, in the file alone, or differ in shape; all else is an error.
+    config.pretrained.allow_missing = ()
+    config.pretrained.allow_unexpected = ()
+    config.pretrained.allow_wrong_shape = ()
     config.dtype = "float32"  # of the computation; "bfloat16" halves the traffic, parameters stay float32
     config.loss = ConfigDict({"name": "softmax_cross_entropy"})
 

@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> None:
         open_workdir(workdir, config)
         print(summary(config, experiment, workdir), flush=True)
         train.train(experiment, workdir)
-    except (CheckpointError, train.NonFiniteError) as error:
+    except (build.ConfigError, CheckpointError, train.NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from imgrec_jax import optim
-from imgrec_jax.build import classification, detection, segmentation
+from imgrec_jax.build import classification, detection, pretrained, segmentation
 from imgrec_jax.build.lookup import BATCH_OPS, DTYPES, OPS, ConfigError, choice, make_ops, options_of, steps_of, unit_of
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.check import Report
@@ -27,7 +27,11 @@ REPORTS: dict[str, Callable] = {"detection": detection.reports}  # tasks whose d
 
 
 class Experiment(NamedTuple):
-    """All that the loop runs. Durations are in steps."""
+    """All that the loop runs. Durations are in steps.
+
+    `initialise` changes the variables that a fresh run begins with, before the optimiser's state is made of them:
+    variables -> (variables, what it did, as text). None leaves them as the task drew them.
+    """
 
     seed: int
     task: Task
@@ -35,6 +39,7 @@ class Experiment(NamedTuple):
     train: Pipeline
     evals: dict[str, Pipeline]
     summarise: dict[str, Callable]
+    initialise: Callable[[dict], tuple[dict, str]] | None
     make_optimizer: Callable
     describe_optimizer: Callable
     schedule: Callable
@@ -83,6 +88,7 @@ def check(config: ConfigDict) -> None:
         make_schedule(config, 1, 1)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    pretrained.check(config)
     TASKS[config.task].check(config)
 
 
@@ -135,6 +141,7 @@ def build(config: ConfigDict) -> Experiment:
         train=train,
         evals=evals,
         summarise=parts.summarise,
+        initialise=pretrained.make_initialise(config),
         make_optimizer=lambda params: _optimizer(config, schedule)(params=params, **rules),
         describe_optimizer=lambda params: optim.describe(params, **rules),
         schedule=schedule,

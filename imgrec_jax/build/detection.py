@@ -70,11 +70,16 @@ def make_resnet_fpn(
     num_classes: int = 91,
     backbone: str = "resnet50",
     norm: str = "frozen",
+    norm_epsilon: float = 1e-5,
     remat: bool = False,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN:
-    """torchvision's FPN detector over any of its ResNets; "faster" with "resnet50" is fasterrcnn_resnet50_fpn."""
-    body = RESNETS[choice("model.backbone", backbone, RESNETS)](norm=make_norm(norm), remat=remat, dtype=dtype)
+    """torchvision's FPN detector over any of its ResNets; "faster" with "resnet50" is fasterrcnn_resnet50_fpn.
+
+    norm_epsilon: 0.0 for the released weights of that detector (COCO_V1), which torchvision runs so.
+    """
+    norm = make_norm(norm, epsilon=norm_epsilon)
+    body = RESNETS[choice("model.backbone", backbone, RESNETS)](norm=norm, remat=remat, dtype=dtype)
     levels = rcnn.FPN_LEVELS
     if kind == "rcnn":
         return rcnn.make_rcnn(
