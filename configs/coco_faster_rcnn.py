@@ -1,8 +1,11 @@
-"""Faster R-CNN with ResNet-50 and FPN on COCO 2017, as torchvision trains it (references/detection/train.py).
+r"""Faster R-CNN with ResNet-50 and FPN on COCO 2017, as torchvision trains it (references/detection/train.py).
 
 python -m imgrec_jax.main --config=configs/coco_faster_rcnn.py                  TFDS `coco/2017`, prepared beforehand
 python -m imgrec_jax.main --config=configs/coco_faster_rcnn.py:folder --config.data.manual_dir=/data/coco
 The folder holds train2017/, val2017/ and annotations/instances_{train,val}2017.json. Add ",tiny" for a smoke test.
+Weights are random unless they are given. From torchvision's ImageNet ResNet-50, as the published recipe starts:
+  --config.pretrained.path=resnet50-0676ba61.pth --config.pretrained.allow_unexpected="('^fc/',)" \
+  --config.pretrained.allow_missing="('^backbone/fpn/', '^rpn/', '^roi_heads/')"
 
 SGD 0.02 at 16 images a step, momentum 0.9, weight decay 1e-4, 26 epochs, the rate divided by 10 at epochs 16 and 22, linear
 warm-up over 1,000 steps. torchvision reports AP 37.0 with this recipe from ImageNet weights.
@@ -31,6 +34,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.test_split = ""  # the test split's annotations are not public
     config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     config.data.batch_size, config.data.eval_batch_size, config.data.remainder = 16, 8, "pad"
+    # train2017 has boxes without a height; torchvision drops them, too (references/detection/coco_utils.py).
+    config.data.drop_degenerate_boxes = True
     config.data.train_ops = ConfigDict({"random_affine": {"flip": 0.5}})
     config.optim.options = ConfigDict({"momentum": 0.9, "nesterov": False})
     config.optim.learning_rate = 0.02

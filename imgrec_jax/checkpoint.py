@@ -20,6 +20,12 @@ class CheckpointError(Exception):
     """A checkpoint that could not be written or read: says which, why, and what to do."""
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the last checkpoints of a workdir, ascending; answers without orbax."""
+    folder = Path(workdir) / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+
 class Checkpointer:
     """The checkpoints of a workdir: the last few in `checkpoints/`, the best in `best/`."""
 
@@ -80,8 +86,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """Steps of the last checkpoints on disk, ascending."""
-        folder = self._workdir / "checkpoints"
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+        return saved_steps(self._workdir)
 
     def restore(self, like: Any, report: Callable[[str], None] = print) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read whole, or None when there is none.

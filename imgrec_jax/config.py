@@ -1,8 +1,8 @@
 """The shape of every config: all keys, with their defaults. `configs/*.py` start from it and change values.
 
 It is locked, so a misspelt key is an error where it is written. Durations take one of three units: of `x_steps`, `x_epochs`
-and `x_examples` exactly one is set. `model`, `loss`, `optim.options`, `data.train_ops` and `data.eval_ops` are the arguments of
-what they name and are checked by `build.py`.
+and `x_examples` exactly one is set. `model`, `loss`, `optim.options`, `data.search`, `data.train_ops` and `data.eval_ops` are
+the arguments of what they name and are checked by `build.py`.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +15,13 @@ def base() -> ConfigDict:
     config.seed = 0
     config.task = "classification"
     config.model = ConfigDict({"name": ""})
+    config.pretrained = ConfigDict()  # the weights that a fresh run starts from
+    config.pretrained.path = ""  # a .pth or .safetensors file; "" starts from random weights
+    config.pretrained.format = "torchvision"
+    # Regexes of paths that may be in the model alone, in the file alone, or differ in shape; all else is an error.
+    config.pretrained.allow_missing = ()
+    config.pretrained.allow_unexpected = ()
+    config.pretrained.allow_wrong_shape = ()
     config.dtype = "float32"  # of the computation; "bfloat16" halves the traffic, parameters stay float32
     config.loss = ConfigDict({"name": "softmax_cross_entropy"})
 
@@ -46,6 +53,7 @@ def base() -> ConfigDict:
     config.data.canvases = ()  # the few (height, width) that batches are padded to; () chooses them by the two sizes
     config.data.max_boxes = 100
     config.data.max_proposals = 0  # external proposals per image (R-CNN, Fast R-CNN)
+    config.data.search = ConfigDict()  # of the selective search that makes them; {} is OpenCV's fast mode
     config.data.drop_degenerate_boxes = False
     config.data.drop_extra_boxes = False
     config.detection = ConfigDict()  # thresholds and counts, with torchvision's names and defaults

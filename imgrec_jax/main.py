@@ -29,7 +29,10 @@ def define_flags() -> None:
     flags.DEFINE_string("coordinator_address", None, "Of several processes: address:port of process 0, the same for all.")
     flags.DEFINE_integer("num_processes", None, "Of several processes: how many there are.")
     flags.DEFINE_integer("process_id", None, "Of several processes: which one this is, from 0.")
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or eval: evaluate the last checkpoint of the workdir.")
+    flags.DEFINE_enum(
+        "mode", "train", ["train", "eval", "check"],
+        "train; eval: evaluate the last checkpoint of the workdir; check: report what is wrong with the data, train nothing.",
+    )  # fmt: skip
 
 
 def default_workdir(config_path: str) -> Path:
@@ -62,6 +65,8 @@ def run(argv: Sequence[str]) -> None:
     settle_durations(config, FLAGS["config"].override_values)
     workdir = Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
     try:
+        if FLAGS.mode == "check":
+            return check_data(build.reports(config))
         with distributed.lead_first("data"):
             experiment = build.build(config)
     except (ValueError, FileNotFoundError) as error:  # what a config can get wrong; --verbosity=1 shows where
@@ -77,8 +82,18 @@ def run(argv: Sequence[str]) -> None:
             print(summary(config, experiment, workdir), flush=True)
         distributed.wait("workdir")
         train.train(experiment, workdir, say)
-    except (CheckpointError, train.NonFiniteError) as error:
+    except (build.ConfigError, CheckpointError, train.NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from error
+
+
+def check_data(reports: Iterable) -> None:
+    """Prints each report as soon as it is there; ends the program with status 1 where data must not be trained on."""
+    errors = 0
+    for report in reports:
+        print(report.table(), flush=True)
+        errors += len(report.bad())
+    if errors:
+        raise SystemExit(f"error: {errors} errors in the data, listed above")
 
 
 def open_workdir(workdir: Path, config) -> None:

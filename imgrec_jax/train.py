@@ -1,7 +1,7 @@
 """The training loop, for every task.
 
 A run starts in one of these ways, told apart in `_start`:
-  fresh    an empty workdir: new parameters (or pretrained ones, merged before the optimiser's state is made);
+  fresh    a workdir without checkpoints: new parameters (or pretrained ones, merged before the optimiser's state is made);
   resume   a workdir with checkpoints: the newest whole one; steps, metrics file and early stop go on as if never interrupted;
   done     a workdir whose last checkpoint is at the end: nothing is trained.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from imgrec_jax import distributed, metrics, parallel
 from imgrec_jax.build import Experiment
-from imgrec_jax.checkpoint import Checkpointer, CheckpointError
+from imgrec_jax.checkpoint import Checkpointer, CheckpointError, saved_steps
 from imgrec_jax.evaluate import evaluate
 from imgrec_jax.step import TrainState, eval_variables, init_state, make_eval_step, make_train_step, named_key
 from imgrec_jax.writers import Console, MetricsFile, TensorBoard, duration
@@ -91,12 +91,16 @@ class Selection:
         return self._patience is not None and self.memory["waited"] >= self._patience
 
 
-def create_state(experiment: Experiment) -> tuple[TrainState, Any]:
-    """A fresh state, as the layout keeps it, and its optimiser."""
+def create_state(experiment: Experiment, initialise: Callable | None = None) -> tuple[TrainState, Any]:
+    """A fresh state, as the layout keeps it, and its optimiser.
+
+    initialise: changes the variables before the optimiser sees them.
+    """
     init = jax.jit(lambda key: experiment.task.init(key, experiment.batch_spec)).lower(named_key(experiment.seed, "init"))
     # It runs once; XLA's CPU backend would spend seconds optimising the random bits per shape (seed A: 7.5 s against 1.0).
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = init.compile(options)(named_key(experiment.seed, "init"))
+    variables = initialise(variables) if initialise else variables
     tx = experiment.make_optimizer(variables["params"])
     return experiment.layout.put_state(init_state(variables, tx, experiment.ema_decay > 0)), tx
 
@@ -171,7 +175,7 @@ class Run:
 def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
     """Trains until `experiment.total_steps`, an early stop or SIGTERM; returns the last evaluation of every split."""
     layout = experiment.layout
-    state, tx = create_state(experiment)
+    state, tx = create_state(experiment, _initialise(experiment, workdir, say))
     step_fn = make_train_step(
         experiment.task, tx, seed=experiment.seed, schedule=experiment.schedule, ema_decay=experiment.ema_decay,
         accumulate=experiment.accumulate, remat=experiment.remat, axis_name=layout.axis_name, gather=layout.gather,
@@ -235,6 +239,19 @@ def _check_selection(experiment: Experiment, eval_step: parallel.Step | None) ->
     )
     if experiment.select_metric not in names:
         raise ValueError(f"select.metric={experiment.select_metric!r} is no metric of this task; choose one of {names}")
+
+
+def _initialise(experiment: Experiment, workdir: Path, say: Callable[[str], None]) -> Callable | None:
+    """What changes the fresh variables; None where there is nothing to change, or a checkpoint will replace them all."""
+    if experiment.initialise is None or (experiment.checkpoint_every and saved_steps(workdir)):
+        return None
+
+    def initialise(variables: dict) -> dict:
+        variables, report = experiment.initialise(variables)
+        say(report)
+        return variables
+
+    return initialise
 
 
 def _start(

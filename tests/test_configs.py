@@ -4,8 +4,10 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from imgrec_jax import build
+from imgrec_jax.build import detection
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {
@@ -42,3 +44,23 @@ def test_config_is_sound(name, variant):
 def test_an_unknown_variant_is_refused(name):
     with pytest.raises(ValueError, match="unknown variant 'nonesuch'"):
         load(name).get_config("nonesuch")
+
+
+def test_selective_search_takes_the_options_of_the_config():
+    config = load("scenes_detection").get_config("fast")
+    options = detection.make_search(config)
+    assert (options.min_region, options.scales, options.max_overlap, options.sigma) == (20, (150.0,), 0.8, 0.8)
+    config.data.search = ConfigDict({"min_regoin": 20})
+    with pytest.raises(build.ConfigError, match=r"config.data.search takes no \['min_regoin'\]"):
+        build.check(config)
+    config.data.search = ConfigDict({"spaces": ("LAB",)})
+    with pytest.raises(build.ConfigError, match=r"unknown ones: \['LAB'\]"):
+        build.check(config)
+
+
+@pytest.mark.parametrize(("kind", "proposals"), [("fast", 0), ("faster", 128)])
+def test_proposals_come_from_one_place(kind, proposals):
+    config = load("scenes_detection").get_config(kind)
+    config.data.max_proposals = proposals
+    with pytest.raises(build.ConfigError, match=f"max_proposals={proposals}"):
+        build.check(config)

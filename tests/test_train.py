@@ -335,3 +335,22 @@ def test_an_unknown_variant_lists_the_known(digits_dir, tmp_path):
         text=True,
     )
     assert result.returncode == 1 and "unknown variant 'fsat'; choose one of ['best', 'fast'" in result.stderr
+
+
+def test_a_fresh_run_starts_from_the_weights_it_is_given_and_a_resumed_one_does_not_ask(digits_dir, tmp_path):
+    given, asked, said = 0.125, [], []
+
+    def initialise(variables):
+        asked.append(True)
+        return jax.tree.map(lambda x: np.full_like(x, given), variables), "2 tensors of a file"
+
+    # A rate of 0 leaves the parameters where they began, and so the average of them.
+    config = small_config(digits_dir, optim__learning_rate=0.0, train__total_steps=2, eval__every_steps=2)
+    config.checkpoint.every_steps = 2
+    experiment = build.build(config)._replace(initialise=initialise)
+    train.train(experiment, tmp_path, said.append)
+    state, _ = final_state(config, tmp_path)
+    assert all(np.all(leaf == given) for leaf in jax.tree.leaves((state.params, state.ema)))
+    assert said[0] == "2 tensors of a file" and len(asked) == 1
+    train.train(experiment._replace(total_steps=4), tmp_path, said.append)
+    assert len(asked) == 1

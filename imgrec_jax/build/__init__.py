@@ -4,7 +4,7 @@ A task has a module here that knows its models, losses and data sets; what all t
 needs no data runs first (`check`), so that a mistake costs a second, not a download.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,22 +12,28 @@ import jax
 from ml_collections import ConfigDict
 
 from imgrec_jax import optim
-from imgrec_jax.build import classification, detection, segmentation
+from imgrec_jax.build import classification, detection, pretrained, segmentation
 from imgrec_jax.build.lookup import BATCH_OPS, DTYPES, OPS, ConfigError, choice, make_ops, options_of, steps_of, unit_of
 from imgrec_jax.data import batch as batch_lib
+from imgrec_jax.data.check import Report
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.data.source import Source
 from imgrec_jax.parallel import MODES, Layout, make_layout
 from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
 
-__all__ = ["ConfigError", "Experiment", "build", "check"]
+__all__ = ["ConfigError", "Experiment", "build", "check", "reports"]
 
 TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation}
+REPORTS: dict[str, Callable] = {"detection": detection.reports}  # tasks whose data can be checked
 
 
 class Experiment(NamedTuple):
-    """All that the loop runs. Durations are in steps."""
+    """All that the loop runs. Durations are in steps.
+
+    `initialise` changes the variables that a fresh run begins with, before the optimiser's state is made of them:
+    variables -> (variables, what it did, as text). None leaves them as the task drew them.
+    """
 
     seed: int
     task: Task
@@ -35,6 +41,7 @@ class Experiment(NamedTuple):
     train: Pipeline
     evals: dict[str, Pipeline]
     summarise: dict[str, Callable]
+    initialise: Callable[[dict], tuple[dict, str]] | None
     make_optimizer: Callable
     describe_optimizer: Callable
     schedule: Callable
@@ -87,7 +94,16 @@ def check(config: ConfigDict) -> None:
         make_schedule(config, 1, 1)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    pretrained.check(config)
     TASKS[config.task].check(config)
+
+
+def reports(config: ConfigDict) -> Iterator[Report]:
+    """The sanity report of every split that a config names, one at a time; ConfigError for a task without one."""
+    check(config)
+    if config.task not in REPORTS:
+        raise ConfigError(f"there is no sanity report for config.task={config.task!r}; there is one for {sorted(REPORTS)}")
+    return REPORTS[config.task](config)
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -134,6 +150,7 @@ def build(config: ConfigDict) -> Experiment:
         train=train,
         evals=evals,
         summarise=parts.summarise,
+        initialise=pretrained.make_initialise(config),
         make_optimizer=lambda params: _optimizer(config, schedule)(params=params, **rules),
         describe_optimizer=lambda params: optim.describe(params, **rules),
         schedule=schedule,

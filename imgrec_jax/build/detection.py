@@ -1,7 +1,7 @@
 """Detection: names to detectors, sources and proposals."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax import metrics
 from imgrec_jax.build.lookup import ConfigError, Parts, check_options, choice, make_model, open_splits, options_of
+from imgrec_jax.data import check as check_data
 from imgrec_jax.data import coco, detection_batch, detection_source, external_proposals, mnist, scenes, target_ops, voc
 from imgrec_jax.data.source import default_data_dir, parse_split
 from imgrec_jax.detection import coco_eval
@@ -70,14 +71,17 @@ def make_resnet_fpn(
     num_classes: int = 91,
     backbone: str = "resnet50",
     norm: str = "frozen",
+    norm_epsilon: float = 1e-5,
     remat: bool = False,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN:
-    """torchvision's FPN detector over any of its ResNets; "faster" with "resnet50" is fasterrcnn_resnet50_fpn."""
-    body = RESNETS[choice("model.backbone", backbone, RESNETS)](
-        norm=make_norm(norm, axis_name=axis_name), remat=remat, dtype=dtype
-    )
+    """torchvision's FPN detector over any of its ResNets; "faster" with "resnet50" is fasterrcnn_resnet50_fpn.
+
+    norm_epsilon: 0.0 for the released weights of that detector (COCO_V1), which torchvision runs so.
+    """
+    norm = make_norm(norm, axis_name=axis_name, epsilon=norm_epsilon)
+    body = RESNETS[choice("model.backbone", backbone, RESNETS)](norm=norm, remat=remat, dtype=dtype)
     levels = rcnn.FPN_LEVELS
     if kind == "rcnn":
         return rcnn.make_rcnn(
@@ -149,8 +153,14 @@ SOURCES: dict[str, Callable] = {
 
 
 def check(config: ConfigDict) -> None:
-    make_model(config, MODELS)
+    model = make_model(config, MODELS)
+    if (model.rpn is None) != bool(config.data.max_proposals):
+        raise ConfigError(
+            f"config.data.max_proposals={config.data.max_proposals}: a detector without an RPN needs proposals from outside "
+            "(R-CNN's authors took 2000), and one with an RPN takes none (0)"
+        )
     make_hyper(config)
+    make_search(config)
     name = config.data.name.partition("/")[0].partition(":")[0]
     open_source = SOURCES[choice("data.name", name, SOURCES)]
     check_options("data.options", options_of(config.data.options), open_source, skip=4)
@@ -160,12 +170,31 @@ def check(config: ConfigDict) -> None:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
 
 
-def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name: str | None) -> Parts:
+def open_sources(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
+    """(training source, {split to evaluate: source}), with boxes and without external proposals."""
     data = config.data
-    data_dir = Path(data.data_dir).expanduser() if data.data_dir else default_data_dir()
     manual_dir = Path(data.manual_dir).expanduser() if data.manual_dir else None
     opener = SOURCES[data.name.partition("/")[0].partition(":")[0]]
-    train, evals = open_splits(config, lambda split: opener(data.name, split, data_dir, manual_dir, **options_of(data.options)))
+    return open_splits(
+        config, lambda split: opener(data.name, split, _data_dir(config), manual_dir, **options_of(data.options))
+    )
+
+
+def _data_dir(config: ConfigDict) -> Path:
+    return Path(config.data.data_dir).expanduser() if config.data.data_dir else default_data_dir()
+
+
+def reports(config: ConfigDict) -> Iterator[check_data.Report]:
+    """The sanity report of every split, with every file read."""
+    train, evals = open_sources(config)
+    return map(check_data.check_source, (train, *evals.values()))
+
+
+def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name: str | None) -> Parts:
+    data, data_dir = config.data, _data_dir(config)
+    train, evals = open_sources(config)
+    if not data.drop_degenerate_boxes:
+        check_data.check_annotations(train.info.name, train.info.meta["annotations"]).raise_if_bad()
     model = make_model(config, MODELS, axis_name)
     if len(train.info.class_names) + 1 != model.num_classes:
         raise ConfigError(
@@ -174,8 +203,9 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name:
         )
     truth = {split: source.info.meta["annotations"] for split, source in evals.items()}
     if data.max_proposals:
-        train = with_proposals(train, data_dir)
-        evals = {split: with_proposals(source, data_dir) for split, source in evals.items()}
+        search = make_search(config)
+        train = with_proposals(train, data_dir, search)
+        evals = {split: with_proposals(source, data_dir, search) for split, source in evals.items()}
     canvases = tuple(map(tuple, data.canvases)) or detection_batch.default_canvases(max(data.min_size), data.max_size)
     resize = functools.partial(detection_batch.resize, max_size=data.max_size, canvases=canvases)
     order = functools.partial(
@@ -212,10 +242,10 @@ def coco_truth(annotations: Any) -> Callable[[], Any]:
     return functools.cache(lambda: coco_eval.load_ground_truth(annotations.to_coco()))
 
 
-def with_proposals(source: Any, data_dir: Path) -> external_proposals.ProposalSource:
+def with_proposals(source: Any, data_dir: Path, options: external_proposals.SearchOptions) -> Any:
     """The source with selective search's boxes, searched once and kept beside the data."""
     folder = data_dir / "proposals" / source.info.name.replace("/", "_").replace(" ", "_")
-    return external_proposals.ProposalSource(source, external_proposals.compute(source, folder))
+    return external_proposals.ProposalSource(source, external_proposals.compute(source, folder, options=options))
 
 
 def summarise(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +271,15 @@ def summarise(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]
 def _number(value: float) -> float | None:
     """JSON has no NaN: what is undefined is null."""
     return None if np.isnan(value) else float(value)
+
+
+def make_search(config: ConfigDict) -> external_proposals.SearchOptions:
+    options = options_of(config.data.search)
+    check_options("data.search", options, external_proposals.SearchOptions)
+    try:
+        return external_proposals.SearchOptions(**options)
+    except ValueError as error:
+        raise ConfigError(f"config.data.search: {error}") from error
 
 
 def make_hyper(config: ConfigDict) -> detect.Hyper:

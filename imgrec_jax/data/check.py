@@ -19,13 +19,7 @@ from imgrec_jax.data.progress import progress
 from imgrec_jax.data.target_ops import bad_boxes
 
 KINDS = ("degenerate", "outside", "duplicate", "missing file", "corrupt file", "wrong size")
-FATAL = (
-    "degenerate",
-    "outside",
-    "missing file",
-    "corrupt file",
-    "wrong size",
-)  # a duplicate box harms, but stops nothing
+FATAL = tuple(kind for kind in KINDS if kind != "duplicate")  # a duplicate box harms, but stops nothing
 
 
 class Finding(NamedTuple):
@@ -105,9 +99,10 @@ def check_annotations(name: str, annotations: Annotations, paths: Sequence[Path]
 def _check_boxes(target: dict, size: tuple[int, int], tolerance: float) -> list[Finding]:
     findings = []
     boxes, ids, file = target["boxes"], target["box_id"], target["file_name"]
-    spelled = [f"xyxy {np.round(box, 2).tolist()} in an image of (height, width) {size}" for box in boxes]
     for kind, flags in bad_boxes(boxes, size, tolerance=tolerance).items():
-        findings += [Finding(kind, file, int(ids[n]), spelled[n]) for n in np.flatnonzero(flags)]
+        for n in np.flatnonzero(flags):
+            detail = f"xyxy {np.round(boxes[n], 2).tolist()} in an image of (height, width) {size}"
+            findings.append(Finding(kind, file, int(ids[n]), detail))
     first: dict[tuple, int] = {}
     for n, key in enumerate(zip(map(tuple, boxes.tolist()), target["box_label"].tolist(), strict=True)):
         if key in first:

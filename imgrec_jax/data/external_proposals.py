@@ -21,6 +21,7 @@ import numpy as np
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import Source
 
+SPACES = ("hsv", "lab", "rgb")
 SHARD = 250  # images per file, and the most that an interruption loses
 
 
@@ -41,6 +42,11 @@ class SearchOptions:
     min_side: float = 4.0
     max_overlap: float = 1.0
     max_proposals: int = 2000
+
+    def __post_init__(self):
+        unknown = sorted(set(self.spaces) - set(SPACES))
+        if unknown:
+            raise ValueError(f"spaces={self.spaces} has unknown ones: {unknown}; choose from {SPACES}")
 
 
 _STRATEGIES = (("Color", "Fill", "Texture", "Size"), ("Fill", "Texture", "Size"))  # of the fast mode

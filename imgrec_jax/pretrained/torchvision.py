@@ -29,7 +29,7 @@ eps 0.0 (torchvision/models/detection/_utils.py, `overwrite_eps`): see `COCO_V1_
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -164,3 +164,37 @@ def faster_rcnn(state_dict: Mapping[str, np.ndarray]) -> Converted:
 def fcn_resnet(state_dict: Mapping[str, np.ndarray]) -> Converted:
     """fcn_resnet50 and fcn_resnet101, with or without `aux_classifier`."""
     return convert(state_dict)
+
+
+_IN_LAYER1 = re.compile(r"(.+)/layer1_0/conv1/kernel")
+
+
+def convert_for(state_dict: Mapping[str, np.ndarray], paths: Collection[str]) -> Converted:
+    """The conversion that the names of a file call for, into variables with these "/"-joined paths.
+
+    names of the file    it is                   goes through
+    roi_heads.*          a detector              `faster_rcnn`
+    backbone.*           an FCN                  `fcn_resnet`
+    layer1.*             a ResNet classifier     `resnet`, to the module of the variables that holds layer1
+    features.*           a VGG classifier        `vgg16_detector` or `vgg16_fcn` where the variables have that fc6, or `vgg16`
+
+    Raises:
+      ValueError: when the names are none of these, or a ResNet meets variables without a layer1.
+    """
+    tops = {name.partition(".")[0] for name in state_dict}
+    if "roi_heads" in tops:
+        return faster_rcnn(state_dict)
+    if "backbone" in tops:
+        return fcn_resnet(state_dict)
+    if "layer1" in tops:
+        trunks = [match[1] for match in map(_IN_LAYER1.fullmatch, paths) if match]
+        if len(trunks) != 1:
+            raise ValueError(f"a ResNet needs one place for its layer1, and the model has {trunks or 'none'}")
+        return resnet(state_dict, trunks[0])
+    if "features" in tops:
+        detector, fcn = (f"{module}fc6/kernel" in paths for module in ("roi_heads/box_head/", ""))
+        return (vgg16_detector if detector else vgg16_fcn if fcn else vgg16)(state_dict)
+    raise ValueError(
+        f"names begin with {sorted(tops)[:8]}; expected those of a detector (roi_heads), an FCN (backbone), a ResNet (layer1) "
+        "or a VGG (features)"
+    )
