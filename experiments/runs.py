@@ -60,3 +60,17 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def final_state(workdir: Path) -> dict:
+    """{name: array} of a run's last checkpoint, whatever devices wrote it; "step" is the int under that name."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    folder = workdir.absolute() / "checkpoints"
+    path = folder / str(max(int(p.name) for p in folder.iterdir() if p.name.isdigit())) / "state"
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree)
+    state = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
