@@ -1,4 +1,4 @@
-"""Fast R-CNN (Girshick 2015, arXiv 1504.08083) with ResNet-50 and FPN on COCO 2017, with 2,000 boxes of selective search an image.
+"""Fast R-CNN (Girshick 2015, arXiv 1504.08083) with ResNet-50 and FPN on COCO 2017, and 2,000 boxes of selective search.
 
 python -m imgrec_jax.main --config=configs/coco_fast_rcnn.py                    TFDS `coco/2017`, prepared beforehand
 python -m imgrec_jax.main --config=configs/coco_fast_rcnn.py:folder --config.data.manual_dir=/data/coco

@@ -15,6 +15,7 @@ VARIANTS = {
     "image_classification": ["32", "64"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
     "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny"],
+    "bccd_faster_rcnn": ["", "tiny"],
     "coco_fast_rcnn": ["", "folder", "tiny", "folder,tiny"],
     "coco_rcnn": ["", "folder", "tiny", "folder,tiny"],
     "scenes_segmentation": ["unet", "fcn32s", "fcn16s", "fcn8s", "unet,tiny"],
