@@ -14,7 +14,7 @@ VARIANTS = {
     "mnist": ["", "linear", "softmax", "mlp", "seed_b", "fast", "best", "tiny"],
     "image_classification": ["32", "64"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
-    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny"],
+    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit"],
     "bccd_faster_rcnn": ["", "tiny"],
     "coco_fast_rcnn": ["", "folder", "tiny", "folder,tiny"],
     "coco_rcnn": ["", "folder", "tiny", "folder,tiny"],
