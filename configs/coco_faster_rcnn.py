@@ -7,6 +7,9 @@ Weights are random unless they are given. From torchvision's ImageNet ResNet-50,
   --config.pretrained.path=resnet50-0676ba61.pth --config.pretrained.allow_unexpected="('^fc/',)" \
   --config.pretrained.allow_missing="('^backbone/fpn/', '^rpn/', '^roi_heads/')"
 
+":folder,overfit" is a smoke test of the whole path from files to AP, not a result: a small detector learns 16 training images
+by heart and is evaluated on the same 16: AP50 0.98 in 20 minutes of one busy CPU core on 16 images of a COCO folder.
+
 SGD 0.02 at 16 images a step, momentum 0.9, weight decay 1e-4, 26 epochs, the rate divided by 10 at epochs 16 and 22, linear
 warm-up over 1,000 steps. torchvision reports AP 37.0 with this recipe from ImageNet weights.
 """
@@ -17,10 +20,10 @@ from imgrec_jax.config import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """variant: "", "folder", "tiny" or "folder,tiny"."""
+    """variant: "", "folder", and after either "tiny" or "overfit", separated by a comma."""
     names = [name for name in variant.split(",") if name]
-    if not set(names) <= {"folder", "tiny"}:
-        raise ValueError(f"unknown variant {variant!r}; expected 'folder', 'tiny' or 'folder,tiny'")
+    if not set(names) <= {"folder", "tiny", "overfit"} or {"tiny", "overfit"} <= set(names):
+        raise ValueError(f"unknown variant {variant!r}; expected 'folder', and 'tiny' or 'overfit'")
     config = base()
     config.task = "detection"
     config.model = ConfigDict({
@@ -57,4 +60,29 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.min_size, config.data.max_size, config.data.canvases = (128,), 224, ((224, 224),)
         config.train.total_epochs = None
         config.train.total_steps, config.eval.every_epochs = 2, 1.0
+    if "overfit" in names:
+        _overfit(config)
     return config
+
+
+def _overfit(config: ConfigDict) -> None:
+    """Sixteen images at about 0.6 of their size, the same every time, and anchors for objects of 6 to 300 pixels."""
+    config.model = ConfigDict({
+        "name": "small_detector", "kind": "faster", "num_classes": 81, "widths": (16, 32, 64, 96), "fpn_width": 48,
+        "head_width": 256, "anchor_sizes": ((8, 16), (32, 64), (128, 256)), "aspect_ratios": (0.5, 1.0, 2.0),
+    })  # fmt: skip
+    config.data.train_split = config.data.validation_split = "train[:16]"
+    config.data.batch_size, config.data.eval_batch_size = 2, 4
+    config.data.min_size, config.data.max_size, config.data.canvases = (320,), 384, ((384, 384),)
+    config.data.train_ops = ConfigDict()
+    config.detection = ConfigDict({
+        "rpn_pre_nms_top_n_train": 500, "rpn_pre_nms_top_n_test": 500, "rpn_post_nms_top_n_train": 200,
+        "rpn_post_nms_top_n_test": 200, "rpn_batch_size_per_image": 128, "box_batch_size_per_image": 64,
+        "box_pre_nms_top_n": 500,
+    })  # fmt: skip
+    config.optim.name, config.optim.options = "adamw", ConfigDict()
+    config.optim.learning_rate, config.optim.clip_norm = 2e-3, 10.0
+    config.optim.weight_decay, config.optim.frozen = (), ()
+    config.schedule.name, config.schedule.warmup_steps = "one_cycle", None
+    config.train.total_epochs, config.train.total_steps = None, 1000
+    config.eval.every_epochs, config.eval.every_steps = None, 200

@@ -14,7 +14,10 @@ VARIANTS = {
     "mnist": ["", "linear", "softmax", "mlp", "seed_b", "fast", "best", "tiny"],
     "image_classification": ["32", "64"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
-    "coco_faster_rcnn": ["", "tiny"],
+    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit"],
+    "bccd_faster_rcnn": ["", "tiny"],
+    "coco_fast_rcnn": ["", "folder", "tiny", "folder,tiny"],
+    "coco_rcnn": ["", "folder", "tiny", "folder,tiny"],
     "scenes_segmentation": ["unet", "fcn32s", "fcn16s", "fcn8s", "unet,tiny"],
     "nuclei_unet": ["", "border", "tiny"],
     "pets_unet": ["", "tiny"],
@@ -37,6 +40,8 @@ def test_every_config_is_listed_here():
 def test_config_is_sound(name, variant):
     config = load(name).get_config(*([variant] if variant else []))
     assert config.is_locked
+    if config.data.name.endswith("_folder") and not config.data.manual_dir:
+        config.data.manual_dir = "given on the command line"
     build.check(config)
 
 
