@@ -161,7 +161,7 @@ def muon(
     ns_steps: int = 5,
     b1: float = 0.9,
     b2: float = 0.999,
-    vectors: str = r"logits|predictor|head/kernel",
+    vectors: str = r"logits|score|pred|head/kernel",
 ) -> optax.GradientTransformation:
     """Muon (https://github.com/KellerJordan/Muon): kernels move by their orthogonalised momentum, the rest by Adam.
 

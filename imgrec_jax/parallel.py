@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from imgrec_jax import distributed
 from imgrec_jax.data.pipeline import Pipeline
 
 MODES = ("jit", "pmap")
@@ -195,6 +196,8 @@ class Step:
         if self._compiled is not None:
             self._compiled.result()  # the executable is in jit's own cache now
             self._compiled = None
+            # Processes meet in the first collective within half a minute or not at all, and compilation may take longer.
+            distributed.wait("compiled")
         out = self._jitted(state, batch)
         return jax.block_until_ready(out) if self._in_turn else out
 

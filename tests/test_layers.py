@@ -25,7 +25,8 @@ ALLOWED = {
     "writers": set(),
     "checkpoint": set(),
     "step": {"metrics", "tasks"},
-    "parallel": {"data"},
+    "distributed": set(),
+    "parallel": {"data", "distributed"},
     "evaluate": {"metrics", "parallel", "data"},
 }
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
