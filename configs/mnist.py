@@ -70,8 +70,8 @@ def seed_b(config: ConfigDict) -> None:
 def fast(config: ConfigDict) -> None:
     """99 % in seconds: 99.07 to 99.20 % (seeds 0 to 4) 13 s after the start of the process, on 2 CPU cores with AVX2.
 
-    Chosen on train[55000:], seeds 0 to 3, 1.2 epochs: Adam 98.50 to 98.64 %, Muon 98.76 to 98.90 %, with label smoothing 99.00 to
-    99.18 %.
+    Chosen on train[55000:], seeds 0 to 3, 1.2 epochs: Adam 98.50 to 98.64 %, Muon 98.76 to 98.90 %, with label smoothing
+    99.00 to 99.18 %.
     """
     convs = ((16, 5, 2, 1), (48, 3, 2, 1), (64, 3, 2, 1))
     _model(
@@ -102,8 +102,8 @@ def fast(config: ConfigDict) -> None:
 def best(config: ConfigDict) -> None:
     """The most accurate single network: 99.65, 99.59 and 99.69 % (seeds 0-2) at the final epoch, mean 99.64 %.
 
-    16 to 27 minutes a seed on one AVX2 core of a machine busy with other work. On train[55000:] (seed 0) this recipe has 99.62 %,
-    and AdamW 4e-3 without label smoothing 99.46 %.
+    16 to 27 minutes a seed on one AVX2 core of a machine busy with other work. On train[55000:] (seed 0) this recipe has
+    99.62 %, and AdamW 4e-3 without label smoothing 99.46 %.
     """
     convs = ((32, 5, 2, 1), (48, 3, 1, 2), (96, 3, 1, 1))
     _model(

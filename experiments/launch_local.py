@@ -46,8 +46,11 @@ def wait(processes: list[subprocess.Popen], patience: float = 60.0) -> int:
     """Until all have ended; the first failure gives the others `patience` seconds. Returns the worst exit status."""
     failed_at = None
     while any(process.poll() is None for process in processes):
-        if failed_at is None and any(process.poll() for process in processes):
+        failed = [index for index, process in enumerate(processes) if process.poll()]
+        if failed_at is None and failed:
             failed_at = time.monotonic()
+            status = processes[failed[0]].returncode
+            print(f"process {failed[0]} ended with status {status}; the others have {patience:.0f} s to end", file=sys.stderr)
         if failed_at is not None and time.monotonic() - failed_at > patience:
             for process in processes:
                 process.kill()

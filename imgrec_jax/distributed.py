@@ -6,9 +6,12 @@ which JAX recognises).
 """
 
 import contextlib
+import faulthandler
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn
 
 import jax
 
@@ -63,6 +66,7 @@ def initialize(arguments: dict[str, object] | None) -> None:
     """Joins the other processes; `arguments` as `place` returns them."""
     if arguments is None:
         return
+    faulthandler.disable()  # JAX ends a process whose peers are gone by abort(), and says why; a stack dump would bury it
     jax.distributed.initialize(**arguments, initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
 
 
@@ -100,3 +104,19 @@ def termination() -> Callable[[int], bool]:
     except ValueError:  # only a main thread may set a handler
         return lambda step: False
     return lambda step: bool(received)
+
+
+def leave(error: Exception) -> NoReturn:
+    """Ends this process of several at once, because it cannot go on without another.
+
+    An orderly exit would wait half a minute for all to come to JAX's last barrier.
+    """
+    first = str(error).strip().splitlines()[0][:300]
+    print(
+        f"error: process {jax.process_index()} of {jax.process_count()} stops: another one failed or cannot be reached "
+        f"({first}). See its output; the same command goes on from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.stdout.flush()
+    os._exit(1)

@@ -48,22 +48,31 @@ def run(argv: Sequence[str]) -> None:
         raise app.UsageError("--config is missing; try --config=configs/mnist.py")
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    from imgrec_jax import (
-        build,
-        distributed,
-        parallel,
-        train,
-    )  # JAX is imported only now: --help and a misspelt key answer at once
-    from imgrec_jax.checkpoint import CheckpointError
+    # JAX is imported only now: --help and a misspelt key answer at once
+    from jax import process_count
+    from jax.errors import JaxRuntimeError
 
+    from imgrec_jax import distributed
+
+    settle_durations(FLAGS.config, FLAGS["config"].override_values)
     try:
         distributed.initialize(distributed.place(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id))
     except distributed.PlaceError as error:
         raise SystemExit(f"error: {error}") from error
+    try:
+        act(FLAGS.config, Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename)))
+    except JaxRuntimeError as error:
+        if process_count() == 1:
+            raise
+        distributed.leave(error)
+
+
+def act(config, workdir: Path) -> None:
+    """Does what --mode says, in this process."""
+    from imgrec_jax import build, distributed, parallel, train
+    from imgrec_jax.checkpoint import CheckpointError
+
     say = print if parallel.is_lead() else lambda line: None
-    config = FLAGS.config
-    settle_durations(config, FLAGS["config"].override_values)
-    workdir = Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
     try:
         if FLAGS.mode == "check":
             return check_data(build.reports(config))

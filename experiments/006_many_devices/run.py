@@ -144,12 +144,13 @@ def kill(folder: Path, tasks: list[str]) -> dict:
             began = time.perf_counter()
             status = processes[1 - victim].wait(timeout=300)
             seconds = time.perf_counter() - began
-            message = (workdir / f"{1 - victim}.log").read_text().strip().splitlines()[-1]
+            lines = (workdir / f"{1 - victim}.log").read_text().splitlines()
+            message = next((line for line in lines if "another task died" in line), lines[-1])[:400]
             train(task, "2 processes x 4", workdir, "checkpoint.every_steps=4")
             row = {
                 "seconds until the other ended": round(seconds, 1),
                 "its status": status,
-                "its last line": message,
+                "its message": message,
                 "resumed run equals the undisturbed": digest(workdir) == digest(base),
             }
             result.setdefault(task, {})[f"process {victim} killed"] = row
