@@ -1,0 +1,91 @@
+"""Run by test_parallel.py in a process of its own with 8 fake devices: prints what the layouts compute as one line of JSON."""
+
+import json
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+
+from imgrec_jax import losses, parallel
+from imgrec_jax.models.convnet import ConvNet
+from imgrec_jax.models.norm import make_norm
+from imgrec_jax.models.unet import UNet
+from imgrec_jax.step import init_state, make_eval_step, make_train_step
+from imgrec_jax.tasks import classify
+
+STEPS, BATCH = 6, 16
+
+
+def task(axis_name):
+    convs = ((8, 3, 2, 1), (16, 3, 2, 1))
+    model = ConvNet(convs=convs, classes=8, norm="batch", padding="SAME", axis_name=axis_name)
+    return classify.make_task(
+        model=model, loss_fn=losses.softmax_cross_entropy, classes=8, mean=(0.5,), std=(0.25,), axis_name=axis_name
+    )
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    for step in range(STEPS):
+        yield {
+            "image": rng.integers(0, 256, (BATCH, 12, 12, 1), dtype=np.uint8),
+            "label": rng.integers(0, 8, BATCH, dtype=np.int32),
+            "example_valid": np.arange(BATCH) < BATCH - step,  # rows that count are spread unevenly over the devices
+            "index": np.arange(BATCH, dtype=np.int32),
+        }
+
+
+def run(layout, accumulate=1):
+    made, tx = task(layout.axis_name), optax.sgd(0.1, momentum=0.9)
+    first = next(batches())
+    state = layout.put_state(init_state(made.init(jax.random.PRNGKey(0), first), tx, with_ema=True))
+    options = {"seed": 0, "axis_name": layout.axis_name}
+    step = make_train_step(
+        made, tx, schedule=lambda step: 0.1, ema_decay=0.9, accumulate=accumulate, gather=layout.gather, **options
+    )
+    step = layout.compile_train_step(step, state, first)
+    values = []
+    for batch in batches():
+        state, sums = step(state, layout.put_batch(batch))
+        values.append(float(layout.to_host(sums)["objective"].total))
+    variables = {"params": state.params, **state.model_state}
+    evaluate = layout.compile_eval_step(make_eval_step(made, **options), variables, first)
+    counts = layout.to_host(evaluate(variables, layout.put_batch(batch)))["confusion"].matrix
+    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(layout.whole(state))]
+    back = layout.put_state(layout.whole(state))
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), layout.whole(back), layout.whole(state))
+    return np.array(values), np.concatenate(leaves), np.asarray(counts), all(jax.tree.leaves(same))
+
+
+def bytes_of(layout):
+    model = UNet(8, depth=3, width=16, norm=partial(make_norm("batch")))
+    params = model.init(jax.random.PRNGKey(0), np.zeros((1, 32, 32, 3), np.float32))
+    return parallel.bytes_per_device(layout.put_state(init_state(params, optax.adam(1e-3), with_ema=False)))
+
+
+def main():
+    layouts = {"jit": parallel.Sharded(), "fsdp": parallel.Sharded(4), "pmap": parallel.Mapped()}
+    results = {name: run(layout) for name, layout in layouts.items()}
+    jax.config.update("jax_default_device", jax.devices()[0])
+    made, tx = task(None), optax.sgd(0.1, momentum=0.9)
+    state = init_state(made.init(jax.random.PRNGKey(0), next(batches())), tx, with_ema=True)
+    step = jax.jit(make_train_step(made, tx, seed=0, schedule=lambda step: 0.1, ema_decay=0.9))
+    values = []
+    for batch in batches():
+        state, sums = step(state, batch)
+        values.append(float(sums["objective"].total))
+    alone = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(state)])
+    report = {"bytes": {str(n): bytes_of(parallel.Sharded(n)) for n in (1, 8)}}
+    for name, (losses_, leaves, counts, same) in results.items():
+        report[name] = {
+            "losses": float(np.abs(losses_ / values - 1).max()),
+            "state": float(np.linalg.norm(leaves - alone) / np.linalg.norm(alone)),
+            "counted": int(counts.sum()),
+            "whole and back": same,
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

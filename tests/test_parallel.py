@@ -1,0 +1,89 @@
+"""Layouts: the same numbers from one device, 8 under jit, 8 under pmap, and parameters in pieces; several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from imgrec_jax import distributed, parallel
+from imgrec_jax.data.batch import examples_per_process
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def report():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, str(ROOT / "tests" / "many_devices.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("layout", ["jit", "fsdp", "pmap"])
+def test_many_devices_compute_what_one_does(report, layout):
+    assert report[layout]["losses"] < 1e-5
+    assert report[layout]["state"] < 1e-5
+
+
+@pytest.mark.parametrize("layout", ["jit", "fsdp", "pmap"])
+def test_metrics_count_every_valid_row_once_and_a_state_survives_a_change_of_layout(report, layout):
+    assert report[layout]["counted"] == 16 - 5
+    assert report[layout]["whole and back"]
+
+
+def test_state_in_eight_pieces_takes_a_seventh_of_the_memory(report):
+    assert report["bytes"]["8"] <= report["bytes"]["1"] / 7
+
+
+def test_one_device_keeps_everything_whole():
+    layout = parallel.make_layout("jit", 1)
+    state = {"kernel": np.ones((3, 3, 8, 16), np.float32), "step": np.int32(4)}
+    placed = layout.put_state(state)
+    assert placed["kernel"].sharding.is_fully_replicated and int(placed["step"]) == 4
+    assert parallel.bytes_per_device(placed) == 3 * 3 * 8 * 16 * 4 + 4
+
+
+def test_layouts_that_cannot_be():
+    with pytest.raises(ValueError, match="fsdp=3 does not divide the 1 devices"):
+        parallel.make_layout("jit", 3)
+    with pytest.raises(ValueError, match="needs parallel.mode='jit'"):
+        parallel.make_layout("pmap", 2)
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest():
+    with pytest.raises(ValueError, match=r"100 does not divide among 8 devices; the nearest are \[96, 104\]"):
+        examples_per_process(100, 1, 8)
+
+
+def test_place_from_flags_environment_and_cluster():
+    flags = ("host:1", 4, 3)
+    whole = {"coordinator_address": "host:1", "num_processes": 4, "process_id": 3}
+    assert distributed.place(*flags, {}) == whole
+    variables = {"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
+    assert distributed.place(None, None, None, variables) == whole
+    assert distributed.place(None, None, 2, variables)["process_id"] == 2
+    assert distributed.place(None, None, None, {}) is None
+    assert distributed.place(None, None, None, {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert distributed.place(None, None, None, {"SLURM_STEP_NUM_TASKS": "8"}) == {}
+    assert distributed.place(None, None, None, {"TPU_WORKER_HOSTNAMES": "a,b"}) == {}
+    with pytest.raises(distributed.PlaceError, match=r"missing: \['process_id'\]"):
+        distributed.place("host:1", 4, None, {})
+    with pytest.raises(distributed.PlaceError, match="process_id=4: expected 0 to 3"):
+        distributed.place("host:1", 4, 4, {})
+
+
+def test_pieces_are_cut_from_the_largest_axis_that_divides():
+    layout = parallel.make_layout("jit", 1)
+    layout.mesh = jax.sharding.AbstractMesh((1, 4), (parallel.DATA, parallel.FSDP))
+    spec = lambda shape: tuple(layout.placement(np.zeros(shape)).spec)  # noqa: E731
+    assert spec((3, 3, 8, 16)) == (None, None, None, "fsdp")
+    assert spec((3, 3, 16, 10)) == (None, None, "fsdp")
+    assert spec((7,)) == ()
+    assert spec(()) == ()
