@@ -61,13 +61,21 @@ def get_config(variant: str = "faster") -> ConfigDict:
         "box_pre_nms_top_n": 200,
         "box_detections_per_img": 30,
     })  # fmt: skip
-    config.optim.name = "adamw"
-    config.optim.learning_rate = 2e-3
-    config.optim.weight_decay = (("kernel", 1e-4), (".*", 0.0))
+    config.optim.name = "muon"
+    config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
+    config.optim.learning_rate = 0.01
+    # The backbone's kernels, which batch normalisation follows, take larger steps than those that nothing rescales.
+    config.optim.lr_multiplier = (
+        (r"pred|logits|score", 1.0),
+        (r"(fpn|rpn|box_head).*kernel", 2.0),
+        (r"kernel", 5.0),
+        (r".*", 1.0),
+    )
     config.optim.clip_norm = 10.0
     config.schedule.name = "one_cycle"
-    config.train.total_steps = 8 if tiny else 4000
-    config.eval.every_steps = 8 if tiny else 1000
+    config.schedule.peak_fraction = 0.2
+    config.train.total_steps = 8 if tiny else 1500
+    config.eval.every_steps = 8 if tiny else 500
     config.select.metric = "AP"
     config.log.every_steps = 4 if tiny else 50
     config.log.show = ("loss", "AP", "AP50", "AR100", "f1")

@@ -62,6 +62,7 @@ def base() -> ConfigDict:
     config.optim.name = "sgd"
     config.optim.options = ConfigDict()
     config.optim.learning_rate = 0.01
+    config.optim.base_batch_size = placeholder(int)  # the rate is for this many examples, and scaled in proportion to more
     config.optim.weight_decay = ()  # (regex, value) rules; the first match wins
     config.optim.lr_multiplier = ()
     config.optim.frozen = ()  # regexes
@@ -86,6 +87,7 @@ def base() -> ConfigDict:
     config.parallel.mode = "jit"  # or "pmap"
     config.parallel.fsdp = 1  # pieces into which parameters, optimiser and averages are cut; "jit" only
     config.parallel.remat = "none"  # what the backward pass computes again: "none", all but "convolutions", "everything"
+    config.parallel.compilation_cache = ""  # a folder that keeps compiled programs for the next run; "" for none
 
     config.train = ConfigDict()
     config.train.total_steps = placeholder(int)
@@ -117,6 +119,10 @@ def base() -> ConfigDict:
     config.log.every_steps = 100
     config.log.show = ("loss", "accuracy")
     config.log.tensorboard = True
+
+    config.profile = ConfigDict()  # a trace for TensorBoard or Perfetto, in the workdir's `profile`
+    config.profile.first_step = placeholder(int)  # counted from this start of the program; None for no trace
+    config.profile.steps = 5
     config.lock()
     return config
 
@@ -132,6 +138,7 @@ MAY_CHANGE = (
     "data.in_memory",
     "data.on_device",
     "parallel.",
+    "profile.",
 )
 
 

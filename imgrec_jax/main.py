@@ -73,6 +73,8 @@ def act(config, workdir: Path) -> None:
     from imgrec_jax.checkpoint import CheckpointError
 
     say = print if parallel.is_lead() else lambda line: None
+    if config.parallel.compilation_cache:
+        parallel.keep_compiled(config.parallel.compilation_cache)
     try:
         if FLAGS.mode == "check":
             return check_data(build.reports(config))
@@ -184,7 +186,7 @@ def summary(config, experiment, workdir: Path) -> str:
         ("task", config.task),
         ("model", f"{config.model.name}, {parameter_count(shapes['params']):,} parameters, {config.dtype}"),
         ("data", f"{config.data.name}, {image}: {splits}"),
-        ("optimiser", f"{config.optim.name}, learning rate {config.optim.learning_rate:g} ({config.schedule.name})"),
+        ("optimiser", f"{config.optim.name}, learning rate {_rate(config)} ({config.schedule.name})"),
         (
             "steps",
             f"{experiment.total_steps:,} of {experiment.batch_size} examples, {experiment.train.steps_per_epoch:,} an epoch",
@@ -193,6 +195,13 @@ def summary(config, experiment, workdir: Path) -> str:
         ("workdir", str(workdir)),
     ]
     return "\n".join(f"  {name:<10}{value}" for name, value in rows)
+
+
+def _rate(config) -> str:
+    from imgrec_jax.build import learning_rate
+
+    given, used, base = config.optim.learning_rate, learning_rate(config), config.optim.base_batch_size
+    return f"{used:g} = {given:g} x {config.data.batch_size} / {base}" if base else f"{used:g}"
 
 
 def parse_flags(argv: list[str]) -> list[str]:

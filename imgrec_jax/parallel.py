@@ -15,6 +15,7 @@ Shape letters: B global batch, D devices of this process.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -269,6 +270,11 @@ def feed(
         ahead = (step, batch)
     if ahead is not None:
         yield ahead
+
+
+def keep_compiled(folder: str) -> None:
+    """Compiled programs are looked up in `folder` first, and kept there when they took a second or more."""
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
 def is_lead() -> bool:

@@ -21,7 +21,7 @@ from imgrec_jax.build import Experiment
 from imgrec_jax.checkpoint import Checkpointer, CheckpointError, saved_steps
 from imgrec_jax.evaluate import evaluate
 from imgrec_jax.step import TrainState, eval_variables, init_state, make_eval_step, make_train_step, named_key
-from imgrec_jax.writers import Console, MetricsFile, TensorBoard, duration
+from imgrec_jax.writers import Console, MetricsFile, Profile, TensorBoard, duration
 
 
 class NonFiniteError(FloatingPointError):
@@ -131,6 +131,7 @@ class Run:
         self.file = MetricsFile(workdir / "metrics.jsonl", resume_at=clock["metrics_position"], silent=silent)
         self.board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard and not silent else None
         self.epoch = experiment.train.steps_per_epoch
+        self.profile = Profile(workdir / "profile", experiment.profile, start)
         self.console = Console(experiment.total_steps, start, self.epoch, experiment.batch_size, silent=silent)
         self.window = Window(
             sums, clock["window"], experiment.layout.to_host, lambda step, values: _not_finite(experiment, step, values)
@@ -166,6 +167,7 @@ class Run:
     def close(self) -> None:
         """Waits for the checkpoints; called on every way out, also that of an error."""
         self.console.close()
+        self.profile.close()
         if self.board is not None:
             self.board.close()
         if self.checkpointer is not None:
@@ -195,6 +197,7 @@ def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = pr
     began = time.perf_counter()
     with contextlib.closing(run):
         for step, batch in parallel.feed(experiment.train, start, total, layout, on_device=experiment.on_device):
+            run.profile.before(step)
             state, sums = train_step(state, batch)
             run.window.add(step, sums)
             done = step + 1

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 
 class MetricsFile:
     """Append-only JSON lines that can be cut back to where a checkpoint was taken."""
@@ -57,6 +59,28 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+class Profile:
+    """A trace of a few steps, for TensorBoard's profile tab or Perfetto."""
+
+    def __init__(self, folder: Path, window: tuple[int, int] | None, start: int):
+        """Args: folder; window: (first step after `start`, how many), or None; start: the step at which the run begins."""
+        self._folder, self._running = folder, False
+        self._first, self._last = (start + window[0], start + sum(window)) if window else (None, None)
+
+    def before(self, step: int) -> None:
+        """Called before each step; starts and ends the trace."""
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and step >= self._last:
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
 
 
 class Console:

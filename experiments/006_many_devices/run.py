@@ -29,7 +29,14 @@ import launch_local  # noqa: E402
 import runs  # noqa: E402
 
 STEPS = 20
-SGD = ("optim.name=sgd", "optim.learning_rate=0.01", "log.every_steps=1", "log.tensorboard=False", f"train.total_steps={STEPS}")
+SGD = (
+    "schedule.name=constant",
+    "optim.name=sgd",
+    "optim.learning_rate=0.01",
+    "log.every_steps=1",
+    "log.tensorboard=False",
+    f"train.total_steps={STEPS}",
+)
 TASKS = {
     "classification": (
         "configs/mnist.py", "model.norm=batch", "data.train_split=train[:2000]", "data.test_split=test[:160]",

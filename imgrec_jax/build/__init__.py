@@ -61,6 +61,7 @@ class Experiment(NamedTuple):
     on_device: bool | None
     layout: Layout
     remat: str
+    profile: tuple[int, int] | None  # first step, number of steps
 
 
 def check(config: ConfigDict) -> None:
@@ -170,6 +171,7 @@ def build(config: ConfigDict) -> Experiment:
         on_device=data.on_device,
         layout=layout,
         remat=config.parallel.remat,
+        profile=(config.profile.first_step, config.profile.steps) if config.profile.first_step is not None else None,
     )
 
 
@@ -188,12 +190,18 @@ def _optimizer(config: ConfigDict, schedule: Callable) -> Callable:
     return partial(optim.make_optimizer, config.optim.name, schedule=schedule, **options)
 
 
+def learning_rate(config: ConfigDict) -> float:
+    """The peak rate, scaled linearly with the batch where a base is given (Goyal et al. 2017, arXiv 1706.02677)."""
+    base = config.optim.base_batch_size
+    return config.optim.learning_rate * (config.data.batch_size / base if base else 1.0)
+
+
 def make_schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int) -> Callable:
     options = config.schedule.to_dict()
     warmup = {key: options.pop(key) for key in list(options) if key.startswith("warmup_") and key != "warmup_factor"}
     return optim.make_schedule(
         options.pop("name"),
-        learning_rate=config.optim.learning_rate,
+        learning_rate=learning_rate(config),
         total_steps=total_steps,
         warmup_steps=steps_of(warmup, "schedule.warmup", steps_per_epoch, config.data.batch_size, default=0),
         boundaries=[round(epoch * steps_per_epoch) for epoch in options.pop("boundaries_epochs")],

@@ -92,7 +92,7 @@ class UNet(nn.Module):
     `upsample` is "transposed" (2x2 transposed convolution) or "bilinear" (interpolation and a 1x1 convolution); both
     halve the channels. Dropout acts on the two deepest levels of the contracting path, as in the authors' network.
 
-    `aux` (padding="same" only) adds in training a classifier of the deepest features, enlarged to the image, as "aux_logits":
+    `aux` (padding="same" only) adds "aux_logits", the sum of a classifier of every level but the finest, enlarged to the image:
     deep supervision (Lee et al. 2015, arXiv:1409.5185). A narrow network learns to tell many classes apart much sooner with it.
     """
 
@@ -127,17 +127,26 @@ class UNet(nn.Module):
             if level < self.depth:
                 skips.append(x)
                 x = max_pool(x, 2)
-        outputs = {}
-        if self.aux:  # in evaluation too, so that its parameters exist; XLA drops what nobody reads
-            aux = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=nn.initializers.zeros, name="aux_head")(x)
-            size = (x.shape[1] * 2**self.depth, x.shape[2] * 2**self.depth)
-            outputs["aux_logits"] = resize_bilinear(aux.astype(jnp.float32), size)[:, :height, :width]
+        coarse = [x]
         for level in reversed(range(self.depth)):
             x = self._up(f"up{level}_sample", x, self.width * 2**level)
             x = jnp.concatenate([_crop_centre(skips[level], x.shape[1:3]), x], axis=-1)
             x = self._double(f"up{level}", level)(x, train=train)
+            coarse.append(x)
+        outputs = {"aux_logits": self._score(coarse[:-1], x.shape[1:3])[:, :height, :width]} if self.aux else {}
         head = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name="head")
         return {"logits": head(x).astype(jnp.float32)[:, :height, :width], **outputs}
+
+    def _score(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> jax.Array:
+        """The sum of linear classifiers of `maps`, the deepest first, at `size`."""
+        total = 0.0
+        for level, x in zip(range(self.depth, 0, -1), maps, strict=True):
+            zeros = nn.initializers.zeros
+            score = self.conv(
+                self.num_classes, (1, 1), padding=0, kernel_init=zeros, dtype=self.dtype, name=f"aux{level}_head"
+            )(x)
+            total += resize_bilinear(score.astype(jnp.float32), size)
+        return total
 
     def _double(self, name: str, level: int) -> DoubleConv:
         padding = 0 if self.padding == "valid" else 1

@@ -127,3 +127,22 @@ def test_logits_are_float32_when_computing_in_bfloat16():
     outputs, variables = jax.eval_shape(lambda key: model.init_with_output(key, jnp.zeros((1, 8, 8, 1))), jax.random.key(0))
     assert outputs["logits"].dtype == jnp.float32
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(variables))
+
+
+def test_aux_is_a_sum_of_coarse_classifiers_and_changes_nothing_else():
+    x = jax.random.uniform(jax.random.PRNGKey(0), (2, 22, 19, 3))
+    plain, deep = UNet(3, depth=2, width=4, padding="same"), UNet(3, depth=2, width=4, padding="same", aux=True)
+    variables = deep.init(jax.random.PRNGKey(1), x)
+    params = dict(variables["params"])
+    heads = {name: params.pop(name) for name in ("aux2_head", "aux1_head")}
+    outputs = deep.apply(variables, x)
+    np.testing.assert_array_equal(outputs["logits"], plain.apply({"params": params}, x)["logits"])
+    assert outputs["aux_logits"].shape == (2, 22, 19, 3)
+    assert not outputs["aux_logits"].any()  # the classifiers begin at zero
+    biased = {name: {**head, "bias": head["bias"] + n} for n, (name, head) in enumerate(heads.items(), start=1)}
+    np.testing.assert_allclose(deep.apply({"params": {**params, **biased}}, x)["aux_logits"], 3.0, rtol=1e-6)
+
+
+def test_aux_needs_same_padding():
+    with pytest.raises(ValueError, match='aux=True needs padding="same"'):
+        UNet(3, depth=2, width=4, padding="valid", aux=True).init(jax.random.PRNGKey(0), np.zeros((1, 60, 60, 3)))
