@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgrec_jax import distributed
+
 
 class CheckpointError(Exception):
     """A checkpoint that could not be written or read: says which, why, and what to do."""
@@ -123,7 +125,7 @@ class Checkpointer:
         restored = manager.restore(step, args=args)
         if restored.clock is None or int(restored.state.step) != step:
             raise CheckpointError(f"it holds step {int(restored.state.step)}, not {step}")
-        if restored.clock.pop("crc32") not in (None, checksum(restored.state)):
+        if restored.clock.pop("crc32") != checksum(restored.state):
             raise CheckpointError("its arrays are not those that were saved")
         return restored.state, restored.clock
 
@@ -133,6 +135,7 @@ class Checkpointer:
             target.parent.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             (self._workdir / "checkpoints" / str(step)).rename(target)
+        distributed.wait("damaged checkpoint set aside")
         self._last.reload()
 
     def close(self) -> None:
@@ -141,14 +144,20 @@ class Checkpointer:
         self._best.close()
 
 
-def checksum(state: Any) -> int | None:
-    """crc32 over all arrays, because orbax does not notice a flipped bit; None where other processes hold a part of them."""
-    leaves = jax.tree.leaves(state)
-    if not all(leaf.is_fully_addressable for leaf in leaves):
-        return None
+def checksum(state: Any) -> int:
+    """crc32 over all arrays, because orbax does not notice a flipped bit; the same whatever devices hold them.
+
+    Of several processes all must call it: what lies in pieces on them is gathered, one array at a time.
+    """
     value = 0
-    for leaf in jax.device_get(leaves):
-        value = zlib.crc32(np.ascontiguousarray(leaf), value)
+    for leaf in jax.tree.leaves(state):
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            whole = jax.device_get(leaf)
+        else:
+            from jax.experimental import multihost_utils
+
+            whole = multihost_utils.process_allgather(leaf, tiled=True)
+        value = zlib.crc32(np.ascontiguousarray(whole), value)
     return value
 
 

@@ -23,7 +23,7 @@ ALLOWED = {
     "config": set(),
     "optim": set(),
     "writers": set(),
-    "checkpoint": set(),
+    "checkpoint": {"distributed"},
     "step": {"metrics", "tasks"},
     "distributed": set(),
     "parallel": {"data", "distributed"},
