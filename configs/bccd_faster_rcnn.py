@@ -62,13 +62,22 @@ def get_config(variant: str = "") -> ConfigDict:
         "box_pre_nms_top_n": 300,
         "box_detections_per_img": 100,
     })  # fmt: skip
-    config.optim.name = "adamw"
-    config.optim.learning_rate = 2e-3
+    config.optim.name = "muon"
+    config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
+    config.optim.learning_rate = 0.01
+    # As in scenes_detection.py: larger steps for kernels that batch normalisation follows.
+    config.optim.lr_multiplier = (
+        (r"pred|logits|score", 1.0),
+        (r"(fpn|rpn|box_head).*kernel", 2.0),
+        (r"kernel", 5.0),
+        (r".*", 1.0),
+    )
     config.optim.weight_decay = (("kernel", 1e-2), (".*", 0.0))
     config.optim.clip_norm = 10.0
     config.optim.ema_decay = 0.99
     config.schedule.name = "one_cycle"
-    config.train.total_steps = 1200
+    config.schedule.peak_fraction = 0.2
+    config.train.total_steps = 1000
     config.eval.every_steps = 200
     config.select.metric = "AP"
     config.log.every_steps = 20
