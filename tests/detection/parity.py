@@ -51,6 +51,7 @@ def batch(images, truth=None) -> dict[str, np.ndarray]:
     valid = np.arange(slots) < np.array([[len(label)] for _, label in truth])
     return {
         "image": pixels,
+        "index": np.arange(len(sizes), dtype=np.int32),
         "image_size": sizes,
         "original_size": sizes,
         "example_valid": np.ones(len(images), bool),
