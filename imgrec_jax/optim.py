@@ -231,13 +231,3 @@ def _like(values: Any, updates: Any) -> Any:
     """`values` with `MaskedNode` wherever `updates` has one."""
     is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
     return jax.tree.map(lambda u, v: u if is_masked(u) else v, updates, values, is_leaf=is_masked)
-
-
-def describe(params: Any, *, weight_decay: Rules, lr_multiplier: Rules, frozen: Sequence[str]) -> list[tuple]:
-    """Rows (name, shape, weight decay, rate multiplier, trained) of every parameter, for the log."""
-    ones = jax.tree.map(lambda _: 1.0, params)
-    decay = match_rules(weight_decay, params, "weight_decay") if weight_decay else jax.tree.map(lambda _: 0.0, params)
-    rate = match_rules(lr_multiplier, params, "lr_multiplier") if lr_multiplier else ones
-    labels = frozen_labels(frozen, params)
-    columns = (jax.tree.leaves(tree) for tree in (params, decay, rate, labels))
-    return [(name, tuple(p.shape), d, r, label) for name, p, d, r, label in zip(parameter_names(params), *columns, strict=True)]

@@ -37,13 +37,12 @@ class Experiment(NamedTuple):
 
     seed: int
     task: Task
-    batch_spec: dict[str, jax.ShapeDtypeStruct]
+    batch_spec: dict[str, Any]  # arrays or shapes of one process's rows
     train: Pipeline
     evals: dict[str, Pipeline]
     summarise: dict[str, Callable]
     initialise: Callable[[dict], tuple[dict, str]] | None
     make_optimizer: Callable
-    describe_optimizer: Callable
     schedule: Callable
     batch_size: int
     total_steps: int
@@ -136,8 +135,6 @@ def build(config: ConfigDict) -> Experiment:
         split: Pipeline(source=source, order=parts.eval_order(source), ops=eval_ops, collate=parts.eval_collate, **shared)
         for split, source in parts.evals.items()
     }
-    dtype_of = jax.dtypes.canonicalize_dtype  # int64 labels are int32 on a device
-    spec = {name: jax.ShapeDtypeStruct(v.shape, dtype_of(v.dtype)) for name, v in train.batch(0).items()}
     epoch = train.steps_per_epoch
     total = steps_of(config.train, "train.total", epoch, data.batch_size)
     schedule = make_schedule(config, total, epoch)
@@ -147,13 +144,12 @@ def build(config: ConfigDict) -> Experiment:
     return Experiment(
         seed=config.seed,
         task=parts.task,
-        batch_spec=spec,
+        batch_spec=train.batch(0),
         train=train,
         evals=evals,
         summarise=parts.summarise,
         initialise=pretrained.make_initialise(config),
         make_optimizer=lambda params: _optimizer(config, schedule)(params=params, **rules),
-        describe_optimizer=lambda params: optim.describe(params, **rules),
         schedule=schedule,
         batch_size=data.batch_size,
         total_steps=total,

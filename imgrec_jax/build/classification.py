@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgrec_jax import losses, metrics
-from imgrec_jax.build.lookup import DTYPES, ConfigError, Parts, check_options, choice, mapped_axis, open_splits, options_of
+from imgrec_jax.build.lookup import ConfigError, Parts, check_options, choice, make_model, open_splits, options_of
 from imgrec_jax.data import prepare
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.pipeline import sequential_order, shuffled_order
@@ -36,7 +36,11 @@ LOSSES: dict[str, Callable] = {
 
 
 def check(config: ConfigDict) -> None:
-    make_model(config)
+    model = make_model(config, MODELS, fields=_FIELDS)
+    try:  # names inside (activation, initialiser, norm) are looked up when a model is traced; a small image shows them all
+        jax.eval_shape(model.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model {config.model.name}: {error}") from error
     make_loss(config)
 
 
@@ -44,7 +48,7 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name:
     data = config.data
     places = {"data_dir": data.data_dir, "manual_dir": data.manual_dir, "in_memory": data.in_memory}
     train, evals = open_splits(config, partial(prepare.open_classification, data.name, **places))
-    model, names = make_model(config, axis_name), train.info.class_names
+    model, names = make_model(config, MODELS, axis_name, _FIELDS), train.info.class_names
     if names and len(names) != model.classes:
         raise ConfigError(f"model.classes={model.classes}, but {train.info.name} has {len(names)} classes")
     task = classify.make_task(
@@ -70,22 +74,6 @@ def parts(config: ConfigDict, eval_batch_size: Callable[[dict], int], axis_name:
         eval_collate=stack,
         summarise=dict.fromkeys(evals, metrics.compute),
     )
-
-
-def make_model(config: ConfigDict, axis_name: str | None = None) -> Any:
-    options = options_of(config.model)
-    name = options.pop("name")
-    factory = MODELS[choice("model.name", name, MODELS)]
-    fields = _FIELDS.get(factory, factory)
-    check_options("model", options, fields)
-    options |= mapped_axis(fields, axis_name)
-    try:
-        model = factory(**options, dtype=DTYPES[config.dtype])
-        # Names inside (activation, initialiser, norm) are looked up when a model is traced; a small image shows them all.
-        jax.eval_shape(model.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model {name}: {error}") from error
-    return model
 
 
 def make_loss(config: ConfigDict) -> Callable:

@@ -1,7 +1,8 @@
 """Looking things up by the names and options of a config, with errors that list what exists."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -81,24 +82,28 @@ def check_options(where: str, options: dict[str, Any], factory: Callable, skip: 
         raise ConfigError(f"config.{where} takes no {unknown}; it takes {accepted}")
 
 
-def make_model(config: ConfigDict, models: dict[str, Callable], axis_name: str | None = None) -> Any:
+def make_model(
+    config: ConfigDict,
+    models: dict[str, Callable],
+    axis_name: str | None = None,
+    fields: Mapping[Callable, Callable] = MappingProxyType({}),
+) -> Any:
     """The model that `config.model` names in `models`, called with its options and the dtype of the computation.
 
-    `axis_name` is the mapped axis under `pmap`, for the models that normalise over the batch.
+    Args:
+      axis_name: mapped axis under `pmap`, for the models that normalise over the batch.
+      fields: for a factory that takes **options, what names them.
     """
     options = options_of(config.model)
     factory = models[choice("model.name", options.pop("name"), models)]
-    check_options("model", options, factory)
-    options |= mapped_axis(factory, axis_name)
+    named = fields.get(factory, factory)
+    check_options("model", options, named)
+    if axis_name and "axis_name" in inspect.signature(named).parameters:
+        options["axis_name"] = axis_name
     try:
         return factory(**options, dtype=DTYPES[config.dtype])
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model {config.model.name}: {error}") from error
-
-
-def mapped_axis(factory: Callable, axis_name: str | None) -> dict[str, str]:
-    """{"axis_name": ...} for a factory that normalises over the batch, when there is a mapped axis."""
-    return {"axis_name": axis_name} if axis_name and "axis_name" in inspect.signature(factory).parameters else {}
 
 
 def make_ops(where: str, section: ConfigDict, table: dict[str, Callable]) -> list[Callable]:
