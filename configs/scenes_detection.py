@@ -46,7 +46,9 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.data.max_proposals = 0 if kind == "faster" else 128
     if kind != "faster":
         # Digits are small: the fast mode's regions of 100 pixels and more are as large as many of them.
-        config.data.search = ConfigDict({"min_region": 20, "scales": (150.0,), "max_overlap": 0.8})
+        config.data.search = ConfigDict(
+            {"spaces": ("hsv", "lab", "rgb"), "min_region": 20, "scales": (150.0,), "max_overlap": 0.8}
+        )
     config.data.batch_size = 8
     config.data.eval_batch_size = 20
     config.data.remainder = "pad"

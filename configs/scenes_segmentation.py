@@ -57,7 +57,7 @@ def _fcn(*levels: str) -> dict:
 
 
 MODELS = {
-    "unet": {"name": "unet", "depth": 4, "width": 8, "norm": "batch", "aux": True},
+    "unet": {"name": "unet", "depth": 4, "width": 8, "norm": "batch", "score_levels": True},
     "fcn32s": _fcn("pool5"),
     "fcn16s": _fcn("pool5", "pool4"),
     "fcn8s": _fcn("pool5", "pool4", "pool3"),

@@ -69,10 +69,14 @@ def run(argv: Sequence[str]) -> None:
 
 def act(config, workdir: Path) -> None:
     """Does what --mode says, in this process."""
+    import jax
+
     from imgrec_jax import build, distributed, parallel, train
     from imgrec_jax.checkpoint import CheckpointError
 
     say = print if parallel.is_lead() else lambda line: None
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
     if config.parallel.compilation_cache:
         parallel.keep_compiled(config.parallel.compilation_cache)
     try:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgrec_jax import optim
@@ -36,6 +37,7 @@ class Experiment(NamedTuple):
     """
 
     seed: int
+    dtype: jnp.dtype  # of the parameters
     task: Task
     batch_spec: dict[str, Any]  # arrays or shapes of one process's rows
     train: Pipeline
@@ -67,6 +69,8 @@ def check(config: ConfigDict) -> None:
     """Raises ConfigError for what can be seen to be wrong without any data."""
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     choice("select.mode", config.select.mode, ("min", "max"))
     choice("parallel.mode", config.parallel.mode, MODES)
     choice("parallel.remat", config.parallel.remat, REMAT)
@@ -143,6 +147,7 @@ def build(config: ConfigDict) -> Experiment:
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, data.batch_size, default=eval_every)
     return Experiment(
         seed=config.seed,
+        dtype=jnp.promote_types(DTYPES[config.dtype], jnp.float32),
         task=parts.task,
         batch_spec=train.batch(0),
         train=train,

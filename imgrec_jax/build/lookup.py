@@ -13,7 +13,7 @@ from imgrec_jax.data.pipeline import Order
 from imgrec_jax.data.source import Source
 from imgrec_jax.tasks.task import Task
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 # In the order in which they are applied, whatever the order in a config.
 OPS: dict[str, Callable] = {

@@ -30,12 +30,12 @@ def make_unet(
     padding: str = "same",
     upsample: str = "transposed",
     dropout: float = 0.0,
-    aux: bool = False,
+    score_levels: bool = False,
     norm: str = "batch",
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> unet.UNet:
-    return unet.UNet(classes, depth, width, padding, upsample, dropout, aux, norm=_norm(norm, axis_name), dtype=dtype)
+    return unet.UNet(classes, depth, width, padding, upsample, dropout, score_levels, norm=_norm(norm, axis_name), dtype=dtype)
 
 
 def make_backbone_unet(

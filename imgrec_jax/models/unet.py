@@ -92,8 +92,9 @@ class UNet(nn.Module):
     `upsample` is "transposed" (2x2 transposed convolution) or "bilinear" (interpolation and a 1x1 convolution); both
     halve the channels. Dropout acts on the two deepest levels of the contracting path, as in the authors' network.
 
-    `aux` (padding="same" only) adds "aux_logits", the sum of a classifier of every level but the finest, enlarged to the image:
-    deep supervision (Lee et al. 2015, arXiv:1409.5185). A narrow network learns to tell many classes apart much sooner with it.
+    `score_levels` (padding="same" only) adds the scores of linear classifiers of all coarser levels to those of the finest, as
+    the FCN adds those of its skips: the loss then reaches every level on a short way. The experiments of this project
+    (experiments/004_scenes_segmentation) show how much sooner a narrow network then tells many classes apart.
     """
 
     num_classes: int
@@ -102,7 +103,7 @@ class UNet(nn.Module):
     padding: str = "same"
     upsample: str = "transposed"
     dropout: float = 0.0
-    aux: bool = False
+    score_levels: bool = False
     conv: Callable[..., nn.Module] = nn.Conv
     norm: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype | None = None
@@ -110,10 +111,8 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C] -> {"logits": [B, h, w, K]}; needs a "dropout" key when training with dropout > 0."""
-        if self.aux and self.padding == "valid":
-            raise ValueError(
-                'aux=True needs padding="same": the deepest features of padding="valid" see another part of the image'
-            )
+        if self.score_levels and self.padding == "valid":
+            raise ValueError('score_levels=True needs padding="same": with "valid" the levels see different parts of the image')
         height, width = x.shape[1:3]
         if self.padding == "valid":
             self._check_size(height, width)
@@ -133,18 +132,18 @@ class UNet(nn.Module):
             x = jnp.concatenate([_crop_centre(skips[level], x.shape[1:3]), x], axis=-1)
             x = self._double(f"up{level}", level)(x, train=train)
             coarse.append(x)
-        outputs = {"aux_logits": self._score(coarse[:-1], x.shape[1:3])[:, :height, :width]} if self.aux else {}
         head = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name="head")
-        return {"logits": head(x).astype(jnp.float32)[:, :height, :width], **outputs}
+        logits = head(x).astype(jnp.float32)
+        if self.score_levels:
+            logits += self._score(coarse[:-1], x.shape[1:3])
+        return {"logits": logits[:, :height, :width]}
 
     def _score(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> jax.Array:
         """The sum of linear classifiers of `maps`, the deepest first, at `size`."""
         total = 0.0
         for level, x in zip(range(self.depth, 0, -1), maps, strict=True):
             zeros = nn.initializers.zeros
-            score = self.conv(
-                self.num_classes, (1, 1), padding=0, kernel_init=zeros, dtype=self.dtype, name=f"aux{level}_head"
-            )(x)
+            score = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=zeros, dtype=self.dtype, name=f"score{level}")(x)
             total += resize_bilinear(score.astype(jnp.float32), size)
         return total
 

@@ -129,20 +129,17 @@ def test_logits_are_float32_when_computing_in_bfloat16():
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(variables))
 
 
-def test_aux_is_a_sum_of_coarse_classifiers_and_changes_nothing_else():
-    x = jax.random.uniform(jax.random.PRNGKey(0), (2, 22, 19, 3))
-    plain, deep = UNet(3, depth=2, width=4, padding="same"), UNet(3, depth=2, width=4, padding="same", aux=True)
-    variables = deep.init(jax.random.PRNGKey(1), x)
-    params = dict(variables["params"])
-    heads = {name: params.pop(name) for name in ("aux2_head", "aux1_head")}
-    outputs = deep.apply(variables, x)
-    np.testing.assert_array_equal(outputs["logits"], plain.apply({"params": params}, x)["logits"])
-    assert outputs["aux_logits"].shape == (2, 22, 19, 3)
-    assert not outputs["aux_logits"].any()  # the classifiers begin at zero
-    biased = {name: {**head, "bias": head["bias"] + n} for n, (name, head) in enumerate(heads.items(), start=1)}
-    np.testing.assert_allclose(deep.apply({"params": {**params, **biased}}, x)["aux_logits"], 3.0, rtol=1e-6)
+def test_score_levels_adds_coarse_classifiers_to_the_logits_and_changes_nothing_else():
+    x = np.random.default_rng(0).normal(size=(2, 22, 19, 3)).astype(np.float32)
+    plain, scored = UNet(3, depth=2, width=4), UNet(3, depth=2, width=4, score_levels=True)
+    params = scored.init(jax.random.PRNGKey(0), x)["params"]
+    scores = {name: params.pop(name) for name in ("score2", "score1")}
+    logits = plain.apply({"params": params}, x)["logits"]
+    np.testing.assert_array_equal(scored.apply({"params": {**params, **scores}}, x)["logits"], logits)  # they begin at zero
+    shifted = jax.tree.map(lambda v: v + 1.5 if v.ndim == 1 else v, scores)  # biases: 1.5 at each of two levels
+    np.testing.assert_allclose(scored.apply({"params": {**params, **shifted}}, x)["logits"], logits + 3.0, rtol=1e-5, atol=1e-6)
 
 
-def test_aux_needs_same_padding():
-    with pytest.raises(ValueError, match='aux=True needs padding="same"'):
-        UNet(3, depth=2, width=4, padding="valid", aux=True).init(jax.random.PRNGKey(0), np.zeros((1, 60, 60, 3)))
+def test_score_levels_needs_same_padding():
+    with pytest.raises(ValueError, match='score_levels=True needs padding="same"'):
+        UNet(3, depth=2, width=4, padding="valid", score_levels=True).init(jax.random.PRNGKey(0), np.zeros((1, 60, 60, 3)))
