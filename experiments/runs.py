@@ -5,13 +5,15 @@ process, and the last evaluation of every split; records are appended to a file 
 not made again.
 """
 
+import argparse
+import importlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,18 +39,68 @@ def run(config: str, seed: int, workdir: Path, overrides: Sequence[str] = ()) ->
     return {"config": config, "seed": seed, "flags": flags, "seconds": round(seconds, 1), "cores": cores, "splits": splits}
 
 
-def run_all(configs: Iterable[str], seeds: Iterable[int], out: Path, workdirs: Path, overrides: Sequence[str] = ()) -> None:
-    """Runs every config with every seed and appends the records to `out`, a file of JSON lines."""
-    seeds = list(seeds)
-    known = {(record["config"], record["seed"]) for record in read(out)}
-    for config in configs:
-        for seed in seeds:
-            if (config, seed) in known:
+def study(
+    script: str,
+    description: str,
+    config: str,
+    variants: Sequence[str],
+    columns: Mapping[str, tuple[Callable[[dict], float], int]],
+    measure: Callable[[str, Path], dict] = lambda variant, workdir: {},
+) -> None:
+    """Command line of an experiment: every variant of a config with every seed, and a table of mean and range.
+
+    Args:
+      script: the caller's `__file__`; records go to `result.jsonl` beside it, one line of JSON each.
+      description: what `--help` says.
+      config: path of the config file, of which `variants` are the variants.
+      columns: name -> (value of a record, decimal places).
+      measure: (variant, workdir of a finished run) -> further entries of its record.
+    """
+    here = Path(script).resolve().parent
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="*", default=variants, choices=variants, help="none: only print the table")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=here / "result.jsonl")
+    parser.add_argument("--workdirs", type=Path, default=Path("runs") / here.name)
+    args = parser.parse_args()
+    for variant in args.variants:
+        for seed in args.seeds:
+            name = f"{config}:{variant}"
+            if any((record["config"], record["seed"]) == (name, seed) for record in read(args.out)):
                 continue
-            name = f"{Path(config.partition(':')[0]).stem}_{config.partition(':')[2].replace(',', '_')}_{seed}"
-            record = run(config, seed, workdirs / name, overrides)
-            with out.open("a") as file:
+            workdir = args.workdirs.resolve() / f"{variant}_{seed}"
+            record = run(name, seed, workdir)
+            record |= measure(variant, workdir)
+            with args.out.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+    print(table(read(args.out), config, variants, columns))
+
+
+def table(records: list[dict], config: str, variants: Sequence[str], columns: Mapping[str, tuple[Callable, int]]) -> str:
+    """Markdown: a row for each variant that has records."""
+    lines = [f"| | {' | '.join(columns)} | seeds |", "|---" * (len(columns) + 2) + "|"]
+    for variant in variants:
+        mine = [record for record in records if record["config"] == f"{config}:{variant}"]
+        if mine:
+            cells = [spread([value(record) for record in mine], digits) for value, digits in columns.values()]
+            lines.append(f"| {variant} | {' | '.join(cells)} | {len(mine)} |")
+    return "\n".join(lines)
+
+
+def test_value(name: str) -> Callable[[dict], float]:
+    """That metric on the test split, of the checkpoint that validation chose."""
+    return lambda record: record["splits"]["best_test"][name]
+
+
+def minutes(record: dict) -> float:
+    """Of the whole process."""
+    return record["seconds"] / 60
+
+
+def config_of(name: str, variant: str) -> "ConfigDict":  # noqa: F821
+    """The config `configs/NAME.py:VARIANT`."""
+    sys.path.insert(0, str(ROOT))
+    return importlib.import_module(f"configs.{name}").get_config(variant)
 
 
 def read(path: Path) -> list[dict]:

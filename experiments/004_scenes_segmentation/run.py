@@ -6,41 +6,18 @@ Appends to result.jsonl beside this file and prints the table. The test split is
 reported for is the one with the best validation mIoU.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import runs  # noqa: E402
+import runs
 
-MODELS = ("unet", "fcn32s", "fcn16s", "fcn8s")
-
-
-def table(records: list[dict]) -> str:
-    lines = ["| model | test mIoU | pixel accuracy | minutes | seeds |", "|---|---|---|---|---|"]
-    for model in MODELS:
-        mine = [record for record in records if record["config"].endswith(f":{model}")]
-        if mine:
-            best = [record["splits"]["best_test"] for record in mine]
-            miou, pixel = (runs.spread([values[name] for values in best]) for name in ("mean_iou", "pixel_accuracy"))
-            minutes = runs.spread([record["seconds"] / 60 for record in mine], 1)
-            lines.append(f"| {model} | {miou} | {pixel} | {minutes} | {len(mine)} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=HERE / "result.jsonl")
-    parser.add_argument("--workdirs", type=Path, default=Path("runs/004"))
-    args = parser.parse_args()
-    configs = [f"configs/scenes_segmentation.py:{model}" for model in args.models]
-    runs.run_all(configs, args.seeds, args.out, args.workdirs.resolve())
-    print(table(runs.read(args.out)))
-
+COLUMNS = {
+    "test mIoU": (runs.test_value("mean_iou"), 3),
+    "pixel accuracy": (runs.test_value("pixel_accuracy"), 3),
+    "minutes": (runs.minutes, 1),
+}
 
 if __name__ == "__main__":
-    main()
+    runs.study(__file__, __doc__, "configs/scenes_segmentation.py", ("unet", "fcn32s", "fcn16s", "fcn8s"), COLUMNS)
