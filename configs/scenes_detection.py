@@ -31,8 +31,8 @@ def get_config(variant: str = "faster") -> ConfigDict:
         "widths": (16, 32, 64, 96),
         "blocks": 1,
         "stem_stride": 2,
-        "fpn_width": 64,
-        "head_width": 256,
+        "fpn_width": 32,
+        "head_width": 128,
         "norm": "batch",
         "crop_size": 32 if kind == "rcnn" else 7,
         "anchor_sizes": ((16,), (28,), (48,)),
@@ -59,7 +59,8 @@ def get_config(variant: str = "faster") -> ConfigDict:
         "rpn_post_nms_top_n_train": 100,
         "rpn_post_nms_top_n_test": 50,
         "rpn_batch_size_per_image": 64,
-        "box_batch_size_per_image": 32,
+        "box_batch_size_per_image": 64,
+        "box_positive_fraction": 0.5,  # few digits in a scene: more of the overlapping proposals teach the head
         "box_pre_nms_top_n": 200,
         "box_detections_per_img": 30,
     })  # fmt: skip
@@ -76,7 +77,7 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.optim.clip_norm = 10.0
     config.schedule.name = "one_cycle"
     config.schedule.peak_fraction = 0.2
-    config.train.total_steps = 8 if tiny else 3000
+    config.train.total_steps = 8 if tiny else 4000
     config.eval.every_steps = 8 if tiny else 1000
     config.select.metric = "AP"
     config.log.every_steps = 4 if tiny else 50
