@@ -354,3 +354,13 @@ def test_a_fresh_run_starts_from_the_weights_it_is_given_and_a_resumed_one_does_
     assert said[0] == "2 tensors of a file" and len(asked) == 1
     train.train(experiment._replace(total_steps=4), tmp_path, said.append)
     assert len(asked) == 1
+
+
+def test_float64_is_the_precision_of_the_whole_state(digits_dir):
+    config = small_config(digits_dir, dtype="float64")
+    with pytest.raises(build.ConfigError, match="set JAX_ENABLE_X64=1"):
+        build.build(config)
+    with jax.enable_x64(True):
+        state, _ = train.create_state(build.build(config))
+    floats = {str(leaf.dtype) for leaf in jax.tree.leaves(state) if np.issubdtype(leaf.dtype, np.floating)}
+    assert floats == {"float64"}
