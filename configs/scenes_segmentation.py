@@ -57,7 +57,8 @@ def _fcn(*levels: str) -> dict:
 
 
 MODELS = {
-    "unet": {"name": "unet", "depth": 4, "width": 8, "norm": "batch", "score_levels": True},
+    # The digits are told apart at the middle levels, so these are wide, and the costly finest one is narrow.
+    "unet": {"name": "unet", "widths": (8, 24, 64, 128, 128), "norm": "batch", "score_levels": True},
     "fcn32s": _fcn("pool5"),
     "fcn16s": _fcn("pool5", "pool4"),
     "fcn8s": _fcn("pool5", "pool4", "pool3"),

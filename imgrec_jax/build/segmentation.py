@@ -27,6 +27,7 @@ def make_unet(
     classes: int,
     depth: int = 4,
     width: int = 64,
+    widths: tuple[int, ...] = (),
     padding: str = "same",
     upsample: str = "transposed",
     dropout: float = 0.0,
@@ -35,7 +36,9 @@ def make_unet(
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> unet.UNet:
-    return unet.UNet(classes, depth, width, padding, upsample, dropout, score_levels, norm=_norm(norm, axis_name), dtype=dtype)
+    return unet.UNet(
+        classes, depth, width, tuple(widths), padding, upsample, dropout, score_levels, norm=_norm(norm, axis_name), dtype=dtype
+    )
 
 
 def make_backbone_unet(

@@ -89,8 +89,9 @@ class DoubleConv(nn.Module):
 class UNet(nn.Module):
     """The paper's network is the default with padding="valid": depth 4, 64 to 1024 channels.
 
-    `upsample` is "transposed" (2x2 transposed convolution) or "bilinear" (interpolation and a 1x1 convolution); both
-    halve the channels. Dropout acts on the two deepest levels of the contracting path, as in the authors' network.
+    `upsample` is "transposed" (2x2 transposed convolution) or "bilinear" (interpolation and a 1x1 convolution); both go to the
+    channels of the finer level. `widths` are the channels of every level, the finest first; without them they double from
+    `width` on. Dropout acts on the two deepest levels of the contracting path, as in the authors' network.
 
     `score_levels` (padding="same" only) adds the scores of linear classifiers of all coarser levels to those of the finest, as
     the FCN adds those of its skips: the loss then reaches every level on a short way. The experiments of this project
@@ -100,6 +101,7 @@ class UNet(nn.Module):
     num_classes: int
     depth: int = 4
     width: int = 64
+    widths: tuple[int, ...] = ()
     padding: str = "same"
     upsample: str = "transposed"
     dropout: float = 0.0
@@ -111,6 +113,8 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C] -> {"logits": [B, h, w, K]}; needs a "dropout" key when training with dropout > 0."""
+        if self.widths and len(self.widths) != self.depth + 1:
+            raise ValueError(f"widths={self.widths}: expected {self.depth + 1} numbers for depth {self.depth}")
         if self.score_levels and self.padding == "valid":
             raise ValueError('score_levels=True needs padding="same": with "valid" the levels see different parts of the image')
         height, width = x.shape[1:3]
@@ -128,7 +132,7 @@ class UNet(nn.Module):
                 x = max_pool(x, 2)
         coarse = [x]
         for level in reversed(range(self.depth)):
-            x = self._up(f"up{level}_sample", x, self.width * 2**level)
+            x = self._up(f"up{level}_sample", x, self._channels(level))
             x = jnp.concatenate([_crop_centre(skips[level], x.shape[1:3]), x], axis=-1)
             x = self._double(f"up{level}", level)(x, train=train)
             coarse.append(x)
@@ -147,9 +151,12 @@ class UNet(nn.Module):
             total += resize_bilinear(score.astype(jnp.float32), size)
         return total
 
+    def _channels(self, level: int) -> int:
+        return self.widths[level] if self.widths else self.width * 2**level
+
     def _double(self, name: str, level: int) -> DoubleConv:
         padding = 0 if self.padding == "valid" else 1
-        return DoubleConv(self.width * 2**level, padding, self.conv, self.norm, self.dtype, name=name)
+        return DoubleConv(self._channels(level), padding, self.conv, self.norm, self.dtype, name=name)
 
     def _up(self, name: str, x: jax.Array, features: int) -> jax.Array:
         if self.upsample == "transposed":

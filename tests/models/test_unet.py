@@ -143,3 +143,13 @@ def test_score_levels_adds_coarse_classifiers_to_the_logits_and_changes_nothing_
 def test_score_levels_needs_same_padding():
     with pytest.raises(ValueError, match='score_levels=True needs padding="same"'):
         UNet(3, depth=2, width=4, padding="valid", score_levels=True).init(jax.random.PRNGKey(0), np.zeros((1, 60, 60, 3)))
+
+
+def test_widths_are_the_channels_of_every_level():
+    model = UNet(3, depth=2, widths=(4, 10, 6))
+    params = jax.eval_shape(model.init, jax.random.PRNGKey(0), np.zeros((1, 8, 8, 1), np.float32))["params"]
+    outputs = {name: params[name]["conv2"]["kernel"].shape[-1] for name in ("down0", "down1", "down2", "up1", "up0")}
+    assert outputs == {"down0": 4, "down1": 10, "down2": 6, "up1": 10, "up0": 4}
+    assert params["up1_sample"]["kernel"].shape == (2, 2, 6, 10)
+    with pytest.raises(ValueError, match="expected 3 numbers for depth 2"):
+        UNet(3, depth=2, widths=(4, 8)).init(jax.random.PRNGKey(0), np.zeros((1, 8, 8, 1)))
