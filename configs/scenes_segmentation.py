@@ -31,6 +31,7 @@ def get_config(variant: str = "unet") -> ConfigDict:
     # Four crops cost as much as one scene and show more digits.
     config.data.train_ops = ConfigDict({"foreground_crop": {"size": (64, 64), "probability": 0.8}})
     config.optim.name = "muon"
+    config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
     config.optim.learning_rate = 0.01
     config.optim.lr_multiplier = ((r"head|score", 5.0), (r"kernel", 5.0), (r".*", 1.0))
     config.optim.weight_decay = ((r"kernel", 1e-4), (r".*", 0.0))
@@ -58,7 +59,7 @@ def _fcn(*levels: str) -> dict:
 
 MODELS = {
     # The digits are told apart at the middle levels, so these are wide, and the costly finest one is narrow.
-    "unet": {"name": "unet", "widths": (8, 24, 64, 128, 128), "norm": "batch", "score_levels": True},
+    "unet": {"name": "unet", "widths": (8, 24, 64, 96, 96), "norm": "batch", "score_levels": True},
     "fcn32s": _fcn("pool5"),
     "fcn16s": _fcn("pool5", "pool4"),
     "fcn8s": _fcn("pool5", "pool4", "pool3"),
