@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.config import base
 
 KINDS = ("faster", "fast", "rcnn")
+STEPS = {"faster": 5500, "fast": 4000, "rcnn": 4000}
 
 
 def get_config(variant: str = "faster") -> ConfigDict:
@@ -34,9 +35,11 @@ def get_config(variant: str = "faster") -> ConfigDict:
         "fpn_width": 32,
         "head_width": 128,
         "norm": "batch",
+        "neck_norm": "batch",
+        "head_norm": "batch",
         "crop_size": 32 if kind == "rcnn" else 7,
         "anchor_sizes": ((16,), (28,), (48,)),
-        "aspect_ratios": (0.7, 1.0, 1.5),
+        "aspect_ratios": (1.0, 1.6, 3.0),  # height / width; half of the ones are taller than 2.2 times their width
     })  # fmt: skip
     config.data.name = "digit_scenes/tiny" if tiny else "digit_scenes/default"
     config.data.validation_split, config.data.test_split = "validation", "test"
@@ -68,18 +71,18 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.optim.name = "muon"
     config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
     config.optim.learning_rate = 0.01
-    # The backbone's kernels, which batch normalisation follows, take larger steps than those that nothing rescales.
+    # Kernels that batch normalisation follows take larger steps than those that nothing rescales.
     config.optim.lr_multiplier = (
         (r"pred|logits|score", 1.0),
-        (r"(fpn|rpn|box_head).*kernel", 2.0),
+        (r"rpn.*kernel", 2.0),
         (r"kernel", 5.0),
         (r".*", 1.0),
     )
     config.optim.clip_norm = 10.0
     config.schedule.name = "one_cycle"
     config.schedule.peak_fraction = 0.2
-    config.train.total_steps = 8 if tiny else 4000
-    config.eval.every_steps = 8 if tiny else 1000
+    config.train.total_steps = 8 if tiny else STEPS[kind]
+    config.eval.every_steps = 8 if tiny else 2000
     config.select.metric = "AP"
     config.log.every_steps = 4 if tiny else 50
     config.log.show = ("loss", "AP", "AP50", "AR100", "f1")

@@ -36,6 +36,8 @@ def make_small_detector(
     aspect_ratios: tuple[float, ...] = (1.0,),
     crop_size: int = 7,
     norm: str = "batch",
+    neck_norm: str = "none",
+    head_norm: str = "none",
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN:
@@ -48,17 +50,19 @@ def make_small_detector(
       fpn_width: channels of the feature pyramid over the stages after the first.
       head_width: of the two fully connected layers.
       anchor_sizes: one tuple per stage after the first; aspect_ratios: height / width.
+      neck_norm, head_norm: of the feature pyramid and of the fully connected layers; "none" as in torchvision's first detector.
       crop_size: side of a crop, in cells, or in pixels for "rcnn".
     """
     body = small_resnet(widths, blocks, stem_stride, norm=make_norm(norm, axis_name=axis_name), dtype=dtype)
-    head = TwoMLPHead(width=head_width, dtype=dtype)
+    after_neck, after_dense = (None if n == "none" else make_norm(n, axis_name=axis_name) for n in (neck_norm, head_norm))
+    head = TwoMLPHead(width=head_width, norm=after_dense, dtype=dtype)
     levels = tuple(f"layer{i}" for i in range(2, len(widths) + 1))
     crops = {"box_head": head, "num_classes": num_classes, "output_size": (crop_size, crop_size), "dtype": dtype}
     if kind == "rcnn":
         return rcnn.make_rcnn(kind, backbone=body, box_levels=levels[-1:], context=2, **crops)
     if len(anchor_sizes) != len(levels):
         raise ValueError(f"anchor_sizes={anchor_sizes}: expected one tuple for each of {levels}")
-    pyramid = BackboneWithFPN(body, FPN(fpn_width, dtype=dtype), levels)
+    pyramid = BackboneWithFPN(body, FPN(fpn_width, norm=after_neck, dtype=dtype), levels)
     return rcnn.make_rcnn(
         kind, backbone=pyramid, box_levels=levels, rpn_levels=levels, anchor_sizes=anchor_sizes,
         aspect_ratios=aspect_ratios, **crops,

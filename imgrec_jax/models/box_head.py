@@ -15,19 +15,29 @@ from imgrec_jax.models.resnet import kaiming_normal, torch_uniform
 
 
 class TwoMLPHead(nn.Module):
-    """Two fully connected layers; 1024 wide after an FPN, 4096 with dropout 0.5 after VGG16 (Fast R-CNN)."""
+    """Two fully connected layers; 1024 wide after an FPN, 4096 with dropout 0.5 after VGG16 (Fast R-CNN).
+
+    With `norm`, which neither has, it follows each layer in place of a bias.
+    """
 
     width: int = 1024
     dropout: float = 0.0
+    norm: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
-        """x [M, h, w, C] -> [M, width]; needs a "dropout" key when training with dropout."""
+        """x [M, h, w, C] -> [M, width]; crops that are not `valid` (bool [M]) do not enter batch statistics.
+
+        Needs a "dropout" key when training with dropout.
+        """
         x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
-            x = nn.relu(nn.Dense(self.width, kernel_init=torch_uniform, dtype=self.dtype, name=name)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = nn.Dense(self.width, use_bias=self.norm is None, kernel_init=torch_uniform, dtype=self.dtype, name=name)(x)
+            if self.norm is not None:
+                mask = None if valid is None else valid[:, None]
+                x = self.norm(name=f"{name}_norm", dtype=self.dtype)(x, train=train, mask=mask)
+            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         return x
 
 
