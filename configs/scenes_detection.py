@@ -72,12 +72,8 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
     config.optim.learning_rate = 0.01
     # Kernels that batch normalisation follows take larger steps than those that nothing rescales.
-    config.optim.lr_multiplier = (
-        (r"pred|logits|score", 1.0),
-        (r"rpn.*kernel", 2.0),
-        (r"kernel", 5.0),
-        (r".*", 1.0),
-    )
+    unscaled = ((r"rpn.*kernel", 2.0),) if kind == "faster" else ()
+    config.optim.lr_multiplier = ((r"pred|logits|score", 1.0), *unscaled, (r"kernel", 5.0), (r".*", 1.0))
     config.optim.clip_norm = 10.0
     config.schedule.name = "one_cycle"
     config.schedule.peak_fraction = 0.2
