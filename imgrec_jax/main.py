@@ -180,15 +180,13 @@ def summary(config, experiment, workdir: Path) -> str:
     import jax
 
     from imgrec_jax.parallel import parameter_count
-    from imgrec_jax.step import named_key
 
-    shapes = jax.eval_shape(lambda key: experiment.task.init(key, experiment.batch_spec), named_key(0, "init"))
     devices = jax.devices()
     image = "x".join(map(str, experiment.batch_spec["image"].shape[1:]))
     splits = ", ".join(f"{name} {len(p.source):,}" for name, p in {"train": experiment.train, **experiment.evals}.items())
     rows = [
         ("task", config.task),
-        ("model", f"{config.model.name}, {parameter_count(shapes['params']):,} parameters, {config.dtype}"),
+        ("model", f"{config.model.name}, {parameter_count(experiment.variable_shapes['params']):,} parameters, {config.dtype}"),
         ("data", f"{config.data.name}, {image}: {splits}"),
         ("optimiser", f"{config.optim.name}, learning rate {_rate(config)} ({config.schedule.name})"),
         (

@@ -364,3 +364,9 @@ def test_float64_is_the_precision_of_the_whole_state(digits_dir):
         state, _ = train.create_state(build.build(config))
     floats = {str(leaf.dtype) for leaf in jax.tree.leaves(state) if np.issubdtype(leaf.dtype, np.floating)}
     assert floats == {"float64"}
+
+
+def test_a_rule_for_no_parameter_is_a_config_error_before_training(digits_dir):
+    config = small_config(digits_dir, optim__lr_multiplier=(("hed", 2.0), (".*", 1.0)))
+    with pytest.raises(build.ConfigError, match=r"config\.optim: lr_multiplier rules that match no parameter first: \['hed'\]"):
+        build.build(config)

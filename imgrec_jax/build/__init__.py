@@ -40,6 +40,7 @@ class Experiment(NamedTuple):
     dtype: jnp.dtype  # of the parameters
     task: Task
     batch_spec: dict[str, Any]  # arrays or shapes of one process's rows
+    variable_shapes: dict[str, Any]
     train: Pipeline
     evals: dict[str, Pipeline]
     summarise: dict[str, Callable]
@@ -142,19 +143,26 @@ def build(config: ConfigDict) -> Experiment:
     epoch = train.steps_per_epoch
     total = steps_of(config.train, "train.total", epoch, data.batch_size)
     schedule = make_schedule(config, total, epoch)
-    rules = _rules(config)
+    spec = train.batch(0)
+    shapes = jax.eval_shape(lambda: parts.task.init(jax.random.PRNGKey(0), spec))
+    make_optimizer = partial(_optimizer(config, schedule), **_rules(config))
+    try:  # the rules look for their parameters
+        make_optimizer(params=shapes["params"])
+    except ValueError as error:
+        raise ConfigError(f"config.optim: {error}") from error
     eval_every = steps_of(config.eval, "eval.every", epoch, data.batch_size)
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, data.batch_size, default=eval_every)
     return Experiment(
         seed=config.seed,
         dtype=jnp.promote_types(DTYPES[config.dtype], jnp.float32),
         task=parts.task,
-        batch_spec=train.batch(0),
+        batch_spec=spec,
+        variable_shapes=shapes,
         train=train,
         evals=evals,
         summarise=parts.summarise,
         initialise=pretrained.make_initialise(config),
-        make_optimizer=lambda params: _optimizer(config, schedule)(params=params, **rules),
+        make_optimizer=lambda params: make_optimizer(params=params),
         schedule=schedule,
         batch_size=data.batch_size,
         total_steps=total,
