@@ -107,7 +107,7 @@ def create_state(experiment: Experiment, initialise: Callable | None = None) -> 
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = init.compile(options)(named_key(experiment.seed, "init"))
     variables = initialise(variables) if initialise else variables
-    tx = experiment.make_optimizer(variables["params"])
+    tx = experiment.make_optimizer(params=variables["params"])
     return experiment.layout.put_state(init_state(variables, tx, experiment.ema_decay > 0)), tx
 
 

@@ -45,7 +45,7 @@ class Experiment(NamedTuple):
     evals: dict[str, Pipeline]
     summarise: dict[str, Callable]
     initialise: Callable[[dict], tuple[dict, str]] | None
-    make_optimizer: Callable
+    make_optimizer: Callable  # (params=...) -> optax transformation
     schedule: Callable
     batch_size: int
     total_steps: int
@@ -162,7 +162,7 @@ def build(config: ConfigDict) -> Experiment:
         evals=evals,
         summarise=parts.summarise,
         initialise=pretrained.make_initialise(config),
-        make_optimizer=lambda params: make_optimizer(params=params),
+        make_optimizer=make_optimizer,
         schedule=schedule,
         batch_size=data.batch_size,
         total_steps=total,
