@@ -1,7 +1,8 @@
 """Segmentation: names to models, losses and sources."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -41,19 +42,31 @@ def make_unet(
     )
 
 
+BACKBONES: dict[str, Callable] = {**resnet.RESNETS, "small_resnet": resnet.small_resnet, "vgg": vgg.VGG}
+
+
 def make_backbone_unet(
     *,
     classes: int,
     backbone: str = "resnet18",
-    widths: tuple[int, ...] = (256, 128, 64, 32),
+    trunk: Mapping[str, Any] = MappingProxyType({}),
+    levels: tuple[str, ...] = unet.BackboneUNet.levels,
+    widths: tuple[int, ...] = unet.BackboneUNet.widths,
+    upsample: str = "bilinear",
+    score_levels: bool = False,
     norm: str = "batch",
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> unet.BackboneUNet:
-    trunk = resnet.RESNETS[choice("model.backbone", backbone, resnet.RESNETS)](
-        norm=make_norm(norm, axis_name=axis_name), dtype=dtype
-    )
-    return unet.BackboneUNet(trunk, classes, widths=widths, norm=_norm(norm, axis_name), dtype=dtype)
+    """backbone: a name of BACKBONES; trunk: its options."""
+    factory = BACKBONES[choice("model.backbone", backbone, BACKBONES)]
+    choice("model.upsample", upsample, ("bilinear", "transposed"))
+    norm = _norm(norm, axis_name)
+    body = factory(**trunk, norm=norm or make_norm("none"), dtype=dtype)
+    unknown = sorted(set(levels) - set(body.strides))
+    if unknown:
+        raise ConfigError(f"config.model.levels: {backbone} has no {unknown}; it has {list(body.strides)}")
+    return unet.BackboneUNet(body, classes, levels, widths, upsample, score_levels, norm=norm, dtype=dtype)
 
 
 def make_fcn(

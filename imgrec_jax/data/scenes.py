@@ -28,7 +28,7 @@ from imgrec_jax.data.detection_source import DetectionSource
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import parse_split
 
-VERSION = "1.0.0"  # of the pixels: raise it when a scene changes
+VERSION = "1.1.0"  # of the pixels: raise it when a scene changes
 CLASS_NAMES = tuple("0123456789")  # of labels 1..10; 0 is background
 CATEGORY_IDS = tuple(range(1, 11))
 SPLITS = ("train", "validation", "test")
@@ -44,7 +44,7 @@ class SceneOptions:
     side: int = 128
     scale: tuple[float, float] = (0.8, 2.5)
     seed: int = 0
-    train: int = 4000
+    train: int = 10_000
     validation: int = 500
     test: int = 1000
 

@@ -16,7 +16,7 @@ from imgrec_jax.ops.pool import max_pool
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
 
 he_normal = nn.initializers.he_normal()  # section 3: standard deviation sqrt(2 / incoming nodes)
-# each output pixel of a 2x2 transposed convolution of stride 2 has C incoming nodes, not 4 C
+# each output pixel of a transposed convolution whose stride is its kernel has C incoming nodes
 _he_normal_upsampling = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", 2, 3, batch_axis=(0, 1))
 
 
@@ -43,19 +43,21 @@ def valid_sizes(size: int, depth: int) -> tuple[int, int]:
 
 
 class UpConv(nn.Module):
-    """2x2 transposed convolution of stride 2, as one matrix product: its output cells do not overlap."""
+    """Transposed convolution whose kernel and stride are `factor`, as one matrix product: its output cells do not overlap."""
 
     features: int
+    factor: int = 2
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, C] -> [B, 2 H, 2 W, features]."""
-        kernel = self.param("kernel", _he_normal_upsampling, (2, 2, x.shape[-1], self.features))
+        """x [B, H, W, C] -> [B, factor * H, factor * W, features]."""
+        n = self.factor
+        kernel = self.param("kernel", _he_normal_upsampling, (n, n, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         b, h, w, _ = x.shape
-        return jnp.einsum("bhwc,ijcd->bhiwjd", x, kernel).reshape(b, 2 * h, 2 * w, self.features) + bias
+        return jnp.einsum("bhwc,ijcd->bhiwjd", x, kernel).reshape(b, n * h, n * w, self.features) + bias
 
 
 class DoubleConv(nn.Module):
@@ -84,6 +86,29 @@ class DoubleConv(nn.Module):
                 x = self.norm(name=f"norm{i}", dtype=self.dtype)(x, train=train)
             x = nn.relu(x)
         return x
+
+
+class LevelScores(nn.Module):
+    """The sum of linear classifiers of several maps at one size, as the FCN adds the scores of its skips.
+
+    They start at zero. Beside a U-Net's own head they give the loss a short way to every level.
+    """
+
+    num_classes: int
+    conv: Callable[..., nn.Module] = nn.Conv
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> jax.Array:
+        """maps [B, h, w, C] of any sizes, the coarsest first -> [B, *size, K], float32."""
+        total = None
+        for i, x in enumerate(maps):
+            zeros = nn.initializers.zeros
+            score = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=zeros, dtype=self.dtype, name=f"score{i}")(x)
+            score = score.astype(jnp.float32)
+            # On the way up each sum is enlarged to the next map's size, not each score to the last.
+            total = score if total is None else resize_bilinear(total, score.shape[1:3]) + score
+        return resize_bilinear(total, size)
 
 
 class UNet(nn.Module):
@@ -139,17 +164,8 @@ class UNet(nn.Module):
         head = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name="head")
         logits = head(x).astype(jnp.float32)
         if self.score_levels:
-            logits += self._score(coarse[:-1], x.shape[1:3])
+            logits += LevelScores(self.num_classes, self.conv, self.dtype, name="scores")(coarse[:-1], x.shape[1:3])
         return {"logits": logits[:, :height, :width]}
-
-    def _score(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> jax.Array:
-        """The sum of linear classifiers of `maps`, the deepest first, at `size`."""
-        total = 0.0
-        for level, x in zip(range(self.depth, 0, -1), maps, strict=True):
-            zeros = nn.initializers.zeros
-            score = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=zeros, dtype=self.dtype, name=f"score{level}")(x)
-            total += resize_bilinear(score.astype(jnp.float32), size)
-        return total
 
     def _channels(self, level: int) -> int:
         return self.widths[level] if self.widths else self.width * 2**level
@@ -177,14 +193,19 @@ class UNet(nn.Module):
 class BackboneUNet(nn.Module):
     """U-Net's expanding path over the named maps of any backbone.
 
-    `levels` names the maps from the coarsest to the finest, `widths` the channels after merging each finer one. What
-    is left to the input's resolution (the finest map's stride) is one bilinear upsampling of the logits.
+    `levels` names the maps from the coarsest to the finest, `widths` the channels after merging each finer one. What is left to
+    the input's resolution (the finest map's stride) is bridged by `upsample`: "bilinear" interpolation of the logits, or
+    "transposed", where the head predicts every pixel of a cell by itself (Shi et al. 2016, arXiv 1609.05158).
+    `score_levels` as in `UNet`, the backbone's coarsest map included. Over a VGG's "conv5" to "conv1" it is TernausNet
+    (Iglovikov and Shvets 2018, arXiv 1801.05746) with bilinear interpolation in place of transposed convolutions.
     """
 
     backbone: nn.Module
     num_classes: int
     levels: tuple[str, ...] = ("layer4", "layer3", "layer2", "layer1", "stem")
     widths: tuple[int, ...] = (256, 128, 64, 32)
+    upsample: str = "bilinear"
+    score_levels: bool = False
     conv: Callable[..., nn.Module] = nn.Conv
     norm: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype | None = None
@@ -192,17 +213,28 @@ class BackboneUNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C], normalised -> {"logits": [B, H, W, K]}."""
+        if len(self.widths) != len(self.levels) - 1:
+            raise ValueError(f"widths={self.widths}: expected one for each of levels={self.levels} but the first")
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, max(self.backbone.strides[name] for name in self.levels))
         padded = x.shape[1:3]
         maps = self.backbone(x, train=train)
         x = maps[self.levels[0]]
+        coarse = [x]
         for name, features in zip(self.levels[1:], self.widths, strict=True):
             skip = maps[name]
             x = jnp.concatenate([skip, resize_bilinear(x, skip.shape[1:3])], axis=-1)
             x = DoubleConv(features, 1, self.conv, self.norm, self.dtype, name=f"up_{name}")(x, train=train)
-        head = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name="head")
-        logits = resize_bilinear(head(x).astype(jnp.float32), padded)
+            coarse.append(x)
+        if self.upsample == "transposed":
+            stride = self.backbone.strides[self.levels[-1]]
+            logits = UpConv(self.num_classes, stride, dtype=self.dtype, name="head")(x)
+        else:
+            init = {"padding": 0, "kernel_init": he_normal, "dtype": self.dtype, "name": "head"}
+            logits = resize_bilinear(self.conv(self.num_classes, (1, 1), **init)(x).astype(jnp.float32), padded)
+        logits = logits.astype(jnp.float32)
+        if self.score_levels:
+            logits += LevelScores(self.num_classes, self.conv, self.dtype, name="scores")(coarse[:-1], padded)
         return {"logits": logits[:, :height, :width]}
 
 

@@ -9,6 +9,7 @@ import pytest
 from imgrec_jax.models.norm import make_norm
 from imgrec_jax.models.resnet import RESNETS, small_resnet
 from imgrec_jax.models.unet import BackboneUNet, UNet, UpConv, valid_margin, valid_sizes
+from imgrec_jax.models.vgg import VGG
 from tests.goldens import seeded
 
 
@@ -96,8 +97,11 @@ def test_up_convolution_is_a_transposed_convolution():
         UNet(3, depth=2, width=4, norm=make_norm("batch"), upsample="bilinear"),
         UNet(3, depth=1, width=4, norm=make_norm("group"), padding="valid", dropout=0.1),
         BackboneUNet(small_resnet((4, 6), blocks=1), 3, ("layer2", "layer1", "stem"), (6, 4), norm=make_norm("batch")),
+        BackboneUNet(
+            VGG(((4, 1), (6, 1), (8, 1))), 3, ("conv3", "conv2"), (6,), "transposed", score_levels=True, norm=make_norm("batch")
+        ),
     ],
-    ids=["plain", "batch_bilinear", "group_valid_dropout", "backbone"],
+    ids=["plain", "batch_bilinear", "group_valid_dropout", "backbone", "scored_vgg"],
 )
 def test_every_parameter_receives_a_gradient(model):
     x = seeded.image(2, 24, 32, 3)
@@ -120,6 +124,8 @@ def test_every_parameter_receives_a_gradient(model):
 def test_backbone_unet_keeps_any_size():
     model = BackboneUNet(RESNETS["resnet18"](), num_classes=4)
     assert logits_shape(model, 1, 75, 130, 3) == (1, 75, 130, 4)
+    strided = BackboneUNet(small_resnet((4, 6), 1, 2), 4, ("layer2", "layer1"), (4,), "transposed", score_levels=True)
+    assert logits_shape(strided, 1, 75, 130, 3) == (1, 75, 130, 4)
 
 
 def test_logits_are_float32_when_computing_in_bfloat16():
@@ -133,7 +139,8 @@ def test_score_levels_adds_coarse_classifiers_to_the_logits_and_changes_nothing_
     x = np.random.default_rng(0).normal(size=(2, 22, 19, 3)).astype(np.float32)
     plain, scored = UNet(3, depth=2, width=4), UNet(3, depth=2, width=4, score_levels=True)
     params = scored.init(jax.random.PRNGKey(0), x)["params"]
-    scores = {name: params.pop(name) for name in ("score2", "score1")}
+    scores = {"scores": params.pop("scores")}
+    assert set(scores["scores"]) == {"score0", "score1"}
     logits = plain.apply({"params": params}, x)["logits"]
     np.testing.assert_array_equal(scored.apply({"params": {**params, **scores}}, x)["logits"], logits)  # they begin at zero
     shifted = jax.tree.map(lambda v: v + 1.5 if v.ndim == 1 else v, scores)  # biases: 1.5 at each of two levels

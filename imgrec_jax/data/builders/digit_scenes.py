@@ -23,7 +23,10 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
     """Digit scenes. `load_digits` gives {"train": (images, labels), "test": ...} of MNIST; it is called to prepare only."""
 
     VERSION = tfds.core.Version(scenes.VERSION)
-    RELEASE_NOTES = {scenes.VERSION: "First release."}
+    RELEASE_NOTES = {
+        "1.0.0": "First release.",
+        "1.1.0": "10,000 training scenes; the first 4,000 and the other splits are unchanged.",
+    }
     BUILDER_CONFIGS = [DigitScenesConfig(name=name, options=options) for name, options in scenes.PRESETS.items()]
 
     def __init__(self, *, load_digits: Callable[[], dict] | None = None, **kwargs):
