@@ -178,14 +178,16 @@ RESNETS: dict[str, Callable[..., ResNet]] = {
 }
 
 
-def small_resnet(widths: tuple[int, ...] = (16, 32, 64), blocks: int = 3, stem_stride: int = 1, **options: Any) -> ResNet:
-    """A ResNet for images of 32 to 128 pixels: 3x3 stem, no pooling, `blocks` basic blocks in each stage.
+def small_resnet(
+    widths: tuple[int, ...] = (16, 32, 64), blocks: int | tuple[int, ...] = 3, stem_stride: int = 1, **options: Any
+) -> ResNet:
+    """A ResNet for images of 32 to 128 pixels: 3x3 stem, no pooling, `blocks` basic blocks in each stage (or one number each).
 
     The defaults with shortcut="pad" are the ResNet-20 of He et al. 2015, section 4.2.
     """
     return ResNet(
         block=BasicBlock,
-        stage_sizes=(blocks,) * len(widths),
+        stage_sizes=(blocks,) * len(widths) if isinstance(blocks, int) else blocks,
         widths=widths,
         stage_strides=(1,) + (2,) * (len(widths) - 1),
         dilate=(False,) * len(widths),
