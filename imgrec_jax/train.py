@@ -219,7 +219,7 @@ def train(experiment: Experiment, workdir: Path, say: Callable[[str], None] = pr
                 run.stopped = run.selection.exhausted
             ending = done == total or run.stopped
             if ending and run.selection.metric and checkpointer is not None:
-                _evaluate_best(run, eval_step, state)
+                _evaluate_best(run, eval_step, state, done)
             ending = ending or terminated(done)
             if ending or (experiment.checkpoint_every and done % experiment.checkpoint_every == 0):
                 run.save(done, state)
@@ -291,11 +291,18 @@ def _evaluate(run: Run, split: str, eval_step: Callable, state: TrainState, step
     return values
 
 
-def _evaluate_best(run: Run, eval_step: Callable, state: TrainState) -> None:
-    """What the checkpoint that validation chose does on the test split."""
+def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int) -> None:
+    """What the checkpoint that validation chose does on the test split; `state` at `step` was just evaluated."""
+    if "test" not in run.experiment.evals:
+        return
+    if run.selection.memory["best_step"] == step:
+        run.results["best_test"] = run.results["test"]
+        run.record(step, "best_test", run.results["test"])
+        run.console.say("the last state is the best")
+        return
     layout = run.experiment.layout
     restored = run.checkpointer.restore_best(layout.whole(state))
-    if "test" in run.experiment.evals and restored is not None:
+    if restored is not None:
         best, clock = restored
         run.results["best_test"] = _evaluate(run, "test", eval_step, layout.put_state(best), clock["step"], "best_test")
 

@@ -13,20 +13,92 @@ import jax
 import jax.numpy as jnp
 
 
-class BatchNorm(nn.BatchNorm):
-    """Batch normalisation; Flax momentum 0.9 is torch's 0.1.
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167); `momentum` 0.9 is torch's 0.1.
 
-    The running variance follows Flax, the biased one; torch stores n / (n - 1) times it.
+    Parameters and statistics are named as in `flax.linen.BatchNorm`. The running variance is the biased one, as there; torch
+    stores n / (n - 1) times it. `axis_name` is a mapped axis over which the statistics are taken, too.
+
+    Sums over the batch are what costs time here: see `_channel_sum`. The train step of the small Faster R-CNN on digit scenes,
+    which spent a quarter of its time in them, takes MEASURED on 2 AVX2 cores.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    axis_name: str | None = None
+    dtype: jnp.dtype | None = None
 
-    def __call__(  # type: ignore[override]
-        self, x: jax.Array, *, train: bool, mask: jax.Array | None = None
-    ) -> jax.Array:
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Normalises x [..., C]. `mask` (broadcastable to x, True = counts) leaves elements out of the statistics."""
-        return super().__call__(x, use_running_average=not train, mask=mask)
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if train:
+            mean, var = _moments(wide, mask, None if self.is_initializing() else self.axis_name)
+            if not self.is_initializing():
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = _standardise(wide, mean, scale * jax.lax.rsqrt(var + self.epsilon), bias)
+        return y.astype(self.dtype or jnp.promote_types(x.dtype, scale.dtype))
+
+
+def _channel_sum(x: jax.Array) -> jax.Array:
+    """x [..., C] -> [C].
+
+    On the CPU a matrix product with ones: XLA's own reduction to few channels adds one number at a time (two sums over
+    8 x 64 x 64 x 16 take 1.0 ms, this way 0.3 ms; over 8 x 32 x 32 x 32 0.65 and 0.14 ms).
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    return jax.lax.platform_dependent(
+        rows, cpu=lambda rows: (jnp.ones((1, rows.shape[0]), rows.dtype) @ rows)[0], default=lambda rows: rows.sum(0)
+    )
+
+
+@jax.custom_vjp
+def _sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x [..., C] -> sums of x and of its squares, [C] each."""
+    return _channel_sum(x), _channel_sum(x * x)
+
+
+# The gradient of a sum is a broadcast, that of a broadcast a sum: both are given, so that every sum is a `_channel_sum`.
+_sums.defvjp(lambda x: (_sums(x), x), lambda x, gradients: (gradients[0] + 2 * x * gradients[1],))
+
+
+@jax.custom_vjp
+def _standardise(x: jax.Array, mean: jax.Array, multiplier: jax.Array, bias: jax.Array) -> jax.Array:
+    """(x - mean) * multiplier + bias; x [..., C], the rest [C]."""
+    return (x - mean) * multiplier + bias
+
+
+def _standardise_backward(saved: tuple, gradient: jax.Array) -> tuple:
+    x, mean, multiplier = saved
+    total = _channel_sum(gradient)
+    return gradient * multiplier, -multiplier * total, _channel_sum(gradient * (x - mean)), total
+
+
+_standardise.defvjp(
+    lambda x, mean, multiplier, bias: (_standardise(x, mean, multiplier, bias), (x, mean, multiplier)), _standardise_backward
+)
+
+
+def _moments(x: jax.Array, mask: jax.Array | None, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of the channels of x [..., C], where `mask` says so."""
+    if mask is None:
+        count = jnp.asarray(x.size // x.shape[-1], x.dtype)
+    else:
+        x = jnp.where(mask, x, 0.0)
+        count = jnp.sum(jnp.broadcast_to(mask, (*x.shape[:-1], 1)), dtype=x.dtype)
+    sums = (*_sums(x), count)
+    total, squares, count = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    count = jnp.maximum(count, 1)
+    mean = total / count
+    return mean, jnp.maximum(squares / count - mean * mean, 0.0)
 
 
 def fold(scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float) -> tuple:
