@@ -73,4 +73,4 @@ MODELS = {
     "fcn16s": _fcn("pool5", "pool4"),
     "fcn8s": _fcn("pool5", "pool4", "pool3"),
 }
-STEPS = {"unet": 7600, "fcn32s": 3000, "fcn16s": 3000, "fcn8s": 3000}
+STEPS = {"unet": 10000, "fcn32s": 3000, "fcn16s": 3000, "fcn8s": 3000}

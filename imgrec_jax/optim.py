@@ -7,13 +7,12 @@ is found (`re.search`) in a name wins, and every parameter must be matched by on
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optax import contrib
 
 Rules = Sequence[tuple[str, float]]
 
@@ -154,6 +153,11 @@ def frozen_labels(frozen: Sequence[str], params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), labels)
 
 
+class MuonState(NamedTuple):
+    count: jax.Array
+    momentum: Any
+
+
 def muon(
     learning_rate: Any,
     *,
@@ -166,7 +170,7 @@ def muon(
     """Muon (https://github.com/KellerJordan/Muon): kernels move by their orthogonalised momentum, the rest by Adam.
 
     A kernel is taken as a matrix: all axes but the last, by the last. Its step is not Adam's in size: give it a rate of its own
-    with `lr_multiplier`.
+    with `lr_multiplier`. The steps are those of `optax.contrib.muon` up to rounding, in less time (`orthogonalise`).
 
     Args:
       learning_rate: number or schedule, of both.
@@ -175,16 +179,58 @@ def muon(
       vectors: regex of parameters that Adam takes whatever their shape, the classifiers' kernels by default.
     """
 
-    def axes(path: Any, p: jax.Array) -> contrib.MuonDimensionNumbers | None:
-        name = "/".join(str(getattr(key, "key", key)) for key in path)
-        if p.ndim < 2 or re.search(vectors, name):
-            return None
-        return contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
+    def labels(params: Any) -> Any:
+        names = parameter_names(params)
+        is_kernel = [
+            p.ndim >= 2 and not re.search(vectors, name) for name, p in zip(names, jax.tree.leaves(params), strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), ["kernels" if kernel else "vectors" for kernel in is_kernel])
 
-    return contrib.muon(
-        learning_rate, beta=beta, ns_steps=ns_steps, adam_b1=b1, adam_b2=b2,
-        muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(axes, params),
-    )  # fmt: skip
+    kernels = optax.chain(_orthogonal_momentum(beta, ns_steps), optax.scale_by_learning_rate(learning_rate))
+    return optax.partition({"kernels": kernels, "vectors": optax.nadam(learning_rate, b1=b1, b2=b2)}, labels)
+
+
+def _orthogonal_momentum(beta: float, ns_steps: int) -> optax.GradientTransformation:
+    """Nesterov's momentum without bias, orthogonalised, and larger for kernels with more outputs than inputs."""
+
+    def init(params: Any) -> MuonState:
+        return MuonState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+        count = state.count + 1
+        momentum = optax.tree.update_moment(gradients, state.momentum, beta, 1)
+        ahead, now = 1 - beta ** (count + 1.0), 1 - beta ** (count + 0.0)
+
+        def one(m: jax.Array, g: jax.Array) -> jax.Array:
+            step = beta * m / ahead + (1 - beta) * g / now
+            matrix = step.reshape(-1, step.shape[-1])
+            growth = max(1.0, matrix.shape[1] / matrix.shape[0]) ** 0.5
+            return growth * orthogonalise(matrix, ns_steps).reshape(step.shape)
+
+        return jax.tree.map(one, momentum, gradients), MuonState(count, momentum)
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonalise(x: jax.Array, steps: int) -> jax.Array:
+    """x [m, n] with its singular values brought near 1 by Newton-Schulz iterations x <- x (a + b G + c G^2), G = x'x.
+
+    All iterates are x times polynomials of the first G (on x's shorter side), so that only two products are of x's size: G and
+    the last one. The train step of the scenes' U-Net takes 46 ms where it took 53 with `optax.contrib.muon` (2 AVX2 cores).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315  # github.com/KellerJordan/Muon: steepest at 0
+    tall = x.shape[0] >= x.shape[1]
+    gram = x.T @ x if tall else x @ x.T
+    square = jnp.trace(gram) + 1e-16  # of the Frobenius norm, which bounds the singular values
+    gram = gram / square
+    identity = jnp.eye(gram.shape[0], dtype=x.dtype)
+    product = identity * jax.lax.rsqrt(square)
+    for step in range(steps):
+        polynomial = a * identity + b * gram + c * (gram @ gram)
+        product = product @ polynomial
+        if step < steps - 1:
+            gram = polynomial @ gram @ polynomial
+    return x @ product if tall else product @ x
 
 
 def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:

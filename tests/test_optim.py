@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import contrib
 
 from imgrec_jax import optim
 
@@ -100,3 +101,37 @@ def test_schedule_matches_optax_where_both_exist():
     theirs = optax.warmup_cosine_decay_schedule(0.0, 1.0, 10, 100)
     steps = np.arange(100)
     np.testing.assert_allclose([mine(s) for s in steps], [theirs(s) for s in steps], atol=1e-6)
+
+
+def test_muon_makes_the_steps_of_optax_s():
+    def dimensions(path, p):
+        skipped = p.ndim < 2 or path[0].key == "head"
+        return None if skipped else contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
+
+    rng = np.random.default_rng(0)
+    shapes = {"wide": (20, 96), "tall": (3, 3, 24, 64), "bias": (7,), "head": (9, 5)}
+    params = {name: {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32)} for name, shape in shapes.items()}
+    theirs = contrib.muon(
+        0.1, beta=0.9, ns_steps=3, adam_b1=0.9, adam_b2=0.99,
+        muon_weight_dimension_numbers=lambda p: jax.tree_util.tree_map_with_path(dimensions, p),
+    )  # fmt: skip
+    ours = optim.muon(0.1, beta=0.9, ns_steps=3, b1=0.9, b2=0.99)
+    states = theirs.init(params), ours.init(params)
+    for scale in (1.0, 1e-5, 300.0, 0.1):
+        gradients = jax.tree.map(lambda p, scale=scale: scale * jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        (expected, first), (updates, second) = (
+            tx.update(gradients, state, params) for tx, state in zip((theirs, ours), states, strict=True)
+        )
+        states = first, second
+        jax.tree.map(lambda u, e: np.testing.assert_allclose(u, e, rtol=1e-3, atol=1e-5), updates, expected)
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (8, 40), (8, 8)])
+def test_orthogonalise_keeps_the_singular_vectors_and_evens_the_values(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    u, values, v = np.linalg.svd(optim.orthogonalise(jnp.asarray(x), 5), full_matrices=False)
+    assert 0.6 < values.min() and values.max() < 1.3
+    left, _, right = np.linalg.svd(x, full_matrices=False)
+    polar = left @ right
+    assert np.linalg.norm(u @ v - polar) < 1e-3 * np.linalg.norm(polar)
+    assert not np.any(optim.orthogonalise(jnp.zeros(shape), 5))
