@@ -8,6 +8,7 @@ not made again.
 import argparse
 import importlib
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -120,6 +121,7 @@ def final_state(workdir: Path) -> dict:
     import numpy as np
     import orbax.checkpoint as ocp
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax misses metadata that this reader does not need
     folder = workdir.absolute() / "checkpoints"
     path = folder / str(max(int(p.name) for p in folder.iterdir() if p.name.isdigit())) / "state"
     reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
