@@ -6,10 +6,12 @@ not made again.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import logging
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -128,3 +130,31 @@ def final_state(workdir: Path) -> dict:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree)
     state = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def fingerprint(workdir: Path) -> dict[str, str]:
+    """{what: sha256} of the final state and the metrics file: equal where two runs ended bit for bit alike."""
+    digest = hashlib.sha256()
+    for name, value in sorted(final_state(workdir).items()):
+        digest.update(name.encode() + value.tobytes())
+    return {
+        "state": digest.hexdigest(),
+        "metrics": hashlib.sha256((workdir / "metrics.jsonl").read_bytes()).hexdigest(),
+    }
+
+
+def kill_at(command: Sequence[str], step: int, delay: float) -> bool:
+    """SIGKILLs a run `delay` seconds after it reported `step` (0: after it started); returns whether it was still alive."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in process.stdout if step else ():
+        if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
+            break
+    try:
+        process.wait(timeout=delay)
+        return False
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+    finally:
+        process.stdout.close()

@@ -298,7 +298,7 @@ def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int) 
     if run.selection.memory["best_step"] == step:
         run.results["best_test"] = run.results["test"]
         run.record(step, "best_test", run.results["test"])
-        run.console.say("the last state is the best")
+        run.console.say("best_test: that of the last state, which is the best")
         return
     layout = run.experiment.layout
     restored = run.checkpointer.restore_best(layout.whole(state))

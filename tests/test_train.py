@@ -179,6 +179,19 @@ def test_early_stop_and_best(digits_dir, tmp_path):
     assert said[-2].startswith("stopped early at step 24") and said[-1] == "nothing left to train at step 24"
 
 
+def test_the_test_split_is_not_evaluated_again_when_the_last_state_is_the_best(digits_dir, tmp_path):
+    config = small_config(digits_dir, train__total_steps=8)
+    said = []
+    results = run(config, tmp_path / "w", said.append)
+    assert results["best_test"] == results["test"]
+    by_split = {r["split"]: r for r in records(tmp_path / "w")}
+    assert {**by_split["test"], "split": "best_test"} == by_split["best_test"]
+    assert same(
+        Checkpointer(tmp_path / "w").restore_best(final_state(config, tmp_path / "w")[0])[0].params,
+        final_state(config, tmp_path / "w")[0].params,
+    )
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(digits_dir, tmp_path):
     config = small_config(digits_dir, optim__learning_rate=1e30, optim__ema_decay=0.0)
     with pytest.raises(train.NonFiniteError) as error:

@@ -10,20 +10,18 @@ metrics.jsonl. Exit status 1 when any differs.
 """
 
 import argparse
-import hashlib
 import json
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-ROOT = Path(__file__).resolve().parents[2]
+import runs
+
 # Dropout, augmentation, averaging, a validation set that chooses, and cadences that share no factor: whatever a resume could
 # forget, this run has.
 OVERRIDES = (
@@ -47,27 +45,10 @@ def command(workdir: Path, config: str) -> list[str]:
 def run_to_end(workdir: Path, config: str) -> float:
     """Runs to the end; returns the seconds it took."""
     began = time.perf_counter()
-    result = subprocess.run(command(workdir, config), cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command(workdir, config), cwd=runs.ROOT, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"the run in {workdir} failed:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}")
     return time.perf_counter() - began
-
-
-def kill_at(workdir: Path, config: str, step: int, delay: float) -> bool:
-    """Kills a run `delay` seconds after it reported `step` (0: after it started); returns whether it was still alive."""
-    process = subprocess.Popen(command(workdir, config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for line in process.stdout if step else ():
-        if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
-            break
-    try:
-        process.wait(timeout=delay)
-        return False
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    finally:
-        process.stdout.close()
 
 
 def kill_once(folder: Path, config: str, moments: random.Random, seconds: float) -> tuple[Path, str]:
@@ -76,24 +57,9 @@ def kill_once(folder: Path, config: str, moments: random.Random, seconds: float)
         early = moments.random() < 0.2
         step, delay = (0, moments.uniform(0, seconds / 2)) if early else (moments.randrange(2, 64), moments.uniform(0, 0.5))
         workdir = folder / f"attempt{attempt}"
-        if kill_at(workdir, config, step, delay):
+        if runs.kill_at(command(workdir, config), step, delay):
             return workdir, f"{delay:.2f} s after {f'step {step}' if step else 'the start'}"
     raise SystemExit("every run ended before its moment came")
-
-
-def fingerprint(workdir: Path) -> dict[str, str]:
-    """{what: sha256} of the final state and the metrics file."""
-    import orbax.checkpoint as ocp
-
-    step = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    state = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "state").absolute())
-    digest = hashlib.sha256(str(step).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-    return {
-        "state": digest.hexdigest(),
-        "metrics": hashlib.sha256((workdir / "metrics.jsonl").read_bytes()).hexdigest(),
-    }
 
 
 def main() -> None:
@@ -106,7 +72,7 @@ def main() -> None:
     moments = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         seconds = run_to_end(Path(folder) / "undisturbed", args.config)
-        expected = fingerprint(Path(folder) / "undisturbed")
+        expected = runs.fingerprint(Path(folder) / "undisturbed")
         print(
             f"undisturbed: {seconds:.1f} s, state {expected['state'][:16]}, metrics {expected['metrics'][:16]}",
             flush=True,
@@ -116,7 +82,7 @@ def main() -> None:
             workdir, moment = kill_once(Path(folder) / f"trial{i}", args.config, moments, seconds)
             saved = sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
             run_to_end(workdir, args.config)
-            same = fingerprint(workdir) == expected
+            same = runs.fingerprint(workdir) == expected
             trials.append({"killed": moment, "checkpoints_then": saved, "identical": same})
             print(f"kill {i + 1}: {moment}, checkpoints {saved}: {'identical' if same else 'DIFFERENT'}", flush=True)
     identical = sum(trial["identical"] for trial in trials)

@@ -3,7 +3,6 @@
 python experiments/006_many_devices/run.py agree      losses and parameters after 20 steps, every layout against one device
 python experiments/006_many_devices/run.py restore    a checkpoint of 8 devices goes on with 1 and with 2 x 2, and back
 python experiments/006_many_devices/run.py kill       one of two processes dies; the other ends; the run is resumed
-python experiments/006_many_devices/run.py memory     bytes of the train state per device, 8-way FSDP against one device
 python experiments/006_many_devices/run.py overhead   the same work on 1, 2, 4 and 8 devices of the same two cores
 
 Each writes its part of result.json beside this file. Differences are relative: |a - b| / |a| of a loss, and of all parameters
@@ -13,7 +12,6 @@ many), and what follows is no longer rounding.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import signal
@@ -44,7 +42,7 @@ TASKS = {
     ),
     "segmentation": (
         f"{CONFIG}:scenes_segmentation/unet,tiny", "optim.learning_rate=0.001",
-        "model.widths=(4, 8, 16, 16, 16)",
+        "model.trunk.widths=(4, 8, 16, 16)", "model.widths=(16, 8, 8)",
     ),
 }  # fmt: skip
 # name: processes, devices of each, overrides
@@ -88,14 +86,6 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(a))
 
 
-def digest(workdir: Path) -> str:
-    state = runs.final_state(workdir)
-    whole = hashlib.sha256((workdir / "metrics.jsonl").read_bytes())
-    for name in sorted(state):
-        whole.update(name.encode() + state[name].tobytes())
-    return whole.hexdigest()
-
-
 def agree(folder: Path, tasks: list[str]) -> dict:
     result = {}
     for task in tasks:
@@ -107,7 +97,7 @@ def agree(folder: Path, tasks: list[str]) -> dict:
             row = {
                 "losses": float(np.max(np.abs(losses(first) - losses(base)) / np.abs(losses(base)))),
                 "parameters": relative(parameters(base), parameters(first)),
-                "repeats bit for bit": digest(first) == digest(second),
+                "repeats bit for bit": runs.fingerprint(first) == runs.fingerprint(second),
             }
             result.setdefault(task, {})[layout] = row
             print(task, layout, row, flush=True)
@@ -160,7 +150,7 @@ def kill(folder: Path, tasks: list[str]) -> dict:
                 "seconds until the other ended": round(seconds, 1),
                 "its status": status,
                 "its message": message,
-                "resumed run equals the undisturbed": digest(workdir) == digest(base),
+                "resumed run equals the undisturbed": runs.fingerprint(workdir) == runs.fingerprint(base),
             }
             result.setdefault(task, {})[f"process {victim} killed"] = row
             print(task, victim, row, flush=True)

@@ -23,6 +23,9 @@ def _norm(name: str, axis_name: str | None) -> Any:
     return None if name == "none" else make_norm(name, axis_name=axis_name)
 
 
+UPSAMPLE = ("bilinear", "transposed")
+
+
 def make_unet(
     *,
     classes: int,
@@ -37,6 +40,7 @@ def make_unet(
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> unet.UNet:
+    choice("model.upsample", upsample, UPSAMPLE)
     return unet.UNet(
         classes, depth, width, tuple(widths), padding, upsample, dropout, score_levels, norm=_norm(norm, axis_name), dtype=dtype
     )
@@ -60,7 +64,7 @@ def make_backbone_unet(
 ) -> unet.BackboneUNet:
     """backbone: a name of BACKBONES; trunk: its options."""
     factory = BACKBONES[choice("model.backbone", backbone, BACKBONES)]
-    choice("model.upsample", upsample, ("bilinear", "transposed"))
+    choice("model.upsample", upsample, UPSAMPLE)
     norm = _norm(norm, axis_name)
     body = factory(**trunk, norm=norm or make_norm("none"), dtype=dtype)
     unknown = sorted(set(levels) - set(body.strides))
