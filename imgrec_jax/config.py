@@ -102,7 +102,7 @@ def base() -> ConfigDict:
     config.eval.top_k = ()
     config.eval.window = ()  # segmentation: predict by windows of (height, width); () predicts images whole
     config.eval.overlap = 0.25
-    config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7"
+    config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7", "shifts"
 
     config.select = ConfigDict()  # the best checkpoint and the early stop
     config.select.metric = ""  # of the validation split: "accuracy", "loss", ...

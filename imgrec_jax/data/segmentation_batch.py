@@ -83,7 +83,7 @@ def instance_targets(*, separate: bool = True, w0: float = 0.0, sigma: float = 5
     return op
 
 
-def foreground_crop(*, size: Size, probability: float = 0.5) -> Op:
+def foreground_crop(*, size: Size, probability: float = 0.5, candidates: int = 1) -> Op:
     """A random crop by whole pixels that with some probability holds a pixel that is not background.
 
     Where objects are few, training sees more of them (Isensee et al. 2021, nnU-Net, oversamples foreground alike). Images
@@ -92,17 +92,26 @@ def foreground_crop(*, size: Size, probability: float = 0.5) -> Op:
     Args:
       size: (H, W).
       probability: of choosing a valid pixel of class 1 or more, if there is one, and a crop that holds it; otherwise any crop.
+      candidates: so many crops that hold the pixel are drawn, and the one with the most foreground is taken.
+
+    Raises:
+      ValueError: no candidates.
     """
+    if candidates < 1:
+        raise ValueError(f"data.train_ops.foreground_crop: candidates={candidates}; expected 1 or more")
 
     def op(example: Example, rng: np.random.Generator) -> Example:
         example = _padded(example, np.maximum(size, example["image"].shape[:2]))
         room = np.array(example["image"].shape[:2]) - size
         start = rng.integers(0, room + 1)
         if rng.random() < probability:
-            foreground = np.flatnonzero((example["segmentation"] > 0) & example["pixel_valid"])
-            if foreground.size:
-                pixel = np.array(np.divmod(foreground[rng.integers(foreground.size)], example["image"].shape[1]))
-                start = rng.integers(np.clip(pixel - size + 1, 0, room), np.clip(pixel, 0, room) + 1)
+            foreground = (example["segmentation"] > 0) & example["pixel_valid"]
+            places = np.flatnonzero(foreground)
+            if places.size:
+                pixel = np.array(np.divmod(places[rng.integers(places.size)], example["image"].shape[1]))
+                first, last = np.clip(pixel - size + 1, 0, room), np.clip(pixel, 0, room)
+                starts = rng.integers(first, last + 1, (candidates, 2))
+                start = max(starts, key=lambda yx: np.count_nonzero(foreground[yx[0] :, yx[1] :][: size[0], : size[1]]))
         window = tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))
         return {**example, **{key: example[key][window] for key in KEYS if key in example}}
 

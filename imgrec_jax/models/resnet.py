@@ -98,7 +98,9 @@ class ResNet(nn.Module):
     """A residual trunk with named feature maps; the defaults are ResNet-50 at ImageNet resolution.
 
     `dilate[i]` replaces the stride of stage i by dilation (torchvision's replace_stride_with_dilation, one entry
-    per stage). `remat` recomputes each block's activations in the backward pass to save memory.
+    per stage). `remat` recomputes each block's activations in the backward pass to save memory. `stem_abs` rectifies the
+    stem's output by |x| in place of ReLU (Jarrett et al. 2009, "What is the best multi-stage architecture for object
+    recognition?"): an edge gives the same response from light to dark as from dark to light.
     """
 
     block: type[_Block] = Bottleneck
@@ -110,6 +112,7 @@ class ResNet(nn.Module):
     stem_kernel: int = 7
     stem_stride: int = 2
     stem_pool: bool = True
+    stem_abs: bool = False
     shortcut: str = "projection"
     remat: bool = False
     conv: Callable[..., nn.Module] = nn.Conv
@@ -145,7 +148,8 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             name="conv1",
         )(x)
-        x = nn.relu(self.norm(name="bn1", dtype=self.dtype)(x, train=train))
+        x = self.norm(name="bn1", dtype=self.dtype)(x, train=train)
+        x = jnp.abs(x) if self.stem_abs else nn.relu(x)
         maps = {"stem": x}
         if self.stem_pool:
             x = max_pool_overlapping(x, window=3, stride=2, padding=1)
@@ -179,11 +183,16 @@ RESNETS: dict[str, Callable[..., ResNet]] = {
 
 
 def small_resnet(
-    widths: tuple[int, ...] = (16, 32, 64), blocks: int | tuple[int, ...] = 3, stem_stride: int = 1, **options: Any
+    widths: tuple[int, ...] = (16, 32, 64),
+    blocks: int | tuple[int, ...] = 3,
+    stem_stride: int = 1,
+    stem_width: int | None = None,
+    **options: Any,
 ) -> ResNet:
     """A ResNet for images of 32 to 128 pixels: 3x3 stem, no pooling, `blocks` basic blocks in each stage (or one number each).
 
-    The defaults with shortcut="pad" are the ResNet-20 of He et al. 2015, section 4.2.
+    The stem has as many channels as the first stage unless `stem_width` is given. The defaults with shortcut="pad" are the
+    ResNet-20 of He et al. 2015, section 4.2.
     """
     return ResNet(
         block=BasicBlock,
@@ -191,7 +200,7 @@ def small_resnet(
         widths=widths,
         stage_strides=(1,) + (2,) * (len(widths) - 1),
         dilate=(False,) * len(widths),
-        stem_width=widths[0],
+        stem_width=widths[0] if stem_width is None else stem_width,
         stem_kernel=3,
         stem_stride=stem_stride,
         stem_pool=False,

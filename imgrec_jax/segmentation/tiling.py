@@ -110,7 +110,9 @@ DIHEDRAL: dict[str, tuple[tuple[int, bool], ...]] = {
     "rotations": ((0, False), (1, False), (2, False), (3, False)),
     "d4": tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4)),
 }
-TEST_TIME = (*DIHEDRAL, "rotations7")
+# Pixels to the bottom right: 5 is off the grid of every stride from 2 to 16, by 1, 1, 5 and 5 pixels.
+SHIFTS = (0, 5)
+TEST_TIME = (*DIHEDRAL, "rotations7", "shifts")
 
 
 def averaged(predict: Predict, image: jax.Array, versions: str) -> jax.Array:
@@ -119,13 +121,16 @@ def averaged(predict: Predict, image: jax.Array, versions: str) -> jax.Array:
     Args:
       versions: "none"; "flips" (4), "rotations" (4 quarter turns) or "d4" (all 8), which move pixels without mixing them; or
         "rotations7": seven rotations, as U-Net averaged its predictions (Ronneberger et al. 2015, section 4; the paper does not
-        give the angles: here they are spread evenly over the circle).
+        give the angles: here they are spread evenly over the circle); or "shifts", the image where it lies and moved by
+        `SHIFTS`, mirrored at the border: a strided network sees a pixel by another phase of its grid.
 
     Raises:
       ValueError: unknown `versions`.
     """
     if versions == "rotations7":
         return _averaged_rotations(predict, image, 7)
+    if versions == "shifts":
+        return sum(_shifted(predict, image, pixels) for pixels in SHIFTS) / len(SHIFTS)
     if versions not in DIHEDRAL:
         raise ValueError(f"test-time versions {versions!r} are unknown; choose one of {TEST_TIME}")
     total = 0.0
@@ -134,6 +139,11 @@ def averaged(predict: Predict, image: jax.Array, versions: str) -> jax.Array:
         back = jnp.rot90(predict(jnp.rot90(x, turns, axes=(1, 2))), -turns, axes=(1, 2))
         total = total + (back[:, :, ::-1] if mirrored else back)
     return total / len(DIHEDRAL[versions])
+
+
+def _shifted(predict: Predict, image: jax.Array, pixels: int) -> jax.Array:
+    moved = jnp.pad(image, ((0, 0), (pixels, 0), (pixels, 0), (0, 0)), mode="reflect")
+    return predict(moved)[:, pixels:, pixels:]
 
 
 def _averaged_rotations(predict: Predict, image: jax.Array, count: int) -> jax.Array:

@@ -109,6 +109,22 @@ def test_foreground_crop_holds_foreground_and_cuts_all_maps_alike():
     assert sum(anywhere(given, np.random.default_rng(seed))["segmentation"].any() for seed in range(50)) < 25
 
 
+def test_foreground_crop_takes_the_candidate_with_the_most_foreground():
+    given = example(32, 32)
+    given["segmentation"] = np.zeros((32, 32), np.int32)
+    given["segmentation"][4, 4] = given["segmentation"][20:28, 20:28] = 3
+
+    def foreground(**options):
+        crop = foreground_crop(size=(12, 12), probability=1.0, **options)
+        return [np.count_nonzero(crop(given, np.random.default_rng(seed))["segmentation"]) for seed in range(60)]
+
+    one, many = foreground(), foreground(candidates=30)
+    assert np.mean(one) < 40 < 60 < np.max(many) == 64
+    assert all(pixels == 1 or pixels > 50 for pixels in many), many  # still around the pixel drawn first
+    with pytest.raises(ValueError, match="candidates=0; expected 1 or more"):
+        foreground_crop(size=(8, 8), candidates=0)
+
+
 def test_foreground_crop_of_small_and_empty_images():
     empty = {"image": np.zeros((6, 9, 3), np.uint8), "segmentation": np.zeros((6, 9), np.int32)}
     out = foreground_crop(size=(8, 8), probability=1.0)(empty, RNG)

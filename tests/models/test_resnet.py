@@ -79,6 +79,16 @@ def test_strides_and_channels_are_those_of_the_maps():
             assert value.shape == (1, 64 // model.strides[name], 96 // model.strides[name], model.channels[name])
 
 
+def test_a_stem_that_rectifies_by_the_absolute_value_cannot_tell_an_image_from_its_negative():
+    x = seeded.image(2, 16, 16, 3)
+    for stem_abs in (True, False):
+        model = small_resnet(widths=(4, 8), blocks=1, stem_stride=2, stem_width=6, stem_abs=stem_abs)
+        variables = model.init(jax.random.key(0), x)  # running means of zero: the norm before it is linear
+        maps, negative = (jax.jit(model.apply)(variables, image) for image in (x, -x))
+        assert maps["stem"].shape == (2, 8, 8, 6) and (maps["stem"] >= 0).all()
+        assert all(np.array_equal(maps[name], negative[name]) for name in maps) == stem_abs
+
+
 def test_training_updates_running_statistics_and_reaches_every_parameter():
     model = PooledClassifier(small_resnet(widths=(4, 8), blocks=1), num_classes=3)
     x = seeded.image(4, 8, 8, 3)

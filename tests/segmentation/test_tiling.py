@@ -73,7 +73,7 @@ def test_context_gives_windows_their_surroundings():
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("versions", tiling.DIHEDRAL)
+@pytest.mark.parametrize("versions", [*tiling.DIHEDRAL, "shifts"])
 def test_dihedral_versions_are_put_back_in_place(versions):
     x = image()
     np.testing.assert_allclose(tiling.averaged(pointwise, x, versions), pointwise(x), atol=1e-6)
@@ -98,6 +98,18 @@ def test_averaging_makes_a_prediction_invariant():
     turned = tiling.averaged(predict, jnp.rot90(x, 1, axes=(1, 2)), "d4")
     np.testing.assert_allclose(turned, jnp.rot90(tiling.averaged(predict, x, "d4"), 1, axes=(1, 2)), atol=1e-5)
     assert not np.allclose(predict(jnp.rot90(x, 1, axes=(1, 2))), jnp.rot90(predict(x), 1, axes=(1, 2)))
+
+
+def test_shifts_average_two_phases_of_a_strided_network():
+    def coarse(x):  # the mean of 2 x 2 cells, as a network of stride 2 might see them
+        b, h, w, c = x.shape
+        cells = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+        cells = cells.reshape(b, -(-h // 2), 2, -(-w // 2), 2, c).mean((2, 4))
+        return jnp.repeat(jnp.repeat(cells, 2, 1), 2, 2)[:, :h, :w]
+
+    edge = jnp.zeros((1, 8, 8, 1)).at[:, :, 4:].set(1.0)
+    assert tiling.SHIFTS == (0, 5)
+    np.testing.assert_allclose(tiling.averaged(coarse, edge, "shifts")[0, 4, :, 0], [0, 0, 0, 0.25, 0.75, 1, 1, 1])
 
 
 def test_seven_rotations_of_a_smooth_image_agree():
