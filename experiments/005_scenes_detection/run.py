@@ -8,7 +8,6 @@ the data. Inference is timed image by image, with the search where the detector 
 """
 
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +38,12 @@ def inference(variant: str, workdir: Path) -> dict[str, float]:
     batches = [jax.device_put(test.batch(i)) for i in range(IMAGES)]
     predict = jax.jit(experiment.task.predict)
     jax.block_until_ready(predict(variables, batches[0]))
-    network = [_milliseconds(lambda batch=batch: jax.block_until_ready(predict(variables, batch))) for batch in batches]
+    network = [runs.milliseconds(lambda batch=batch: jax.block_until_ready(predict(variables, batch))) for batch in batches]
     search = [0.0]
     if config.data.max_proposals:
         options = detection.make_search(config)
-        search = [_milliseconds(lambda i=i: selective_search(test.source[i]["image"], options)) for i in range(IMAGES)]
+        search = [runs.milliseconds(lambda i=i: selective_search(test.source[i]["image"], options)) for i in range(IMAGES)]
     return {"network_ms": float(np.median(network)), "search_ms": float(np.median(search))}
-
-
-def _milliseconds(work: object) -> float:
-    began = time.perf_counter()
-    work()
-    return 1e3 * (time.perf_counter() - began)
 
 
 COLUMNS = {

@@ -28,9 +28,15 @@ def read_folder(images_dir: str | Path, annotation_file: str | Path) -> FolderSp
     Raises:
       ValueError: on a json that is not of this format, a repeated image or category id, or a box of an unknown image or
         category; names the annotation.
+      FileNotFoundError: without the json.
     """
     annotation_file, images_dir = Path(annotation_file), Path(images_dir)
-    data = json.loads(annotation_file.read_text())
+    if not annotation_file.is_file():
+        raise FileNotFoundError(f"{annotation_file} is not there; expected the COCO instances json of this split")
+    try:
+        data = json.loads(annotation_file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{annotation_file} is no json ({error}); was it copied as a whole?") from error
     missing = [key for key in ("images", "annotations", "categories") if key not in (data if isinstance(data, dict) else {})]
     if missing:
         raise ValueError(

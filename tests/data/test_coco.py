@@ -137,6 +137,17 @@ def test_broken_files_are_named(tmp_path, change, message):
         coco.read_folder(images, file)
 
 
+def test_absent_and_cut_files_are_named(tmp_path):
+    images, file = coco_folder.write(tmp_path)
+    whole = file.read_text()
+    file.write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"{file.name} is no json"):
+        coco.read_folder(images, file)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{file.name} is not there; expected the COCO instances json"):
+        coco.read_folder(images, file)
+
+
 def test_results():
     rows = np.array([[7, 1.0, 2.0, 4.5, 6.0, 0.87654321, 18]])
     assert coco.results(rows) == [{"image_id": 7, "category_id": 18, "bbox": [1.0, 2.0, 3.5, 4.0], "score": 0.87654}]

@@ -119,8 +119,8 @@ def test_foreground_crop_takes_the_candidate_with_the_most_foreground():
         return [np.count_nonzero(crop(given, np.random.default_rng(seed))["segmentation"]) for seed in range(60)]
 
     one, many = foreground(), foreground(candidates=30)
-    assert np.mean(one) < 40 < 60 < np.max(many) == 64
-    assert all(pixels == 1 or pixels > 50 for pixels in many), many  # still around the pixel drawn first
+    assert np.mean(one) < 50 and min(one) < 32
+    assert min(many) >= 60  # of 64
     with pytest.raises(ValueError, match="candidates=0; expected 1 or more"):
         foreground_crop(size=(8, 8), candidates=0)
 
