@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.config import base
 
 KINDS = ("faster", "fast", "rcnn")
-STEPS = {"faster": 8200, "fast": 4000, "rcnn": 4000}
+STEPS = {"faster": 8200, "fast": 2000, "rcnn": 2000}
 
 
 def get_config(variant: str = "faster") -> ConfigDict:
@@ -80,7 +80,7 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.schedule.name = "one_cycle"
     config.schedule.peak_fraction = 0.2
     config.train.total_steps = 8 if tiny else STEPS[kind]
-    config.eval.every_steps = 8 if tiny else STEPS[kind] // 2
+    config.eval.every_steps = config.train.total_steps
     config.select.metric = "AP"
     config.log.every_steps = 4 if tiny else 50
     config.log.show = ("loss", "AP", "AP50", "AR100", "f1")

@@ -40,7 +40,7 @@ def get_config(variant: str = "unet") -> ConfigDict:
     config.schedule.name = "one_cycle"
     config.schedule.peak_fraction = 0.2
     config.train.total_steps = 8 if tiny else STEPS[models[0]]
-    config.eval.every_steps = 8 if tiny else STEPS[models[0]]
+    config.eval.every_steps = config.train.total_steps
     config.select.metric = "mean_iou"
     config.log.every_steps = 4 if tiny else 50
     config.log.show = ("loss", "pixel_accuracy", "mean_iou")
@@ -82,4 +82,4 @@ MODELS = {
     "fcn16s": _fcn("pool5", "pool4"),
     "fcn8s": _fcn("pool5", "pool4", "pool3"),
 }
-STEPS = {"unet": 19000, "fcn32s": 3000, "fcn16s": 3000, "fcn8s": 3000}
+STEPS = {"unet": 19000, "fcn32s": 2500, "fcn16s": 2500, "fcn8s": 2500}
