@@ -81,6 +81,7 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.schedule.peak_fraction = 0.2
     config.train.total_steps = 8 if tiny else STEPS[kind]
     config.eval.every_steps = config.train.total_steps
+    config.checkpoint.every_steps = 4 if tiny else 1000
     config.select.metric = "AP"
     config.log.every_steps = 4 if tiny else 50
     config.log.show = ("loss", "AP", "AP50", "AR100", "f1")

@@ -41,6 +41,7 @@ def get_config(variant: str = "unet") -> ConfigDict:
     config.schedule.peak_fraction = 0.2
     config.train.total_steps = 8 if tiny else STEPS[models[0]]
     config.eval.every_steps = config.train.total_steps
+    config.checkpoint.every_steps = 4 if tiny else 1000
     config.select.metric = "mean_iou"
     config.log.every_steps = 4 if tiny else 50
     config.log.show = ("loss", "pixel_accuracy", "mean_iou")

@@ -123,32 +123,6 @@ def milliseconds(work: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def stepper(config: "ConfigDict") -> Callable[[], None]:  # noqa: F821
-    """A function that makes one train step of a config, always with the first batch, and waits for it; compiled already."""
-    import jax
-    import jax.numpy as jnp
-
-    from imgrec_jax import build, parallel, train
-    from imgrec_jax.step import make_train_step
-
-    experiment = build.build(config)
-    state, tx = train.create_state(experiment)
-    step = jax.jit(
-        make_train_step(experiment.task, tx, seed=0, schedule=experiment.schedule),
-        donate_argnums=0,
-        compiler_options=parallel.compiler_options(),
-    )
-    batch = jax.tree.map(jnp.asarray, experiment.train.batch(0))
-
-    def one() -> None:
-        nonlocal state
-        state, sums = step(state, batch)
-        jax.block_until_ready((state, sums))
-
-    one()
-    return one
-
-
 def final_state(workdir: Path) -> dict:
     """{name: array} of a run's last checkpoint, whatever devices wrote it; "step" is the int under that name."""
     import jax

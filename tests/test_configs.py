@@ -69,3 +69,13 @@ def test_proposals_come_from_one_place(kind, proposals):
     config.data.max_proposals = proposals
     with pytest.raises(build.ConfigError, match=f"max_proposals={proposals}"):
         build.check(config)
+
+
+@pytest.mark.parametrize("name", ["unet", "backbone_unet"])
+def test_an_unknown_way_of_upsampling_is_refused(name):
+    config = load("scenes_segmentation").get_config("unet")
+    config.model = ConfigDict({"name": name, "classes": 11, "upsample": "nearest"})
+    with pytest.raises(
+        build.ConfigError, match=r"model.upsample='nearest' is unknown; choose one of \['bilinear', 'transposed'\]"
+    ):
+        build.check(config)

@@ -2,8 +2,7 @@
 
 python experiments/004_scenes_segmentation/run.py --seeds 0 1 2
 
-Appends to result.jsonl beside this file and prints the table. The test split is only reported; the checkpoint that it is
-reported for is the one with the best validation mIoU.
+Appends to result.jsonl beside this file and prints the table. Every run is evaluated once, at its end.
 """
 
 import sys

@@ -2,9 +2,9 @@
 
 python experiments/005_scenes_detection/run.py --seeds 0 1 2
 
-Appends to result.jsonl beside this file and prints the table. The checkpoint with the best validation AP is evaluated on the
-test split, once. Training time is that of the whole process, without the search for external proposals, which is kept beside
-the data. Inference is timed image by image, with the search where the detector needs one.
+Appends to result.jsonl beside this file and prints the table. Every run is evaluated once, at its end. Training time is that of
+the whole process, without the search for external proposals, which is kept beside the data. Inference is timed image by image,
+with the search where the detector needs one.
 """
 
 import sys

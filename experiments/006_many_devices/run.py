@@ -42,7 +42,7 @@ TASKS = {
     ),
     "segmentation": (
         f"{CONFIG}:scenes_segmentation/unet,tiny", "optim.learning_rate=0.001",
-        "model.trunk.widths=(4, 8, 16, 16)", "model.widths=(16, 8, 8)",
+        "model.trunk.widths=(4, 8, 16, 16)", "model.trunk.stem_width=4", "model.widths=(16, 8, 8)",
     ),
 }  # fmt: skip
 # name: processes, devices of each, overrides

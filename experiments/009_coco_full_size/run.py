@@ -60,7 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     alone, killed = (args.workdirs.resolve() / name for name in ("alone", "killed"))
     printed = follow(command(args.manual_dir, alone))
-    runs.kill_at(command(args.manual_dir, killed), step=3, delay=0.1)
+    if not runs.kill_at(command(args.manual_dir, killed), step=3, delay=0.1):
+        raise SystemExit("the second run ended by itself before it could be killed")
     resumed = follow(command(args.manual_dir, killed))
     first, second = runs.fingerprint(alone), runs.fingerprint(killed)
     result = {

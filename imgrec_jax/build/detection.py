@@ -30,8 +30,6 @@ def make_small_detector(
     widths: tuple[int, ...] = (16, 32, 64, 96),
     blocks: int = 1,
     stem_stride: int = 2,
-    stem_width: int | None = None,
-    stem_abs: bool = False,
     fpn_width: int = 64,
     head_width: int = 128,
     anchor_sizes: tuple[tuple[float, ...], ...] = ((16,), (32,), (64,)),
@@ -48,15 +46,14 @@ def make_small_detector(
     Args:
       kind: "rcnn", "fast" or "faster".
       num_classes: K + 1.
-      widths, blocks, stem_stride, stem_width, stem_abs, norm: of the ResNet.
+      widths, blocks, stem_stride, norm: of the ResNet.
       fpn_width: channels of the feature pyramid over the stages after the first.
       head_width: of the two fully connected layers.
       anchor_sizes: one tuple per stage after the first; aspect_ratios: height / width.
       neck_norm, head_norm: of the feature pyramid and of the fully connected layers; "none" as in torchvision's first detector.
       crop_size: side of a crop, in cells, or in pixels for "rcnn".
     """
-    norm = make_norm(norm, axis_name=axis_name)
-    body = small_resnet(widths, blocks, stem_stride, stem_width, stem_abs=stem_abs, norm=norm, dtype=dtype)
+    body = small_resnet(widths, blocks, stem_stride, norm=make_norm(norm, axis_name=axis_name), dtype=dtype)
     after_neck, after_dense = (None if n == "none" else make_norm(n, axis_name=axis_name) for n in (neck_norm, head_norm))
     head = TwoMLPHead(width=head_width, norm=after_dense, dtype=dtype)
     levels = tuple(f"layer{i}" for i in range(2, len(widths) + 1))

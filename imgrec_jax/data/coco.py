@@ -36,7 +36,7 @@ def read_folder(images_dir: str | Path, annotation_file: str | Path) -> FolderSp
     try:
         data = json.loads(annotation_file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{annotation_file} is no json ({error}); was it copied as a whole?") from error
+        raise ValueError(f"{annotation_file} is not valid JSON ({error}); was it copied as a whole?") from error
     missing = [key for key in ("images", "annotations", "categories") if key not in (data if isinstance(data, dict) else {})]
     if missing:
         raise ValueError(

@@ -100,7 +100,7 @@ class ResNet(nn.Module):
     `dilate[i]` replaces the stride of stage i by dilation (torchvision's replace_stride_with_dilation, one entry
     per stage). `remat` recomputes each block's activations in the backward pass to save memory. `stem_abs` rectifies the
     stem's output by |x| in place of ReLU (Jarrett et al. 2009, "What is the best multi-stage architecture for object
-    recognition?"): an edge gives the same response from light to dark as from dark to light.
+    recognition?"): up to the norm's offset, an edge gives the same response from light to dark as from dark to light.
     """
 
     block: type[_Block] = Bottleneck

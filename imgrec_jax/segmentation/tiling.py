@@ -1,4 +1,4 @@
-"""Prediction of large images by overlapping windows, and the mean over turned and mirrored copies of an image.
+"""Prediction of large images by overlapping windows, and the mean over versions of an image.
 
 Everything is a function around `predict`, [N, H, W, C] -> [N, H, W, K], with static shapes.
 Shape letters: B batch, N images or windows, H W image, h w window, C channels, K classes, T windows of an image.
@@ -110,19 +110,19 @@ DIHEDRAL: dict[str, tuple[tuple[int, bool], ...]] = {
     "rotations": ((0, False), (1, False), (2, False), (3, False)),
     "d4": tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4)),
 }
-# Pixels to the bottom right: 5 is off the grid of every stride from 2 to 16, by 1, 1, 5 and 5 pixels.
+# Pixels to the bottom right: 5 is off the grid of strides 2, 4, 8 and 16, by 1, 1, 5 and 5 pixels.
 SHIFTS = (0, 5)
 TEST_TIME = (*DIHEDRAL, "rotations7", "shifts")
 
 
 def averaged(predict: Predict, image: jax.Array, versions: str) -> jax.Array:
-    """The mean prediction over turned or mirrored versions of an image, each turned back. [B, H, W, C] -> [B, H, W, K].
+    """The mean prediction over versions of an image, each put back in place. [B, H, W, C] -> [B, H, W, K].
 
     Args:
-      versions: "none"; "flips" (4), "rotations" (4 quarter turns) or "d4" (all 8), which move pixels without mixing them; or
+      versions: "none"; "flips" (4), "rotations" (4 quarter turns) or "d4" (all 8), which move pixels without mixing them;
         "rotations7": seven rotations, as U-Net averaged its predictions (Ronneberger et al. 2015, section 4; the paper does not
-        give the angles: here they are spread evenly over the circle); or "shifts", the image where it lies and moved by
-        `SHIFTS`, mirrored at the border: a strided network sees a pixel by another phase of its grid.
+        give the angles: here they are spread evenly over the circle); "shifts": moved by each of `SHIFTS`, mirrored at the
+        border, so that a strided network meets a pixel at two phases of its grid.
 
     Raises:
       ValueError: unknown `versions`.

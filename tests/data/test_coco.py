@@ -141,7 +141,7 @@ def test_absent_and_cut_files_are_named(tmp_path):
     images, file = coco_folder.write(tmp_path)
     whole = file.read_text()
     file.write_text(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=f"{file.name} is no json"):
+    with pytest.raises(ValueError, match=f"{file.name} is not valid JSON"):
         coco.read_folder(images, file)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=f"{file.name} is not there; expected the COCO instances json"):

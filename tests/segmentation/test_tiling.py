@@ -74,7 +74,7 @@ def test_context_gives_windows_their_surroundings():
 
 
 @pytest.mark.parametrize("versions", [*tiling.DIHEDRAL, "shifts"])
-def test_dihedral_versions_are_put_back_in_place(versions):
+def test_versions_are_put_back_in_place(versions):
     x = image()
     np.testing.assert_allclose(tiling.averaged(pointwise, x, versions), pointwise(x), atol=1e-6)
 
