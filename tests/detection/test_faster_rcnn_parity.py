@@ -19,18 +19,25 @@ def stored(case: str):
 
 @functools.cache
 def run(case: str, what: str):
-    """Compiled once per case: predictions of all images, or (losses, gradients by torchvision's name) of the first."""
+    """Compiled once per case: predictions of all images, or (losses, gradients by torchvision's name) of the first.
+
+    v2 is trained in float64. Its losses then are torchvision's within 1e-6; in float32 some CPUs round a proposal across a
+    threshold, and one of the 384 sampled RoIs is another one (with AVX-512 the classifier loss is 0.3 % off).
+    """
     shapes, arrays = stored(case)
     task, variables = parity.task(case, golden.HYPER), parity.variables(case, shapes)
     if what == "predict":
         return jax.device_get(jax.jit(task.predict)(variables, parity.batch(golden.images())))
     batch = parity.batch(golden.images()[: golden.TRAINING_IMAGES], golden.ground_truth())
+    with jax.enable_x64(case == "v2"):
+        if case == "v2":
+            variables = jax.tree.map(lambda v: jax.numpy.asarray(v, jax.numpy.float64), variables)
 
-    def loss(params):
-        return task.loss({**variables, "params": params}, batch, jax.random.key(0), True)
+        def loss(params):
+            return task.loss({**variables, "params": params}, batch, jax.random.key(0), True)
 
-    compute = jax.value_and_grad(loss, has_aux=True) if what == "gradients" else loss
-    return jax.device_get(jax.jit(compute)(variables["params"]))
+        compute = jax.value_and_grad(loss, has_aux=True) if what == "gradients" else loss
+        return jax.device_get(jax.jit(compute)(variables["params"]))
 
 
 def assert_losses(aux, arrays):
