@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"unknown variant {variant!r}; choose 'tiny' or none")
     config = base()
     config.task = "segmentation"
-    config.model = ConfigDict({"name": "fcn_resnet50", "classes": 21, "aux": True, "norm": "batch"})
+    config.model = ConfigDict({"name": "fcn_resnet50", "num_classes": 21, "aux": True, "norm": "batch"})
     config.loss = ConfigDict({"name": "segmentation", "cross_entropy": 1.0, "aux_weight": 0.5})
     config.data.name = "coco/2017_panoptic"
     config.data.options = ConfigDict({"classes": "voc"})

@@ -1,6 +1,6 @@
 """Any TFDS classification set by name.
 
-python -m imgrec_jax.main --config=configs/image_classification.py --config.data.name=cifar10 --config.model.classes=10
+python -m imgrec_jax.main --config=configs/image_classification.py --config.data.name=cifar10 --config.model.num_classes=10
 Images are brought to `size` x `size` pixels; give another size as the variant: configs/image_classification.py:64
 """
 
@@ -26,7 +26,7 @@ def get_config(variant: str = "32") -> ConfigDict:
     })  # fmt: skip
     config.model = ConfigDict({
         "name": "convnet",
-        "classes": 10,
+        "num_classes": 10,
         "convs": ((32, 3, 1, 1), (64, 3, 1, 2), (128, 3, 1, 2), (128, 3, 1, 1)),
         "activation": "relu",
         "kernel_init": "he_normal",

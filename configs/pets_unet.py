@@ -14,7 +14,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"unknown variant {variant!r}; choose 'tiny' or none")
     config = base()
     config.task = "segmentation"
-    config.model = ConfigDict({"name": "unet", "classes": 3, "depth": 4, "width": 32, "norm": "batch", "dropout": 0.2})
+    config.model = ConfigDict({"name": "unet", "num_classes": 3, "depth": 4, "width": 32, "norm": "batch", "dropout": 0.2})
     config.loss = ConfigDict({"name": "segmentation", "cross_entropy": 1.0, "dice": 1.0, "dice_background": True})
     config.data.name = "oxford_iiit_pet"
     config.data.options = ConfigDict({"border": "class"})

@@ -20,7 +20,7 @@ def get_config(variant: str = "unet") -> ConfigDict:
         raise ValueError(f"unknown variant {variant!r}; expected one of {sorted(MODELS)}, and optionally 'tiny'")
     config = base()
     config.task = "segmentation"
-    config.model = ConfigDict({"classes": 11, **MODELS[models[0]]})
+    config.model = ConfigDict({"num_classes": 11, **MODELS[models[0]]})
     # Dice, because nine pixels of ten are background.
     config.loss = ConfigDict({"name": "segmentation", "cross_entropy": 1.0, "dice": 1.0})
     config.data.name = "digit_scenes/tiny" if tiny else "digit_scenes/default"

@@ -1,3 +1,92 @@
-"""Image recognition with neural networks in JAX: classification, detection and segmentation on one training loop."""
+"""imgrec_jax: image recognition in JAX and Flax. From Python:
+
+config = imgrec_jax.load_config("mnist:tiny")   # change it as you like
+experiment = imgrec_jax.build(config)           # opens the data
+imgrec_jax.train(experiment, "runs/mine")       # the same call goes on after an interruption
+run = imgrec_jax.load("runs/mine")              # needs no data
+run.predict(images)
+"""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from imgrec_jax.experiment import Experiment
+    from imgrec_jax.inference.predictor import Predictor
 
 __version__ = "0.1.0"
+__all__ = ["build", "evaluate", "load", "load_config", "train"]
+
+# Each function imports what it needs when it is called: importing the package costs nothing.
+
+
+def load_config(name: str) -> "ConfigDict":
+    """A config that comes with the package ("mnist", "mnist:fast") or of a file ("path/to/file.py:VARIANT").
+
+    Raises:
+      ConfigFileError: for an unknown name, file or variant, with those that exist.
+    """
+    from imgrec_jax import config
+
+    return config.load(name)
+
+
+def build(config: "ConfigDict") -> "Experiment":
+    """Everything that a config describes, as objects; opens the data, and prepares them where they are not.
+
+    Raises:
+      ConfigError: for what the config gets wrong; ValueError, FileNotFoundError for what is wrong with the data.
+    """
+    from imgrec_jax import assemble
+
+    return assemble.build(config)
+
+
+def train(
+    experiment: "Experiment",
+    workdir: str | PathLike,
+    say: Callable[[str], None] | None = None,
+    *,
+    callbacks: Sequence[Callable[[int, str, dict[str, Any]], None]] = (),
+    restart: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Trains to the end, or goes on in a workdir that holds a part of this run; returns the last evaluation of every split.
+
+    Args:
+      say: prints a line; None prints to stdout.
+      callbacks: called with (step, split, values) at every report and evaluation.
+      restart: begin anew; what the workdir holds is kept in it under another name.
+
+    Ctrl-C saves and returns. Raises what `imgrec_jax.run.loop.train` does.
+    """
+    from imgrec_jax.run import loop
+    from imgrec_jax.run.writers import emit
+
+    return loop.train(experiment, workdir, say or emit, callbacks=callbacks, restart=restart)
+
+
+def evaluate(
+    experiment: "Experiment", workdir: str | PathLike, *, checkpoint: str | int = "last", allow_changes: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Evaluates a checkpoint ("last", "best" or a step) of a workdir on every split, and writes the result file there."""
+    from imgrec_jax.run import loop
+
+    return loop.evaluate_workdir(experiment, workdir, which=checkpoint, allow_changes=allow_changes)
+
+
+def load(workdir: str | PathLike, checkpoint: str | int | None = None, *, averaged: bool | None = None) -> "Predictor":
+    """A trained run: its model, preprocessing, class names and variables, without the data it was trained on.
+
+    Args:
+      checkpoint: "best", "last" or a step; None takes the best where there is one, else the last.
+      averaged: the parameter average; None: where there is one.
+
+    Raises:
+      WorkdirError, CheckpointError: where there is no such run or checkpoint, or it cannot be read.
+    """
+    from imgrec_jax.inference import predictor
+
+    return predictor.load(workdir, checkpoint, averaged=averaged)

@@ -1,12 +1,29 @@
 """The shape of every config: all keys, with their defaults. `configs/*.py` start from it and change values.
 
 It is locked, so a misspelt key is an error where it is written. Durations take one of three units: of `x_steps`, `x_epochs`
-and `x_examples` exactly one is set. `model`, `loss`, `optim.options`, `data.search`, `data.train_ops` and `data.eval_ops` are
-the arguments of what they name and are checked by `build.py`.
+and `x_examples` exactly one is set. The sections in FREE are the arguments of what they name and are checked by `assemble`.
+
+A run keeps its config as JSON (`to_plain`, `from_plain`). A key that such a file lacks has the default that it had when the
+file was written, and names that changed since are known by both (`modernise`).
 """
+
+import importlib.util
+from pathlib import Path
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+FREE = (
+    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "detection", "optim.options",
+)  # fmt: skip
+
+# What a key or a value was called before: {old key: new key}, {key: {old value: new value}}.
+RENAMED_KEYS = {"model.classes": "model.num_classes"}
+RENAMED_VALUES = {"model.name": {"seed_a": "pytorch_cnn", "seed_b": "keras_cnn", "seed_c": "wide_cnn"}}
+
+# Workdirs are of format 2 since they keep a `run.json`; see `run.workdir`. A default that changes is listed here with the
+# last format that had the old one, so that a file without the key keeps its meaning: {key: [(last format, old default)]}.
+OLD_DEFAULTS: dict[str, list[tuple[int, object]]] = {}
 
 
 def base() -> ConfigDict:
@@ -15,91 +32,19 @@ def base() -> ConfigDict:
     config.seed = 0
     config.task = "classification"
     config.model = ConfigDict({"name": ""})
-    config.pretrained = ConfigDict()  # the weights that a fresh run starts from
-    config.pretrained.path = ""  # a .pth or .safetensors file; "" starts from random weights
-    config.pretrained.format = "torchvision"
-    # Regexes of paths that may be in the model alone, in the file alone, or differ in shape; all else is an error.
-    config.pretrained.allow_missing = ()
-    config.pretrained.allow_unexpected = ()
-    config.pretrained.allow_wrong_shape = ()
+    config.pretrained = _pretrained()
     # Of the computation. With "bfloat16", half the traffic, parameters stay float32; with "float64", for checks, they follow.
     config.dtype = "float32"
     config.loss = ConfigDict({"name": "softmax_cross_entropy"})
-
-    config.data = ConfigDict()
-    config.data.name = ""  # as TFDS names it: "mnist:3.0.1", "cifar10", ...
-    config.data.data_dir = ""  # "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.manual_dir = ""  # files placed by hand
-    config.data.train_split = "train"
-    config.data.validation_split = ""  # what early stopping and the choice of the best checkpoint look at
-    config.data.test_split = "test"  # reported after every evaluation, never selected on
-    config.data.batch_size = 64  # global, over all devices
-    config.data.eval_batch_size = 1000
-    config.data.remainder = "drop"  # examples that fill no batch: "drop", or "pad" a last one
-    config.data.mean = (0.0,)
-    config.data.std = (1.0,)
-    config.data.options = ConfigDict()  # of the kind of set: where its files lie, its classes, ...
-    config.data.train_ops = ConfigDict()
-    config.data.eval_ops = ConfigDict()
-    config.data.in_memory = placeholder(bool)  # None: where it fits
-    config.data.on_device = placeholder(bool)  # None: where it fits, on accelerators
-    config.data.threads = 2
-
-    # Segmentation
-    config.data.pad_multiple = 1  # padded sides are multiples of it (the stride of the network)
-    config.data.pad_to = ()  # (height, width) of every batch; () is the largest of each
-    # Detection
-    config.data.min_size = (800,)  # of the shorter side; in training one is drawn per image, evaluation takes the last
-    config.data.max_size = 1333  # of the longer side
-    config.data.canvases = ()  # the few (height, width) that batches are padded to; () chooses them by the two sizes
-    config.data.max_boxes = 100
-    config.data.max_proposals = 0  # external proposals per image (R-CNN, Fast R-CNN)
-    config.data.search = ConfigDict()  # of the selective search that makes them; {} is OpenCV's fast mode
-    config.data.drop_degenerate_boxes = False
-    config.data.drop_extra_boxes = False
-    config.detection = ConfigDict()  # thresholds and counts, with torchvision's names and defaults
-
-    config.optim = ConfigDict()
-    config.optim.name = "sgd"
-    config.optim.options = ConfigDict()
-    config.optim.learning_rate = 0.01
-    config.optim.base_batch_size = placeholder(int)  # the rate is for this many examples, and scaled in proportion to more
-    config.optim.weight_decay = ()  # (regex, value) rules; the first match wins
-    config.optim.lr_multiplier = ()
-    config.optim.frozen = ()  # regexes
-    config.optim.clip_norm = placeholder(float)
-    config.optim.ema_decay = 0.0
-    config.optim.accumulate = 1
-
-    config.schedule = ConfigDict()
-    config.schedule.name = "constant"
-    config.schedule.warmup_steps = placeholder(int)
-    config.schedule.warmup_epochs = placeholder(float)
-    config.schedule.warmup_examples = placeholder(int)
-    config.schedule.warmup_factor = 0.0
-    config.schedule.final_factor = 0.0
-    config.schedule.boundaries_epochs = ()
-    config.schedule.gamma = 0.1
-    config.schedule.power = 0.9
-    config.schedule.peak_fraction = 0.3
-    config.schedule.div_factor = 25.0
-
-    config.parallel = ConfigDict()
-    config.parallel.mode = "jit"  # or "pmap"
-    config.parallel.fsdp = 1  # pieces into which parameters, optimiser and averages are cut; "jit" only
-    config.parallel.remat = "none"  # what the backward pass computes again: "none", all but "convolutions", "everything"
-    config.parallel.compilation_cache = ""  # a folder that keeps compiled programs for the next run; "" for none
-
-    config.train = ConfigDict()
-    config.train.total_steps = placeholder(int)
-    config.train.total_epochs = placeholder(float)
-    config.train.total_examples = placeholder(int)
-
-    config.eval = ConfigDict()
-    config.eval.every_steps = placeholder(int)
-    config.eval.every_epochs = placeholder(float)
-    config.eval.every_examples = placeholder(int)
-    config.eval.top_k = ()
+    config.data = _data()
+    _segmentation(config)
+    _detection(config)
+    config.optim, config.schedule = _optim(), _schedule()
+    config.parallel = _parallel()
+    config.train, config.eval = ConfigDict(), ConfigDict()
+    _duration(config.train, "total")
+    _duration(config.eval, "every")
+    config.eval.top_k = ()  # classification
     config.eval.window = ()  # segmentation: predict by windows of (height, width); () predicts images whole
     config.eval.overlap = 0.25
     config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7", "shifts"
@@ -111,9 +56,7 @@ def base() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.enabled = True
-    config.checkpoint.every_steps = placeholder(int)
-    config.checkpoint.every_epochs = placeholder(float)
-    config.checkpoint.every_examples = placeholder(int)
+    _duration(config.checkpoint, "every")
     config.checkpoint.keep = 2
 
     config.log = ConfigDict()
@@ -126,6 +69,101 @@ def base() -> ConfigDict:
     config.profile.steps = 5
     config.lock()
     return config
+
+
+def _duration(section: ConfigDict, name: str) -> None:
+    """Three keys, of which one is set."""
+    for unit, kind in (("steps", int), ("epochs", float), ("examples", int)):
+        section[f"{name}_{unit}"] = placeholder(kind)
+
+
+def _pretrained() -> ConfigDict:
+    """The weights that a fresh run starts from."""
+    section = ConfigDict()
+    section.path = ""  # a .pth or .safetensors file; "" starts from random weights
+    section.format = "torchvision"
+    # Regexes of paths that may be in the model alone, in the file alone, or differ in shape; all else is an error.
+    section.allow_missing = ()
+    section.allow_unexpected = ()
+    section.allow_wrong_shape = ()
+    return section
+
+
+def _data() -> ConfigDict:
+    section = ConfigDict()
+    section.name = ""  # as TFDS names it: "mnist:3.0.1", "cifar10", ...
+    section.data_dir = ""  # "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
+    section.manual_dir = ""  # files placed by hand
+    section.train_split = "train"
+    section.validation_split = ""  # what early stopping and the choice of the best checkpoint look at
+    section.test_split = "test"  # reported after every evaluation, never selected on
+    section.batch_size = 64  # global, over all devices
+    section.eval_batch_size = 1000
+    section.remainder = "drop"  # examples that fill no batch: "drop", or "pad" a last one
+    section.mean = (0.0,)
+    section.std = (1.0,)
+    section.options = ConfigDict()  # of the kind of set: where its files lie, its classes, ...
+    section.train_ops = ConfigDict()
+    section.eval_ops = ConfigDict()
+    section.in_memory = placeholder(bool)  # None: where it fits
+    section.on_device = placeholder(bool)  # None: where it fits, on accelerators
+    section.threads = 2
+    return section
+
+
+def _segmentation(config: ConfigDict) -> None:
+    config.data.pad_multiple = 1  # padded sides are multiples of it (the stride of the network)
+    config.data.pad_to = ()  # (height, width) of every batch; () is the largest of each
+
+
+def _detection(config: ConfigDict) -> None:
+    config.data.min_size = (800,)  # of the shorter side; in training one is drawn per image, evaluation takes the last
+    config.data.max_size = 1333  # of the longer side
+    config.data.canvases = ()  # the few (height, width) that batches are padded to; () chooses them by the two sizes
+    config.data.max_boxes = 100
+    config.data.max_proposals = 0  # external proposals per image (R-CNN, Fast R-CNN)
+    config.data.search = ConfigDict()  # of the selective search that makes them; {} is OpenCV's fast mode
+    config.data.drop_degenerate_boxes = False
+    config.data.drop_extra_boxes = False
+    config.detection = ConfigDict()  # thresholds and counts, with torchvision's names and defaults
+
+
+def _optim() -> ConfigDict:
+    section = ConfigDict()
+    section.name = "sgd"
+    section.options = ConfigDict()
+    section.learning_rate = 0.01
+    section.base_batch_size = placeholder(int)  # the rate is for this many examples, and scaled in proportion to more
+    section.weight_decay = ()  # (regex, value) rules; the first match wins
+    section.lr_multiplier = ()
+    section.frozen = ()  # regexes
+    section.clip_norm = placeholder(float)
+    section.ema_decay = 0.0
+    section.accumulate = 1
+    return section
+
+
+def _schedule() -> ConfigDict:
+    section = ConfigDict()
+    section.name = "constant"
+    _duration(section, "warmup")
+    section.warmup_factor = 0.0
+    section.final_factor = 0.0
+    section.boundaries_epochs = ()
+    section.gamma = 0.1
+    section.power = 0.9
+    section.peak_fraction = 0.3
+    section.div_factor = 25.0
+    return section
+
+
+def _parallel() -> ConfigDict:
+    section = ConfigDict()
+    section.mode = "jit"  # or "pmap"
+    section.fsdp = 1  # pieces into which parameters, optimiser and averages are cut; "jit" only
+    section.remat = "none"  # what the backward pass computes again: "none", all but "convolutions", "everything"
+    section.compilation_cache = ""  # a folder that keeps compiled programs for the next run; "" for none
+    return section
 
 
 # A workdir may be resumed with other values of these: they change how long a run is and what it prints, not what it computes.
@@ -154,15 +192,129 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def to_plain(config: ConfigDict) -> dict[str, object]:
+    """The config as nested dicts of what JSON can hold; `from_plain` reads it back."""
+    return _plain(config.to_dict())
+
+
+def from_plain(stored: dict[str, object], stored_format: int = 2) -> ConfigDict:
+    """What `to_plain` wrote, also of early versions, as a complete, locked config.
+
+    Args:
+      stored: nested, or flat with dots as early versions wrote it.
+      stored_format: of the workdir it lies in.
+    """
+    nested: dict = {}
+    for key, value in stored.items():
+        *sections, name = key.split(".")
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = _tuples(value)
+    config = base()
+    with config.unlocked(), config.ignore_type():
+        for key, history in OLD_DEFAULTS.items():
+            old = [default for last, default in history if stored_format <= last]
+            if old:
+                _set(config, key, old[0])
+        _fill(config, nested, "")
+    return modernise(config)
+
+
+def _fill(config: ConfigDict, values: dict, prefix: str) -> None:
+    for name, value in values.items():
+        if isinstance(value, dict) and f"{prefix}{name}" not in FREE and isinstance(config.get(name), ConfigDict):
+            _fill(config[name], value, f"{prefix}{name}.")
+        else:
+            config[name] = ConfigDict(value) if isinstance(value, dict) else value
+
+
+def _set(config: ConfigDict, key: str, value: object) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        config = config[section]
+    config[name] = value
+
+
+def modernise(config: ConfigDict) -> ConfigDict:
+    """A copy with today's names of keys and values, locked as the config was."""
+    config = config.copy_and_resolve_references()
+    locked, flat = config.is_locked, flatten(config)
+    with config.unlocked():
+        for old, new in RENAMED_KEYS.items():
+            if old in flat:
+                section = config[old.rpartition(".")[0]] if "." in old else config
+                _set(config, new, section[old.rpartition(".")[2]])
+                del section[old.rpartition(".")[2]]
+        for key, values in RENAMED_VALUES.items():
+            if flat.get(key) in values:
+                _set(config, key, values[flat[key]])
+    if locked:
+        config.lock()
+    return config
+
+
 def _plain(value: object) -> object:
     """As JSON reads it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def difference(old: dict[str, object], new: dict[str, object]) -> list[str]:
+def _tuples(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Lines `key: old -> new` for every value that decides what a run computes."""
+    a, b = flatten(modernise(old)), flatten(modernise(new))
     return [
-        f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
+        f"{key}: {a.get(key, '(absent)')} -> {b.get(key, '(absent)')}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, {}) != b.get(key, {}) and not key.startswith(MAY_CHANGE)
     ]
+
+
+class ConfigFileError(ValueError):
+    """A config file that is not there or cannot be used: says which, why, and what there is."""
+
+
+def shipped() -> dict[str, Path]:
+    """The configs that come with the package, by name: those of the wheel, or the clone's `configs/`."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        found = {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
+        if found:
+            return found
+    return {}
+
+
+def find_file(name: str) -> Path:
+    """The file that `--config` names: a path, or the name of a config that comes with the package."""
+    path, known = Path(name).expanduser(), shipped()
+    if path.is_file():
+        return path
+    if name in known:
+        return known[name]
+    beside = sorted(map(str, path.parent.glob("*.py"))) if path.parent != Path() and path.parent.is_dir() else []
+    there = f"; in {path.parent} there are {beside}" if beside else ""
+    raise ConfigFileError(f"there is no config {name}{there}; those that come with the package: {', '.join(known) or 'none'}")
+
+
+def load_file(path: Path, variant: str = "") -> ConfigDict:
+    """What `get_config(variant)` of a config file returns."""
+    try:
+        spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(*([variant] if variant else []))
+    except Exception as error:  # whatever a user's file does
+        raise ConfigFileError(f"{path}: {f'{type(error).__name__}: ' * (type(error) is not ValueError)}{error}") from error
+
+
+def load(name: str) -> ConfigDict:
+    """A config as `--config` names it: "mnist", "mnist:fast", "path/to/file.py:VARIANT"; change it as you like."""
+    path, _, variant = name.partition(":")
+    return load_file(find_file(path), variant)

@@ -89,21 +89,25 @@ def wait(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def termination() -> Callable[[int], bool]:
-    """A function (step) -> whether to end after this step, because SIGTERM came to this or another process.
+def termination(requested: Callable[[], bool]) -> Callable[[int], bool]:
+    """A function (step) -> whether to end after this step, because a signal came to this or another process.
 
-    Of several processes all get the same answer at the same step.
+    Of several processes all get the same answer at the same step, and JAX's runtime watches for SIGTERM.
+
+    Args:
+      requested: whether a single process was asked to end.
     """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point
-    received: list[int] = []
-    try:
-        signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    except ValueError:  # only a main thread may set a handler
-        return lambda step: False
-    return lambda step: bool(received)
+    return lambda step: requested()
+
+
+def terminate_on_interrupt() -> None:
+    """Of several processes: Ctrl-C is answered as SIGTERM is."""
+    with contextlib.suppress(ValueError):  # only a main thread may set a handler
+        signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def leave(error: Exception) -> NoReturn:

@@ -1,37 +1,49 @@
-"""Command line: python -m imgrec_jax.main --config=configs/mnist.py
+"""Command line: python -m imgrec_jax.main --config=configs/mnist.py   (or, once installed: imgrec --config=mnist)
 
 Any value of the config can be changed from the command line:
-  --config=configs/mnist.py:fast --config.optim.learning_rate=0.02 --workdir=runs/fast_0.02
-A run that was stopped goes on when the same command is given again.
+  --config=mnist:fast --config.optim.learning_rate=0.02 --workdir=runs/fast_0.02
+A run that was stopped goes on when the same command is given again; --workdir alone is enough, too.
 """
 
+import contextlib
 import difflib
-import json
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 
+from imgrec_jax.run.stop import Interrupted, Stop, caught
+
 FLAGS = flags.FLAGS
+COMMANDS: tuple[str, ...] = ()  # modules of this package that are commands of `imgrec` beside training
 
 
 def define_flags() -> None:
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
-        "config", None, "The experiment: configs/NAME.py or configs/NAME.py:VARIANT.", lock_config=True
+        "config",
+        None,
+        "The experiment: a config that comes with the package (mnist, mnist:fast), or a file, PATH.py or PATH.py:VARIANT. "
+        "Without it a --workdir goes on with its own.",
+        lock_config=True,
     )
     flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME[_VARIANT].")
+    flags.DEFINE_bool("restart", False, "Begin anew; what the workdir holds is kept in it under another name.")
+    flags.DEFINE_string("checkpoint", "last", "For --mode=eval: last, best, or a step.")
+    flags.DEFINE_bool(
+        "allow_changes",
+        False,
+        "For --mode=eval: evaluate although config or data are not the run's own; the result, eval_changed.json, says so.",
+    )
     flags.DEFINE_string("coordinator_address", None, "Of several processes: address:port of process 0, the same for all.")
     flags.DEFINE_integer("num_processes", None, "Of several processes: how many there are.")
     flags.DEFINE_integer("process_id", None, "Of several processes: which one this is, from 0.")
     flags.DEFINE_enum(
         "mode", "train", ["train", "eval", "check"],
-        "train; eval: evaluate the last checkpoint of the workdir; check: report what is wrong with the data, train nothing.",
+        "train; eval: evaluate a checkpoint of the workdir; check: report what is wrong with the data, train nothing.",
     )  # fmt: skip
 
 
@@ -44,8 +56,8 @@ def default_workdir(config_path: str) -> Path:
 def run(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if FLAGS.config is None:
-        raise app.UsageError("--config is missing; try --config=configs/mnist.py")
+    if FLAGS.config is None and not FLAGS.workdir:
+        raise app.UsageError("--config is missing; try --config=mnist")
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     # JAX is imported only now: --help and a misspelt key answer at once
@@ -54,144 +66,104 @@ def run(argv: Sequence[str]) -> None:
 
     from imgrec_jax import distributed
 
-    settle_durations(FLAGS.config, FLAGS["config"].override_values)
+    if FLAGS.config is not None:
+        settle_durations(FLAGS.config, FLAGS["config"].override_values)
     try:
-        distributed.initialize(distributed.place(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id))
+        place = distributed.place(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+        distributed.initialize(place)
     except distributed.PlaceError as error:
         raise SystemExit(f"error: {error}") from error
+    if place is not None:
+        distributed.terminate_on_interrupt()
     try:
-        act(FLAGS.config, Path(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename)))
+        act(STOP if place is None else Stop())
     except JaxRuntimeError as error:
         if process_count() == 1:
             raise
         distributed.leave(error)
 
 
-def act(config, workdir: Path) -> None:
+def act(stop: Stop) -> None:
     """Does what --mode says, in this process."""
     import jax
 
-    from imgrec_jax import build, distributed, parallel, train
-    from imgrec_jax.checkpoint import CheckpointError
+    from imgrec_jax import assemble, distributed, parallel
+    from imgrec_jax.run import loop, workdir
+    from imgrec_jax.run.writers import emit
 
-    say = print if parallel.is_lead() else lambda line: None
-    if config.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    if config.parallel.compilation_cache:
-        parallel.keep_compiled(config.parallel.compilation_cache)
+    say = emit if parallel.is_lead() else lambda line: None
     try:
+        folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
+        config = FLAGS.config if FLAGS.config is not None else workdir.read_config(folder)
+        if config.dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+        if config.parallel.compilation_cache:
+            parallel.keep_compiled(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
-            return check_data(build.reports(config))
+            return check_data(assemble.reports(config))
+        # What needs no data is compared first: a wrong config costs a second, not a preparation.
+        if FLAGS.mode == "eval" and not FLAGS.allow_changes and (changed := workdir.config_changes(folder, config)):
+            raise workdir.WorkdirError(
+                f"the run in {folder} was trained with another config:\n  "
+                + "\n  ".join(changed)
+                + "\nGive its own (or none), "
+                "or --allow_changes to evaluate with this one; the result then says so"
+            )
+        if FLAGS.mode == "eval":
+            workdir.read_config(folder)
+        elif not FLAGS.restart:
+            workdir.check_config(folder, config)
         with distributed.lead_first("data"):
-            experiment = build.build(config)
-    except (ValueError, FileNotFoundError) as error:  # what a config can get wrong; --verbosity=1 shows where
-        if FLAGS.verbosity > 0:
+            experiment = assemble.build(config)
+    except (ValueError, FileNotFoundError, workdir.WorkdirError) as error:  # what a config or a folder can get wrong
+        if FLAGS.verbosity > 0:  # --verbosity=1 shows where
             raise
         raise SystemExit(f"error: {error}") from error
     try:
         if FLAGS.mode == "eval":
-            train.evaluate_workdir(experiment, workdir, say)
+            loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
-        if parallel.is_lead():
-            open_workdir(workdir, config)
-            print(summary(config, experiment, workdir), flush=True)
-        distributed.wait("workdir")
-        train.train(experiment, workdir, say)
-    except (build.ConfigError, CheckpointError, train.NonFiniteError) as error:
+        say(summary(experiment, folder))
+        loop.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
+    except (ValueError, workdir.WorkdirError, loop.CheckpointError, loop.NonFiniteError) as error:
+        if FLAGS.verbosity > 0:
+            raise
         raise SystemExit(f"error: {error}") from error
+    if stop.signal is not None:  # saved and said; see `_leave`
+        _leave("", stop.status)
 
 
 def check_data(reports: Iterable) -> None:
     """Prints each report as soon as it is there; ends the program with status 1 where data must not be trained on."""
+    from imgrec_jax.run.writers import emit
+
     errors = 0
     for report in reports:
-        print(report.table(), flush=True)
+        emit(report.table())
         errors += len(report.bad())
     if errors:
         raise SystemExit(f"error: {errors} errors in the data, listed above")
 
 
-def open_workdir(workdir: Path, config) -> None:
-    """Makes the workdir, or checks that it belongs to this config; writes what the run is made of."""
-    from imgrec_jax.config import difference, flatten
-
-    path = workdir / "config.json"
-    flat = flatten(config)
-    if path.exists():
-        changed = difference(json.loads(path.read_text()), flat)
-        if changed:
-            raise SystemExit(
-                f"{workdir} holds a run of another config:\n  "
-                + "\n  ".join(changed)
-                + "\nGive another --workdir, or the config it began with."
-            )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, json.dumps(flat, indent=1) + "\n")
-        _write_whole(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
-    except OSError as error:
-        raise SystemExit(f"cannot write to {workdir}: {error}; choose another --workdir") from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A kill leaves the old file or the new one, never half of one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def environment() -> dict[str, object]:
-    """Command, versions, devices and commit of this run."""
-    from importlib import metadata
-
-    import jax
-
-    packages = (
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "tensorflow-datasets",
-        "numpy",
-        "imgrec-jax",
-    )
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
-    return {
-        "command": [sys.executable, *sys.argv],
-        "python": platform.python_version(),
-        "packages": versions,
-        "devices": [str(device) for device in jax.devices()],
-        "device_kind": jax.devices()[0].device_kind,
-        "commit": git.stdout.strip() or None,
-    }
-
-
-def summary(config, experiment, workdir: Path) -> str:
+def summary(experiment, workdir: Path) -> str:
     """A short table of what will run."""
     import jax
 
     from imgrec_jax.parallel import parameter_count
 
+    config, data = experiment.config, experiment.data
     devices = jax.devices()
-    image = "x".join(map(str, experiment.batch_spec["image"].shape[1:]))
-    splits = ", ".join(f"{name} {len(p.source):,}" for name, p in {"train": experiment.train, **experiment.evals}.items())
+    image = "x".join(map(str, data.batch_spec["image"].shape[1:]))
+    splits = ", ".join(f"{name} {len(p.source):,}" for name, p in {"train": data.train, **data.evals}.items())
+    parameters = parameter_count(experiment.variable_shapes["params"])
     rows = [
         ("task", config.task),
-        ("model", f"{config.model.name}, {parameter_count(experiment.variable_shapes['params']):,} parameters, {config.dtype}"),
+        ("model", f"{config.model.name}, {parameters:,} parameters, {config.dtype}"),
         ("data", f"{config.data.name}, {image}: {splits}"),
         ("optimiser", f"{config.optim.name}, learning rate {_rate(config)} ({config.schedule.name})"),
         (
             "steps",
-            f"{experiment.total_steps:,} of {experiment.batch_size} examples, {experiment.train.steps_per_epoch:,} an epoch",
+            f"{experiment.optimisation.total_steps:,} of {data.batch_size} examples, {data.train.steps_per_epoch:,} an epoch",
         ),
         ("devices", f"{len(devices)} x {devices[0].device_kind}"),
         ("workdir", str(workdir)),
@@ -200,31 +172,26 @@ def summary(config, experiment, workdir: Path) -> str:
 
 
 def _rate(config) -> str:
-    from imgrec_jax.build import learning_rate
+    from imgrec_jax.assemble.optimizer import learning_rate
 
     given, used, base = config.optim.learning_rate, learning_rate(config), config.optim.base_batch_size
     return f"{used:g} = {given:g} x {config.data.batch_size} / {base}" if base else f"{used:g}"
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with an answer to a misspelt config key that lists the right ones."""
-    import importlib.util
+    """absl's parser, with configs found by name, and an answer to a misspelt config key that lists the right ones."""
+    from imgrec_jax.config import ConfigFileError, find_file, flatten, load_file
 
-    from imgrec_jax.config import flatten
-
-    chosen = [arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")]
+    chosen = [n for n, arg in enumerate(argv) if arg.startswith("--config=")]
     if chosen:
-        path, _, variant = chosen[-1].partition(":")
-        if not Path(path).is_file():
-            known = sorted(str(p) for p in Path(path).parent.glob("*.py"))
-            raise SystemExit(f"error: there is no config {path}; there are {known or 'none in that folder'}")
-        spec = importlib.util.spec_from_file_location("config_to_check", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        name, _, variant = argv[chosen[-1]].removeprefix("--config=").partition(":")
         try:
-            config = module.get_config(*([variant] if variant else []))
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise SystemExit(f"error: {path}: {error}") from error
+            path = find_file(name)
+            config = load_file(path, variant)
+        except ConfigFileError as error:
+            raise SystemExit(f"error: {error}") from error
+        argv = [*argv]
+        argv[chosen[-1]] = f"--config={path}" + (f":{variant}" if variant else "")
         for arg in argv:
             if arg.startswith("--config."):
                 _check_override(arg.removeprefix("--config.").split("=")[0], flatten(config))
@@ -235,12 +202,14 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _check_override(key: str, known: dict[str, object]) -> None:
+    from imgrec_jax.config import RENAMED_KEYS
+
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return
     section = key.rpartition(".")[0]
     valid = [name for name in known if name.startswith(f"{section}.")] if section else []
     valid = valid or sorted({name.split(".")[0] for name in known})
-    close = difflib.get_close_matches(key, known, 1)
+    close = [RENAMED_KEYS[key]] if RENAMED_KEYS.get(key) in known else difflib.get_close_matches(key, known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     raise SystemExit(f"error: the config has no key {key!r}{hint} Keys there: {', '.join(valid)}")
 
@@ -257,9 +226,43 @@ def settle_durations(config, overridden: Iterable[str]) -> None:
                 config[section][other] = None
 
 
+STOP = Stop()  # of the process; `main` catches its signals
+
+
 def main() -> None:
-    define_flags()
-    app.run(run, flags_parser=parse_flags)
+    global STOP
+    with caught() as STOP:
+        try:
+            define_flags()
+            app.run(run, flags_parser=parse_flags)
+        except Interrupted:  # before there was anything to save
+            _leave(f"{STOP.word} before the first step; the same command starts again", STOP.status)
+
+
+def _leave(line: str, status: int) -> None:
+    """Ends the process at once: an orderly exit would wait for programs that are being compiled in other threads."""
+    from imgrec_jax.run.writers import emit
+
+    if line:
+        emit(line)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def imgrec() -> None:
+    """Entry point of the `imgrec` script: `imgrec --config=…` trains; `imgrec NAME …` is `python -m imgrec_jax.NAME …`."""
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        import importlib
+
+        name = sys.argv[1]
+        if name not in COMMANDS:
+            known = f"; commands: {', '.join(COMMANDS)}" if COMMANDS else ""
+            raise SystemExit(f"error: imgrec knows no command {name!r}{known}. To train: imgrec --config=mnist")
+        del sys.argv[1]
+        return importlib.import_module(f"imgrec_jax.{name}").main()
+    return main()
 
 
 if __name__ == "__main__":

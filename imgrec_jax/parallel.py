@@ -13,7 +13,7 @@ Shape letters: B global batch, D devices of this process.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,15 @@ class Sharded:
             return self._replicated
         axis = max(axes, key=lambda axis: (leaf.shape[axis], axis))
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, FSDP))
+
+    def create(self, make: Callable, *args: Any) -> Any:
+        """`make(*args)`, a state or a part of one, born in its pieces: no device ever holds the whole of what is cut."""
+        places = jax.tree.map(self.placement, jax.eval_shape(make, *args))
+        return _compiled_once(jax.jit(make, out_shardings=places), *args)
+
+    def place(self, variables: Any) -> Any:
+        """Plain arrays -> as `create` leaves them."""
+        return self.put_state(variables)
 
     def put_state(self, state: Any) -> Any:
         """Plain or whole arrays -> as this layout keeps them."""
@@ -139,6 +148,12 @@ class Mapped:
         self._replicated = NamedSharding(Mesh(np.array(jax.devices()), (DATA,)), PartitionSpec())
         self._local = NamedSharding(Mesh(np.array(jax.local_devices()), (DATA,)), PartitionSpec(DATA))
 
+    def create(self, make: Callable, *args: Any) -> Any:
+        return _compiled_once(jax.jit(make), *args)
+
+    def place(self, variables: Any) -> Any:
+        return variables
+
     def put_state(self, state: Any) -> Any:
         copies = jax.local_device_count()
         return jax.tree.map(lambda leaf: jax.device_put(np.stack([_host(leaf)] * copies), self._local), state)
@@ -180,7 +195,9 @@ def make_layout(mode: str = "jit", fsdp: int = 1) -> Layout:
 
 
 class Step:
-    """A compiled step. Compilation for the first shapes begins at once, in a thread; the first call waits for it.
+    """A compiled step. Compilation for the first shapes begins at once; a call with other shapes waits for theirs.
+
+    All of it happens in a thread, so that a signal can end the waiting.
 
     Attributes:
       out: shapes of the result for these first shapes, as one program on global arrays sees them.
@@ -191,16 +208,41 @@ class Step:
         # XLA's CPU collectives share a thread pool as small as the machine: steps that pile up starve the rendezvous, which
         # aborts. There each call ends before the next begins.
         self._jitted, self._in_turn = jitted, jax.default_backend() == "cpu" and jax.device_count() > 1
-        self._compiled = _COMPILERS.submit(lambda: jitted.lower(*args).compile())
+        self._compiling: dict[tuple, Future] = {}
+        self._ready: set[tuple] = set()
+        self._begin(args)
 
-    def __call__(self, state: Any, batch: dict[str, jax.Array]) -> Any:
-        if self._compiled is not None:
-            self._compiled.result()  # the executable is in jit's own cache now
-            self._compiled = None
+    def _begin(self, args: tuple) -> tuple:
+        """The key of the shapes of a batch, whose compilation has begun."""
+        key = tuple((name, tuple(leaf.shape)) for name, leaf in sorted(args[1].items()))
+        if key not in self._compiling:
+            self._compiling[key] = _COMPILERS.submit(lambda: self._jitted.lower(*args).compile())
+        return key
+
+    def wait(self) -> None:
+        """Until the first shapes are compiled."""
+        next(iter(self._compiling.values())).result()
+
+    def prepare(self, state: Any, batch: dict[str, jax.Array]) -> None:
+        """Until the program for this batch is compiled; it is in jit's own cache then."""
+        key = self._begin((state, batch))
+        if key not in self._ready:
+            self._compiling[key].result()
             # Processes meet in the first collective within half a minute or not at all, and compilation may take longer.
             distributed.wait("compiled")
+            self._ready.add(key)
+
+    def __call__(self, state: Any, batch: dict[str, jax.Array]) -> Any:
+        self.prepare(state, batch)
         out = self._jitted(state, batch)
         return jax.block_until_ready(out) if self._in_turn else out
+
+
+def _compiled_once(jitted: Callable, *args: Any) -> Any:
+    """Runs what runs only once: XLA's CPU backend would spend seconds optimising the random bits per shape (the PyTorch CNN's
+    parameters: 7.5 s against 1.0)."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jitted.lower(*args).compile(options)(*args)
 
 
 def _canonical(batch: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

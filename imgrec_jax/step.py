@@ -162,8 +162,3 @@ def make_eval_step(task: Task, *, seed: int, axis_name: str | None = None) -> Ca
         return states
 
     return step
-
-
-def make_predict_step(task: Task) -> Callable[[dict, dict], dict]:
-    """Makes (variables, batch) -> predictions."""
-    return lambda variables, batch: task.predict(variables, batch)

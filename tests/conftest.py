@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from imgrec_jax.data import mnist, source
+from imgrec_jax.data import source
+from imgrec_jax.data.sets import mnist
 
 
 def drawn_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

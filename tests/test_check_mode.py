@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imgrec_jax import build
+from imgrec_jax import assemble as build
 from imgrec_jax.config import base
 from tests.data import coco_folder
 

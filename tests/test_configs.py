@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from imgrec_jax import build
-from imgrec_jax.build import detection
+from imgrec_jax import assemble as build
+from imgrec_jax.assemble import detection
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {

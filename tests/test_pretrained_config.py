@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imgrec_jax import build
-from imgrec_jax.build import detection
-from imgrec_jax.build.pretrained import make_initialise
+from imgrec_jax import assemble as build
+from imgrec_jax.assemble import detection
+from imgrec_jax.assemble.pretrained import make_initialise
 from tests.goldens import seeded
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from imgrec_jax import build, parallel, train
+from imgrec_jax import parallel
+from imgrec_jax import assemble as build
+from imgrec_jax.run import loop as train
 from imgrec_jax.data.source import default_data_dir
 from imgrec_jax.step import make_train_step
 
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of a round")
     parser.add_argument("--out", default="", help="a JSON file for the result")
     args = parser.parse_args()
-    from imgrec_jax.data.mnist import NAME, prepare
+    from imgrec_jax.data.sets.mnist import NAME, prepare
     from imgrec_jax.data.source import open_tfds
 
     prepare(default_data_dir())

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax.data.source import digest
+
 Segmentation = list | dict  # COCO's polygons [[x1, y1, x2, y2, ...], ...] or run lengths {"size": [h, w], "counts": ...}
 
 
@@ -36,6 +38,11 @@ class Annotations:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def identity(self) -> str:
+        """Digest of everything but the masks."""
+        names = ("\n".join(self.class_names), str(self.category_ids), "\n".join(self.file_names))
+        return digest("annotations", (*names, self.image_ids, self.sizes, self.offsets, self.boxes, self.labels, self.crowd))
 
     def targets(self, index: int) -> dict:
         """boxes [N, 4], box_label, box_crowd, box_id [N], image_id, file_name and original_size [2] of image `index`."""

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from imgrec_jax.data.annotations import Annotations
+from imgrec_jax.data.ops.targets import bad_boxes
 from imgrec_jax.data.progress import progress
-from imgrec_jax.data.target_ops import bad_boxes
 
 KINDS = ("degenerate", "outside", "duplicate", "missing file", "corrupt file", "wrong size")
 FATAL = tuple(kind for kind in KINDS if kind != "duplicate")  # a duplicate box harms, but stops nothing

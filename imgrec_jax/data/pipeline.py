@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from imgrec_jax.data.batch import Batch, stack
-from imgrec_jax.data.geometry_ops import Op
-from imgrec_jax.data.image_ops import BatchOp
+from imgrec_jax.data.ops.geometry import Op
+from imgrec_jax.data.ops.mixing import BatchOp
 from imgrec_jax.data.source import ArraySource, Source
 
 

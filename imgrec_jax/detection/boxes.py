@@ -45,16 +45,6 @@ def pairwise_overlap_of_first(a: jax.Array, b: jax.Array) -> jax.Array:
     return _ratio(_pairwise_intersection(a, b), area(a)[:, None])
 
 
-def pairwise_giou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Generalised IoU in (-1, 1] (Rezatofighi et al. 2019, arXiv 1902.09630), [N, 4], [M, 4] -> [N, M]."""
-    intersection = _pairwise_intersection(a, b)
-    union = area(a)[:, None] + area(b)[None, :] - intersection
-    top_left = jnp.minimum(a[:, None, :2], b[None, :, :2])
-    bottom_right = jnp.maximum(a[:, None, 2:], b[None, :, 2:])
-    hull = jnp.prod(bottom_right - top_left, axis=-1)
-    return _ratio(intersection, union) - _ratio(hull - union, hull)
-
-
 def clip(boxes: jax.Array, image_size: jax.Array) -> jax.Array:
     """Boxes [..., 4] cut at the borders of an image of `image_size` = (height, width), not counting any padding."""
     height, width = image_size[0], image_size[1]

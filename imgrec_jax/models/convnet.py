@@ -31,7 +31,7 @@ class ConvNet(nn.Module):
     Attributes:
       convs: the convolutions, as `Conv` or plain tuples of its fields.
       dense: widths of the hidden dense layers.
-      classes: outputs K.
+      num_classes: outputs K.
       padding: "VALID" or "SAME".
       head: "flatten", or "gap" for global average pooling before the dense layers.
       activation, kernel_init: names of `layers.py`; norm: a name of `norm.py`.
@@ -42,7 +42,7 @@ class ConvNet(nn.Module):
 
     convs: tuple[tuple, ...]
     dense: tuple[int, ...] = ()
-    classes: int = 10
+    num_classes: int = 10
     padding: str = "VALID"
     head: str = "flatten"
     activation: str = "relu"
@@ -87,21 +87,25 @@ class ConvNet(nn.Module):
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
             x = act(nn.Dense(width, kernel_init=init, dtype=self.dtype, name=f"dense{i + 1}")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
+        return nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
 
 
-def seed_a(**options) -> ConvNet:
-    """conv5 10, pool, conv5 20, pool, dense 50: 21,840 parameters on MNIST with 10 classes."""
+def pytorch_cnn(**options) -> ConvNet:
+    """The network of PyTorch's first MNIST example: conv5 10, pool, conv5 20, pool, dense 50.
+
+    21,840 parameters on MNIST with 10 classes."""
     return ConvNet(**({"convs": (Conv(10, 5, pool=2), Conv(20, 5, pool=2)), "dense": (50,), "kernel_init": "torch"} | options))
 
 
-def seed_b(**options) -> ConvNet:
-    """conv3 32, pool, conv3 64, pool, conv3 64, dense 64: 93,322 parameters on MNIST with 10 classes."""
+def keras_cnn(**options) -> ConvNet:
+    """The network of Keras's first MNIST example: conv3 32, pool, conv3 64, pool, conv3 64, dense 64.
+
+    93,322 parameters on MNIST with 10 classes."""
     convs = (Conv(32, pool=2), Conv(64, pool=2), Conv(64))
     return ConvNet(**({"convs": convs, "dense": (64,), "kernel_init": "glorot_uniform"} | options))
 
 
-def seed_c(**options) -> ConvNet:
+def wide_cnn(**options) -> ConvNet:
     """conv3 64, pool, conv3 128, pool, dense 256, for images of any size."""
     convs = (Conv(64, pool=2), Conv(128, pool=2))
     return ConvNet(**({"convs": convs, "dense": (256,), "padding": "SAME"} | options))

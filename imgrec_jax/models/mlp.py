@@ -14,13 +14,13 @@ class Mlp(nn.Module):
     """Flatten, then dense layers; without hidden layers this is linear regression or softmax regression by its loss.
 
     Attributes:
-      classes: outputs K.
+      num_classes: outputs K.
       hidden: widths of the hidden layers; () for a linear model.
       activation, kernel_init: names of `layers.py`.
       dropout: rate after every hidden layer.
     """
 
-    classes: int = 10
+    num_classes: int = 10
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
     kernel_init: str = "lecun_normal"
@@ -36,4 +36,4 @@ class Mlp(nn.Module):
             x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name=f"dense{i + 1}")(x)
             x = activation(self.activation)(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
+        return nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")(x)

@@ -14,11 +14,6 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
     return jnp.max(_cells(x, window), axis=(2, 4))
 
 
-def avg_pool(x: jax.Array, window: int = 2) -> jax.Array:
-    """Mean over non-overlapping cells, as `max_pool`."""
-    return jnp.mean(_cells(x, window), axis=(2, 4))
-
-
 def _cells(x: jax.Array, window: int) -> jax.Array:
     batch, height, width, channels = x.shape
     h, w = height // window, width // window

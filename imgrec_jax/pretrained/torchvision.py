@@ -25,7 +25,7 @@ Layouts. Convolutions OIHW -> HWIO; linear (out, in) -> (in, out); the linear th
 (C, 7, 7) map has its inputs permuted to our (7, 7, C) order. `num_batches_tracked` is dropped.
 
 Frozen batch norm uses eps 1e-5, except in the detector whose released weights (COCO_V1) torchvision runs with
-eps 0.0 (torchvision/models/detection/_utils.py, `overwrite_eps`): see `COCO_V1_FROZEN_NORM_EPS`.
+eps 0.0 (torchvision/models/detection/_utils.py, `overwrite_eps`).
 """
 
 import re
@@ -33,8 +33,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-COCO_V1_FROZEN_NORM_EPS = 0.0
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

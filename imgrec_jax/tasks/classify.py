@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from imgrec_jax import losses, metrics
@@ -17,7 +18,7 @@ def make_task(
     *,
     model: nn.Module,
     loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
-    classes: int,
+    num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
     top_k: Sequence[int] = (),
@@ -29,7 +30,7 @@ def make_task(
     Args:
       model: images [B, H, W, C] -> logits [B, K].
       loss_fn: (logits [B, K], label int [B]) -> float32 [B].
-      classes: K.
+      num_classes: K.
       mean, std: of the pixels in 0..1, per channel or one for all.
       top_k: further accuracies to report, e.g. (5,).
       outputs_are_probabilities: the outputs are used as they are, not through a softmax (linear regression).
@@ -64,11 +65,22 @@ def make_task(
         label, valid = batch["label"], batch["example_valid"]
         states = {
             "accuracy": metrics.Accuracy.top_k(predictions["logits"], label, valid),
-            "confusion": metrics.Confusion.of(predictions["label"], label, valid, classes),
+            "confusion": metrics.Confusion.of(predictions["label"], label, valid, num_classes),
             "calibration_error": metrics.Calibration.of(predictions["probs"], label, valid),
         }
         for k in top_k:
             states[f"top{k}_accuracy"] = metrics.Accuracy.top_k(predictions["logits"], label, valid, k)
         return states
 
-    return Task(init, loss, predict, task_metrics)
+    def logits(variables, batch):
+        return forward(variables, batch, None, False)[0].astype(jnp.float32)
+
+    return Task(init, loss, predict, task_metrics, logits, records)
+
+
+def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Of each row: label, and probs float32 [K]."""
+    return [
+        {"label": int(label), "probs": probs}
+        for label, probs in zip(np.asarray(predictions["label"]), np.asarray(predictions["probs"]), strict=True)
+    ]

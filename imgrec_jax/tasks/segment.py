@@ -8,6 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from imgrec_jax import metrics
@@ -24,7 +25,7 @@ def make_task(
     *,
     model: nn.Module,
     loss_fn: Callable[..., LossSums],
-    classes: int,
+    num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
     aux_weight: float = 0.5,
@@ -41,7 +42,7 @@ def make_task(
     Args:
       model: images [B, H, W, C] -> {"logits": [B, h, w, C], "aux_logits" the same, optional}.
       loss_fn: (logits, label, valid, pixel_weight or None) -> LossSums, see `segmentation.losses`.
-      classes: C.
+      num_classes: C.
       mean, std: of the pixels in 0..1, per channel or one for all.
       aux_weight: of the loss of "aux_logits" (torchvision trains with 0.5).
       window: predict by windows of this size (see `tiling.sliding_window`); None predicts images whole.
@@ -97,12 +98,25 @@ def make_task(
 
     def task_metrics(predictions, batch):
         predicted, valid = predictions["segmentation"], _valid(batch)
-        states = pixel_scores(predicted, batch["segmentation"], valid, classes)
+        states = pixel_scores(predicted, batch["segmentation"], valid, num_classes)
         if "instances" in batch:
             states["object"] = ObjectMaps(predicted > 0, batch["instances"], valid)
         return states
 
-    return Task(init, loss, predict, task_metrics)
+    def logits(variables, batch):
+        outputs, _ = apply_model(model, variables, normalise(batch["image"], mean, std), rng=None, train=False)
+        return outputs["logits"].astype(jnp.float32)
+
+    return Task(init, loss, predict, task_metrics, logits, records)
+
+
+def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Of each row: segmentation int32 [h, w], the class of each pixel of the image as the network saw it, without padding."""
+    rows = []
+    for classes, valid in zip(np.asarray(predictions["segmentation"]), np.asarray(batch["pixel_valid"]), strict=True):
+        height, width = (int(np.flatnonzero(valid.any(axis))[-1]) + 1 for axis in (1, 0))
+        rows.append({"segmentation": classes[:height, :width]})
+    return rows
 
 
 def _valid(batch: dict[str, jax.Array]) -> jax.Array:

@@ -27,7 +27,7 @@ class Aux(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One kind of recognition.
+    """One kind of recognition: four functions that the loop calls, and optional ones that it does not know.
 
     Attributes:
       init: (rng, batch_spec) -> variables {"params": ..., other collections}; batch_spec maps names to
@@ -35,12 +35,18 @@ class Task(NamedTuple):
       loss: (variables, batch, rng, train) -> (float32 scalar, Aux).
       predict: (variables, batch) -> predictions, a dict of static shapes with validity masks.
       metrics: (predictions, batch) -> {name: mergeable metric state}.
+      logits: (variables, batch) -> what the classes are told apart by, [B, ..., K], differentiable in a float batch["image"];
+        what explanations need. None where a task has no such thing.
+      records: (predictions, batch), both on the host -> for each row a dict of plain numpy values in pixels of the original
+        image; what predictors and reports need.
     """
 
     init: Callable
     loss: Callable
     predict: Callable
     metrics: Callable
+    logits: Callable | None = None
+    records: Callable | None = None
 
 
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data import batch as batch_lib
-from imgrec_jax.data import image_ops
+from imgrec_jax.data.ops import photometric as image_ops
 from imgrec_jax.data.pipeline import Pipeline, rng_for, sequential_order, shuffled_order
 from imgrec_jax.data.source import ArraySource, SourceInfo
 

@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from imgrec_jax.data import geometry_ops, segmentation_tfds
-from imgrec_jax.data.coco import download_and_prepare
+from imgrec_jax.data.ops import geometry as geometry_ops
+from imgrec_jax.data.sets import panoptic as segmentation_tfds
+from imgrec_jax.data.sets.coco import download_and_prepare
 from imgrec_jax.data.pipeline import Pipeline, sequential_order
-from imgrec_jax.data.segmentation_batch import (
+from imgrec_jax.data.ops.crops import (
     border_weights,
     collate,
     foreground_crop,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data.annotations import encode_mask, from_images
-from imgrec_jax.data.geometry_ops import boxes_of_masks
+from imgrec_jax.data.ops.geometry import boxes_of_masks
 from imgrec_jax.detection import coco_eval
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "coco_eval.json").read_text())

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tensorflow_datasets as tfds
 
+from imgrec_jax.data.annotated import FolderSplit
 from imgrec_jax.data.annotations import to_run_lengths
-from imgrec_jax.data.detection_source import FolderSplit
 from imgrec_jax.data.progress import progress
 
 

@@ -1,4 +1,4 @@
-"""TFDS builder `digit_scenes`: see `imgrec_jax.data.scenes` for what a scene is."""
+"""TFDS builder `digit_scenes`: see `imgrec_jax.data.sets.scene_drawing` for what a scene is."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imgrec_jax.data import scenes
 from imgrec_jax.data.progress import progress
+from imgrec_jax.data.sets import scene_drawing as scenes
 
 # Noise does not compress: run lengths alone are as small as a search for repeats, and twice as fast to read.
 ENCODING = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]

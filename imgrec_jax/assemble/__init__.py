@@ -1,0 +1,207 @@
+"""The one place where the names in a config become objects. Below it nothing sees a config.
+
+Each module here makes one part of an experiment, from tables in which every entry says which tasks it serves. Every check that
+needs no data runs first (`check`), so that a mistake costs a second, not a download. What a trained run needs to predict
+(`inference`) is made without any data.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from imgrec_jax.assemble import data, model, optimizer, preprocess, pretrained, task
+from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
+from imgrec_jax.config import modernise
+from imgrec_jax.data import batch as batch_lib
+from imgrec_jax.data.check import Report
+from imgrec_jax.data.pipeline import Pipeline
+from imgrec_jax.data.preprocess import Preprocess
+from imgrec_jax.data.source import Source, fingerprint
+from imgrec_jax.experiment import Cadence, Compute, Data, Experiment, Optimisation, Selection
+from imgrec_jax.parallel import MODES, make_layout
+from imgrec_jax.step import REMAT
+from imgrec_jax.tasks.task import Task
+
+__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "inference", "reports"]
+
+TASKS = tuple(data.TARGETS)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what can be seen to be wrong without any data."""
+    choice("task", config.task, TASKS)
+    choice("dtype", config.dtype, DTYPES)
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
+    choice("select.mode", config.select.mode, ("min", "max"))
+    choice("parallel.mode", config.parallel.mode, MODES)
+    choice("parallel.remat", config.parallel.remat, REMAT)
+    choice("data.remainder", config.data.remainder, ("pad", "drop"))
+    preprocess.check(config)
+    if config.select.metric and not config.data.validation_split:
+        raise ConfigError(
+            f"select.metric={config.select.metric!r} chooses by the validation split, and data.validation_split is empty; "
+            "give one, e.g. data.train_split='train[:55000]' data.validation_split='train[55000:]' (never the test split)"
+        )
+    if config.data.validation_split and config.data.validation_split == config.data.test_split:
+        raise ConfigError(
+            f"data.validation_split and data.test_split are both {config.data.test_split!r}: nothing is selected on test data"
+        )
+    optimizer.check(config)
+    for name, section in (("train.total", config.train), ("eval.every", config.eval)):
+        unit_of(section, name)
+    pretrained.check(config)
+    model.check(config)
+    task.check(config)
+    data.check(config)
+
+
+def reports(config: ConfigDict) -> Iterator[Report]:
+    """The sanity report of every split that a config names, one at a time; ConfigError for a task without one."""
+    check(config)
+    return data.reports(config)
+
+
+def build(config: ConfigDict) -> Experiment:
+    """A config -> everything the loop runs; opens (and prepares) the data.
+
+    Raises:
+      ConfigError: for what the config gets wrong.
+      ValueError, FileNotFoundError: for what is wrong with the data.
+    """
+    config = modernise(config)
+    check(config)
+    batch_size = config.data.batch_size
+    batch_lib.examples_per_process(batch_size, jax.process_count(), jax.device_count())
+    try:
+        layout = make_layout(config.parallel.mode, config.parallel.fsdp)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    source, eval_sources = data.open_sources(config)
+    data.check_boxes(config, source)
+    model.check_classes(config, source.info.name, source.info.class_names)
+    eval_batch = _eval_batch_size(config.data.eval_batch_size, eval_sources)
+    train, evals = _pipelines(config, source, eval_sources, eval_batch)
+    epoch, spec = train.steps_per_epoch, train.batch(0)
+    made = task.make_task(config, layout.axis_name)
+    shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
+    optimisation = _optimisation(config, epoch, shapes["params"])
+    eval_every = steps_of(config.eval, "eval.every", epoch, batch_size)
+    checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, batch_size, default=eval_every)
+    profile = config.profile
+    return Experiment(
+        config=config,
+        card=_card({"train": source, **eval_sources}, spec["image"], eval_batch),
+        seed=config.seed,
+        task=made,
+        variable_shapes=shapes,
+        data=Data(
+            train=train,
+            evals=evals,
+            summarise={n: task.make_summarise(config, s.info.meta.get("annotations")) for n, s in eval_sources.items()},
+            batch_spec=spec,
+            batch_size=batch_size,
+            on_device=config.data.on_device,
+        ),
+        optimisation=optimisation,
+        selection=Selection(config.select.metric, config.select.mode, config.select.patience),
+        cadence=Cadence(
+            eval_every=eval_every,
+            checkpoint_every=checkpoint_every if config.checkpoint.enabled else None,
+            keep_checkpoints=config.checkpoint.keep,
+            log_every=config.log.every_steps,
+            profile=(profile.first_step, profile.steps) if profile.first_step is not None else None,
+        ),
+        compute=Compute(jnp.promote_types(DTYPES[config.dtype], jnp.float32), layout, config.parallel.remat),
+        show=tuple(config.log.show),
+        tensorboard=config.log.tensorboard,
+    )
+
+
+def _pipelines(
+    config: ConfigDict, source: Source, eval_sources: dict[str, Source], eval_batch: int
+) -> tuple[Pipeline, dict[str, Pipeline]]:
+    shared = {
+        "seed": config.seed,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "threads": config.data.threads,
+    }
+    training, evaluation = preprocess.training(config), preprocess.evaluation(config)
+    train = Pipeline(
+        source=data.with_proposals(config, source),
+        order=training.order(source),
+        ops=training.ops,
+        batch_ops=training.batch_ops,
+        collate=training.collate,
+        **shared,
+    )
+    evals = {
+        split: Pipeline(
+            source=data.with_proposals(config, part),
+            order=preprocess.eval_order(config, part, eval_batch),
+            ops=evaluation.ops,
+            collate=evaluation.collate,
+            **shared,
+        )
+        for split, part in eval_sources.items()
+    }
+    return train, evals
+
+
+def _optimisation(config: ConfigDict, epoch: int, params: Any) -> Optimisation:
+    schedule = partial(optimizer.make_schedule, config, steps_per_epoch=epoch)
+    total = steps_of(config.train, "train.total", epoch, config.data.batch_size)
+    optimizer.make_optimizer(config, schedule(total), params=params)  # the rules look for their parameters
+    return Optimisation(
+        total_steps=total,
+        make_schedule=schedule,
+        make_optimizer=partial(optimizer.make_optimizer, config),
+        initialise=pretrained.make_initialise(config),
+        ema_decay=config.optim.ema_decay,
+        accumulate=config.optim.accumulate,
+    )
+
+
+def _eval_batch_size(wanted: int, sources: dict[str, Source]) -> int:
+    """At most the largest split, and rounded up to what divides among the devices: the rest is padding anyway."""
+    size = min(wanted, max(map(len, sources.values()), default=wanted))
+    return -(-size // jax.device_count()) * jax.device_count()
+
+
+def _card(sources: dict[str, Source], image: Any, eval_batch: int) -> dict[str, Any]:
+    """What a run's folder says of it beside the config; plain values, for JSON."""
+    return {
+        "class_names": list(sources["train"].info.class_names),
+        "image_shape": list(image.shape[1:]),  # of a training batch; only classification needs its height and width
+        "eval_batch_size": eval_batch,
+        "splits": {
+            name: {**kept._asdict(), "class_names": list(kept.class_names)}
+            for name, kept in ((name, fingerprint(source)) for name, source in sources.items())
+        },
+    }
+
+
+def class_names(config: ConfigDict) -> tuple[str, ...]:
+    """The names of the classes where the config alone tells them; () where only the data do."""
+    return tuple(config.data.options.get("class_names", ()) or data.entry_of(config).class_names)
+
+
+class Inference(NamedTuple):
+    """What prediction needs of a config: made without data, and without tracing anything."""
+
+    task: Task
+    preprocess: Preprocess
+
+
+def inference(config: ConfigDict) -> Inference:
+    """The task and the preprocessing of a config."""
+    config = modernise(config)
+    choice("task", config.task, TASKS)
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
+    return Inference(task.make_task(config), preprocess.evaluation(config))

@@ -1,0 +1,119 @@
+"""Names to data sets: one table, in which each entry says which tasks it serves."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
+from imgrec_jax.data import check as check_data
+from imgrec_jax.data import proposals
+from imgrec_jax.data.sets import coco, mask_folder, mnist, panoptic, pets, scenes, tfds, voc
+from imgrec_jax.data.source import Request, Source, default_data_dir
+
+# What examples of a task carry beside the image.
+TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
+
+
+class Entry(NamedTuple):
+    """open: (Request, **options) -> Source; options_like: what names these options; folder: whether it reads the user's own
+    files."""
+
+    open: Callable
+    tasks: tuple[str, ...]
+    options_like: Callable | None = None
+    folder: bool = False
+    class_names: tuple[str, ...] = ()  # where they are always the same
+
+
+SETS: dict[str, Entry] = {
+    "mnist": Entry(mnist.open_digits, ("classification",), class_names=mnist.CLASS_NAMES),
+    "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation")),
+    "coco_folder": Entry(coco.open_coco_folder, ("detection",), folder=True),
+    "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True),
+    "coco": Entry(coco.open_coco, ("detection",)),
+    "voc": Entry(voc.open_voc, ("detection",)),
+    "mask_folder": Entry(mask_folder.open_masks, ("segmentation",), mask_folder.open_mask_folder, folder=True),
+    "oxford_iiit_pet": Entry(pets.open_pets, ("segmentation",)),
+    "coco/2017_panoptic": Entry(panoptic.open_panoptic, ("segmentation",)),
+}
+ANY_TFDS = Entry(tfds.open_labelled, ("classification",))  # any other name is TFDS's
+
+
+def entry_of(config: ConfigDict) -> Entry:
+    """The entry that `config.data.name` ("mnist:3.0.1", "coco/2017", "digit_scenes/tiny") names."""
+    full = config.data.name.partition(":")[0]
+    name = full if full in SETS else full.partition("/")[0]
+    known = sorted(n for n, entry in SETS.items() if config.task in entry.tasks)
+    if name not in SETS and config.task in ANY_TFDS.tasks:
+        return ANY_TFDS
+    if name in SETS and name not in known:
+        tasks = " and ".join(SETS[name].tasks)
+        raise ConfigError(f"config.data.name={config.data.name!r} is for {tasks}; for {config.task} there are {known}")
+    return SETS[choice("data.name", name, known)]
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what is wrong with the names, without opening anything."""
+    entry, options = entry_of(config), options_of(config.data.options)
+    if config.task != "classification":
+        like = entry.options_like or entry.open
+        check_options("data.options", options, like, skip=1, but=("split", "in_memory"))
+    if entry.folder and not config.data.manual_dir:
+        raise ConfigError(f"data.name={config.data.name!r} reads a folder: give it as config.data.manual_dir")
+    make_search(config)
+
+
+def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
+    """(training source, {"validation", "test": those that the config names}), without external proposals."""
+    data, entry = config.data, entry_of(config)
+    options = options_of(data.options) if config.task != "classification" else {}
+    request = Request(
+        name=data.name,
+        split=data.train_split,
+        data_dir=data_dir(config),
+        manual_dir=Path(data.manual_dir).expanduser() if data.manual_dir else None,
+        targets=TARGETS[config.task],
+        in_memory=data.in_memory,
+    )
+    evals = {"validation": data.validation_split, "test": data.test_split}
+    opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
+    return entry.open(request, **options), opened
+
+
+def data_dir(config: ConfigDict) -> Path:
+    """Of prepared sets."""
+    return Path(config.data.data_dir).expanduser() if config.data.data_dir else default_data_dir()
+
+
+def make_search(config: ConfigDict) -> proposals.SearchOptions:
+    """Options of the selective search."""
+    options = options_of(config.data.search)
+    check_options("data.search", options, proposals.SearchOptions)
+    try:
+        return proposals.SearchOptions(**options)
+    except ValueError as error:
+        raise ConfigError(f"config.data.search: {error}") from error
+
+
+def with_proposals(config: ConfigDict, source: Source) -> Source:
+    """The source with selective search's boxes where the detector takes them, searched once and kept beside the data."""
+    if config.task != "detection" or not config.data.max_proposals:
+        return source
+    folder = data_dir(config) / "proposals" / source.info.name.replace("/", "_").replace(" ", "_")
+    return proposals.ProposalSource(source, proposals.compute(source, folder, options=make_search(config)))
+
+
+def check_boxes(config: ConfigDict, train: Source) -> None:
+    """Raises ValueError for boxes that must not be trained on; reads no image."""
+    if config.task == "detection" and not config.data.drop_degenerate_boxes:
+        check_data.check_annotations(train.info.name, train.info.meta["annotations"]).raise_if_bad()
+
+
+def reports(config: ConfigDict) -> Iterator[check_data.Report]:
+    """The sanity report of every split, with every file read; ConfigError for a task without one."""
+    if config.task != "detection":
+        raise ConfigError(f"there is no sanity report for config.task={config.task!r}; there is one for ['detection']")
+    train, evals = open_sources(config)
+    return map(check_data.check_source, (train, *evals.values()))

@@ -1,0 +1,87 @@
+"""Looking things up by the names and options of a config, with errors that list what exists."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from imgrec_jax.data.ops import crops, elastic, geometry, mixing, photometric, targets
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+
+# In the order in which they are applied, whatever the order in a config.
+OPS: dict[str, Callable] = {
+    "to_channels": photometric.to_channels,
+    "resize": geometry.resize,
+    "resize_shorter": crops.resize_shorter,
+    "resize_and_center_crop": geometry.resize_and_center_crop,
+    "foreground_crop": crops.foreground_crop,
+    "random_resized_crop": geometry.random_resized_crop,
+    "random_affine": geometry.random_affine,
+    "elastic": elastic.elastic,
+    "instance_targets": targets.instance_targets,
+    "colour_jitter": photometric.colour_jitter,
+    "gaussian_noise": photometric.gaussian_noise,
+    "erase": photometric.erase,
+}
+BATCH_OPS: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
+
+
+class ConfigError(ValueError):
+    """A value in the config that cannot be: names the key, the value and what is expected."""
+
+
+def options_of(section: ConfigDict) -> dict[str, Any]:
+    return section.to_dict()
+
+
+def choice(key: str, value: str, known: Any) -> str:
+    """`value`, if it is one of `known`."""
+    if value not in known:
+        raise ConfigError(f"config.{key}={value!r} is unknown; choose one of {sorted(known)}")
+    return value
+
+
+def check_options(where: str, options: dict[str, Any], factory: Callable, skip: int = 0, but: tuple[str, ...] = ()) -> None:
+    """Raises ConfigError for options that `factory` does not take; its first `skip` arguments and `but` are not options."""
+    hidden = ("parent", "name", "axis_name", *but)
+    accepted = [name for name in list(inspect.signature(factory).parameters)[skip:] if name not in hidden]
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise ConfigError(f"config.{where} takes no {unknown}; it takes {accepted}")
+
+
+def make_ops(where: str, section: ConfigDict, table: dict[str, Callable]) -> list[Callable]:
+    """The ops of `section` that are in `table`, in the table's order, each called with its options."""
+    options = options_of(section)
+    for name in options:
+        choice(where, name, {**OPS, **BATCH_OPS})
+    chosen = [(name, factory) for name, factory in table.items() if name in options]
+    for name, factory in chosen:
+        check_options(f"{where}.{name}", options[name], factory)
+    return [factory(**options[name]) for name, factory in chosen]
+
+
+def unit_of(section: Any, name: str, required: bool = True) -> str | None:
+    """Which of name_steps, name_epochs and name_examples is set."""
+    short = name.rsplit(".", 1)[-1]
+    given = [unit for unit in ("steps", "epochs", "examples") if section[f"{short}_{unit}"] is not None]
+    if len(given) > 1 or (required and not given):
+        raise ConfigError(
+            f"{name}_steps, {name}_epochs, {name}_examples: {given or 'none'} set; set exactly one (the others None)"
+        )
+    if given and not section[f"{short}_{given[0]}"] >= 0:
+        raise ConfigError(f"{name}_{given[0]}={section[f'{short}_{given[0]}']} is negative")
+    return given[0] if given else None
+
+
+def steps_of(section: Any, name: str, steps_per_epoch: int, batch_size: int, default: int | None = None) -> int:
+    """A duration in steps, at least 1."""
+    unit = unit_of(section, name, required=default is None)
+    if unit is None:
+        return default
+    value = section[f"{name.rsplit('.', 1)[-1]}_{unit}"]
+    factor = {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]
+    return max(round(value * factor), 1)

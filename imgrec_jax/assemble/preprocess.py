@@ -1,0 +1,95 @@
+"""What turns examples into batches: the fixed preprocessing of evaluation, made without data, and the pipelines of training."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from imgrec_jax.assemble.data import make_search
+from imgrec_jax.assemble.lookup import BATCH_OPS, OPS, ConfigError, make_ops
+from imgrec_jax.data import proposals
+from imgrec_jax.data.batch import stack
+from imgrec_jax.data.ops import canvases, targets
+from imgrec_jax.data.pipeline import Order, sequential_order, shuffled_order
+from imgrec_jax.data.preprocess import Preprocess
+from imgrec_jax.data.source import Source
+
+
+class Training(NamedTuple):
+    """ops, batch_ops, collate: as `Pipeline` takes them; order: source -> (epoch -> Order)."""
+
+    ops: list[Callable]
+    batch_ops: list[Callable]
+    collate: Callable
+    order: Callable[[Source], Callable[[int], Order]]
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for ops that do not exist and sizes that cannot be."""
+    make_ops("data.train_ops", config.data.train_ops, {**OPS, **BATCH_OPS})
+    make_ops("data.eval_ops", config.data.eval_ops, OPS)
+    if config.task == "detection" and config.data.remainder != "pad" and config.data.canvases:
+        raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
+
+
+def evaluation(config: ConfigDict) -> Preprocess:
+    """The preprocessing that evaluation and prediction share; needs no data."""
+    data = config.data
+    ops = make_ops("data.eval_ops", data.eval_ops, OPS)
+    if config.task == "detection":
+        search = [proposals.search_where_absent(make_search(config))] if data.max_proposals else []
+        ops += [*search, targets.check_boxes(drop=True), _resize(config)((data.min_size[-1],))]
+        collate = _collate_boxes(config)(drop_extra_boxes=True)
+        return Preprocess(tuple(ops), collate, lambda example: example["canvas"])
+    return Preprocess(tuple(ops), _collate_maps(config) if config.task == "segmentation" else stack)
+
+
+def training(config: ConfigDict) -> Training:
+    """The random ops of training, its batches and their order."""
+    data = config.data
+    ops = make_ops("data.train_ops", data.train_ops, OPS)
+    batch_ops = make_ops("data.train_ops", data.train_ops, BATCH_OPS)
+    if config.task == "detection":
+        check_boxes = targets.check_boxes(drop=data.drop_degenerate_boxes)
+        ops += [check_boxes, targets.drop_crowd(), _resize(config)(tuple(data.min_size))]
+        collate = _collate_boxes(config)(drop_extra_boxes=data.drop_extra_boxes)
+        return Training(ops, batch_ops, collate, lambda source: _bucketed(config, source, data.batch_size, config.seed))
+    return Training(
+        ops,
+        batch_ops,
+        _collate_maps(config) if config.task == "segmentation" else stack,
+        lambda source: shuffled_order(len(source), data.batch_size, config.seed, data.remainder),
+    )
+
+
+def eval_order(config: ConfigDict, source: Source, batch_size: int) -> Callable[[int], Order]:
+    """Every example exactly once."""
+    if config.task == "detection":
+        return _bucketed(config, source, batch_size, None)
+    return sequential_order(len(source), batch_size)
+
+
+def _canvases(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    data = config.data
+    return tuple(map(tuple, data.canvases)) or canvases.default_canvases(max(data.min_size), data.max_size)
+
+
+def _bucketed(config: ConfigDict, source: Source, batch_size: int, seed: int | None) -> Callable[[int], Order]:
+    data, sizes = config.data, np.asarray(source.info.meta["annotations"].sizes)
+    options = {"min_size": max(data.min_size), "max_size": data.max_size, "canvases": _canvases(config), "seed": seed}
+    return canvases.bucketed_order(sizes, batch_size, **options)
+
+
+def _resize(config: ConfigDict) -> Callable:
+    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config))
+
+
+def _collate_boxes(config: ConfigDict) -> Callable:
+    data = config.data
+    return functools.partial(canvases.collate_boxes, max_boxes=data.max_boxes, max_proposals=data.max_proposals)
+
+
+def _collate_maps(config: ConfigDict) -> Callable:
+    return canvases.collate_maps(multiple=config.data.pad_multiple, size=tuple(config.data.pad_to) or None)

@@ -1,0 +1,118 @@
+"""Model, loss and metrics of a config as a `Task`, made without data."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from imgrec_jax import losses, metrics
+from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
+from imgrec_jax.assemble.model import make_model
+from imgrec_jax.detection import coco_eval
+from imgrec_jax.segmentation.losses import segmentation_loss
+from imgrec_jax.tasks import classify, detect, segment, two_stage
+from imgrec_jax.tasks.task import Task
+
+CLASSIFICATION_LOSSES: dict[str, Callable] = {
+    "softmax_cross_entropy": losses.softmax_cross_entropy,
+    "negative_log_likelihood": losses.negative_log_likelihood,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+    "mean_squared_error": losses.mean_squared_error,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what is wrong with names and options."""
+    make_task(config)
+    if config.task == "segmentation" and config.eval.window and len(config.eval.window) != 2:
+        raise ConfigError(f"config.eval.window={config.eval.window}; expected (height, width), or () to predict whole images")
+
+
+def make_task(config: ConfigDict, axis_name: str | None = None) -> Task:
+    """The task of a config; axis_name: mapped axis under `pmap`."""
+    return {"classification": _classification, "detection": _detection, "segmentation": _segmentation}[config.task](
+        config, model=make_model(config, axis_name), mean=config.data.mean, std=config.data.std, axis_name=axis_name
+    )
+
+
+def _classification(config: ConfigDict, **common: Any) -> Task:
+    return classify.make_task(
+        loss_fn=_classification_loss(config),
+        num_classes=common["model"].num_classes,
+        top_k=config.eval.top_k,
+        outputs_are_probabilities=config.loss.name == "mean_squared_error",
+        **common,
+    )
+
+
+def _classification_loss(config: ConfigDict) -> Callable:
+    options = options_of(config.loss)
+    loss = CLASSIFICATION_LOSSES[choice("loss.name", options.pop("name"), CLASSIFICATION_LOSSES)]
+    check_options("loss", options, loss, skip=2)
+    return functools.partial(loss, **options)
+
+
+def _detection(config: ConfigDict, *, model: Any, **common: Any) -> Task:
+    options = options_of(config.detection)
+    unknown = sorted(set(options) - set(two_stage.NAMES))
+    if unknown:
+        raise ConfigError(f"detection takes no {unknown}; it takes {sorted(two_stage.NAMES)}")
+    return detect.make_task(detector=two_stage.make_detector(model, two_stage.settings(**options)), **common)
+
+
+def _segmentation(config: ConfigDict, **common: Any) -> Task:
+    try:
+        return segment.make_task(
+            loss_fn=_segmentation_loss(config),
+            num_classes=config.model.num_classes,
+            aux_weight=options_of(config.loss).get("aux_weight", 0.5),
+            window=tuple(config.eval.window) or None,
+            overlap=config.eval.overlap,
+            test_time=config.eval.test_time,
+            **common,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _segmentation_loss(config: ConfigDict) -> Callable:
+    options = options_of(config.loss)
+    choice("loss.name", options.pop("name"), ("segmentation",))
+    options.pop("aux_weight", None)
+    check_options("loss", options, segmentation_loss, skip=4)
+    return functools.partial(segmentation_loss, **options)
+
+
+def make_summarise(config: ConfigDict, annotations: Any | None) -> Callable[[dict], dict]:
+    """Merged metric states of a split -> values; annotations: the table of its boxes, for detection."""
+    if config.task != "detection":
+        return metrics.compute
+    truth = functools.cache(lambda: coco_eval.load_ground_truth(annotations.to_coco()))  # made when it is first asked for
+    return functools.partial(_summarise_detections, truth, annotations)
+
+
+def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]) -> dict[str, Any]:
+    """-> losses, COCO's twelve numbers, AP per class, and scores at a threshold."""
+    found = states["detections"]
+    values = metrics.compute({name: state for name, state in states.items() if name != "detections"})
+    rows = coco_eval.to_rows(
+        found.boxes, found.scores, found.labels, found.valid,
+        image_ids=np.asarray(annotations.image_ids)[np.asarray(found.index)], image_size=found.image_size,
+        original_size=found.original_size, category_ids=annotations.category_ids,
+    )  # fmt: skip
+    result = coco_eval.evaluate(truth(), rows)
+    confusion = coco_eval.confusion(truth(), rows)
+    return {
+        **values,
+        **{name: _number(value) for name, value in result.summary.items()},
+        "AP_per_class": {name: _number(value) for name, value in result.class_ap.items()},
+        **{name: _number(value) for name, value in confusion.scores().items()},
+        "confusion_matrix": confusion.counts.tolist(),
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: what is undefined is null."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,210 @@
+"""Detection sources: annotated folders and prepared TFDS sets as random-access sequences of examples.
+
+An example holds image uint8 [H, W, 3] RGB and the keys of `Annotations.targets`, plus, where asked for by `targets`, masks
+bool [N, H, W] and segmentation int32 [H, W] with pixel_valid. `source.info.meta["annotations"]` is the whole split's table.
+
+A TFDS set needs the features of `coco/2017` or `voc/2007`; sets of our own builders add run-length masks or an instance map.
+The table of such a set is gathered once, without decoding images, and kept beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from imgrec_jax.data.annotations import Annotations, encode_mask, from_images
+from imgrec_jax.data.files import decode_image, encoded_size
+from imgrec_jax.data.ops import targets as target_ops
+from imgrec_jax.data.progress import progress
+from imgrec_jax.data.source import SourceInfo, digest, parse_split, split_range
+
+TARGETS = ("boxes", "masks", "segmentation")
+
+
+class FolderSplit(NamedTuple):
+    """Annotated image files of one split."""
+
+    annotations: Annotations
+    paths: tuple[Path, ...]  # of image i
+
+
+class DetectionSource:
+    """Examples of one split: `read(i)` gives the pixels, the annotations give the rest.
+
+    read(i) -> {"image": uint8 [H, W, 3]} and optionally "instances" uint8 [H, W] (n + 1 where object n is visible), from which
+    masks are cut; otherwise masks come from the annotations. targets: which of TARGETS the examples carry; where neither boxes
+    nor masks are asked for, `info.class_names` begins with the background, class 0 of the segmentation.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        annotations: Annotations,
+        read: Callable[[int], dict],
+        targets: Sequence[str] = ("boxes",),
+        identity: str = "",
+    ):
+        unknown = sorted(set(targets) - set(TARGETS))
+        if unknown or not targets:
+            raise ValueError(f"targets={tuple(targets)!r}: expected one or more of {TARGETS}")
+        self._annotations, self._read, self._targets = annotations, read, tuple(targets)
+        names = (
+            annotations.class_names if "boxes" in targets or "masks" in targets else ("background", *annotations.class_names)
+        )
+        self.info = SourceInfo(name, names, {"annotations": annotations}, identity or annotations.identity())
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.info.name}: example {index} of {len(self)}")
+        pixels = self._read(index)
+        example = {"image": pixels["image"], **self._annotations.targets(index)}
+        if self._targets == ("boxes",):
+            return example
+        if "instances" in pixels:
+            numbers = np.arange(1, len(example["boxes"]) + 1)
+            example["masks"] = pixels["instances"] == numbers[:, None, None]
+        else:
+            example["masks"] = self._annotations.masks(index)
+        if "segmentation" in self._targets:
+            example = target_ops.segmentation_from_instances()(example, np.random.default_rng(0))
+        if "masks" not in self._targets:
+            del example["masks"]
+        if "boxes" not in self._targets and "masks" not in self._targets:
+            example = {k: v for k, v in example.items() if k != "boxes" and not k.startswith("box_")}
+        return example
+
+    def subset(self, split: str) -> DetectionSource:
+        """The part of this base split that `split`, e.g. "train[:90%]", names."""
+        start, stop = split_range(split, len(self))
+        if (start, stop) == (0, len(self)):
+            return self
+        name = f"{self.info.name}[{start}:{stop}]"
+        annotations = self._annotations.subset(np.arange(start, stop))
+        return DetectionSource(name, annotations, lambda index: self._read(start + index), self._targets, self.info.identity)
+
+
+def open_folder(name: str, folder: FolderSplit, targets: Sequence[str] = ("boxes",)) -> DetectionSource:
+    """Read images straight from their files."""
+
+    def read(index: int) -> dict:
+        path = folder.paths[index]
+        return {"image": decode_image(path.read_bytes(), str(path))}
+
+    # A file that is not there has no size; whoever reads it says so.
+    sizes = (f"{path.stat().st_size}" if path.is_file() else "absent" for path in folder.paths)
+    identity = digest("files", (folder.annotations.identity(), *sizes))
+    return DetectionSource(name, folder.annotations, read, targets, identity)
+
+
+def prepared_folder(name: str, data_dir: Path) -> Path:
+    """The newest prepared version of `name` ("coco/2017", "coco_folder/bees", "voc/2007:5.0.0") under `data_dir`.
+
+    Raises:
+      FileNotFoundError: when there is none.
+    """
+    path, _, version = name.partition(":")
+    versions = [p.parent for p in (Path(data_dir) / path).glob(f"{version or '*'}/dataset_info.json")]
+    if not versions:
+        raise FileNotFoundError(
+            f"{name} is not prepared: expected {Path(data_dir) / path / (version or '<version>')}/dataset_info.json. "
+            "Prepare an annotated folder with imgrec_jax.data.sets.coco.prepare or imgrec_jax.data.sets.voc.prepare; a set of the TFDS "
+            f"catalogue with `tfds build {path} --file_format=array_record --data_dir={data_dir}`"
+        )
+    return max(versions, key=lambda p: [int(part) for part in p.name.split(".")])
+
+
+def open_prepared(
+    name: str,
+    split: str,
+    data_dir: Path,
+    *,
+    targets: Sequence[str] = ("boxes",),
+    category_ids: tuple[int, ...] | None = None,
+    in_memory: bool = False,
+) -> DetectionSource:
+    """A prepared ArrayRecord set with the features of coco, voc, `coco_folder` or `digit_scenes`; no TensorFlow.
+
+    category_ids: the data set's own numbers of labels 1..K, where its metadata do not tell (the stock `coco` sets).
+    in_memory: keep every image once decoded.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = prepared_folder(name, data_dir)
+    builder = tfds.builder_from_directory(folder)
+    base, _, _ = parse_split(split)
+    if base not in builder.info.splits:
+        raise ValueError(f"{name} has no split {base!r}; it has {sorted(builder.info.splits)}")
+    features = builder.info.features
+    encoded = {key: tfds.decode.SkipDecoding() for key in ("image", "instances") if key in features}
+    records = builder.as_data_source(base, decoders=encoded)
+    class_names = tuple(features["objects"]["label"].names)
+    category_ids = category_ids or tuple((builder.info.metadata or {}).get("category_ids", ())) or None
+    with_masks = "boxes" not in targets or len(targets) > 1
+    table = folder / f"annotations-{base}.npz"
+    annotations = _table(name, base, records, table, class_names, category_ids, with_masks)
+
+    def read(index: int) -> dict:
+        record = records[index]
+        pixels = {"image": decode_image(record["image"], annotations.file_names[index])}
+        if with_masks and "instances" in record:
+            pixels["instances"] = decode_image(record["instances"], annotations.file_names[index])[..., 0]
+        return pixels
+
+    read = functools.cache(read) if in_memory else read
+    return DetectionSource(f"{name} {base}", annotations, read, targets).subset(split)
+
+
+def _table(name, base, records, path: Path, class_names, category_ids, with_masks: bool) -> Annotations:
+    """The annotations of a prepared split: from `path` if kept there, else gathered from the records and kept."""
+    if path.exists():
+        try:
+            return Annotations.load(path, masks=with_masks)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            print(f"note: {path} is damaged ({error}); the annotations are gathered again", file=sys.stderr, flush=True)
+    steps = progress(range(len(records)), f"gathering the annotations of {name} {base}")
+    images = [_describe(records[index], index) for index in steps]
+    annotations = from_images(images, class_names=class_names, category_ids=category_ids)
+    try:
+        annotations.save(path)
+    except OSError as error:
+        print(f"note: {path} cannot be written ({error}); the annotations will be gathered again next time", file=sys.stderr)
+    return annotations
+
+
+def _describe(record: dict, index: int) -> dict:
+    """One TFDS record -> what `from_images` takes."""
+    objects = record["objects"]
+    height, width = size = encoded_size(record["image"])
+    normalised = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)  # ymin, xmin, ymax, xmax in 0..1
+    boxes = normalised[:, [1, 0, 3, 2]] * [width, height, width, height]
+    if "is_difficult" in objects:
+        boxes[:, :2] -= 1  # the stock `voc` sets keep VOC's counting of pixels from 1 (see `voc`)
+    count = len(boxes)
+    described = {
+        "image_id": int(record.get("image/id", index + 1)),
+        "file_name": bytes(record["image/filename"]).decode(),
+        "size": size,
+        "boxes": boxes,
+        "labels": np.asarray(objects["label"]) + 1,
+        # VOC's difficult objects are, like crowds, neither required nor forbidden
+        "crowd": objects.get("is_crowd", objects.get("is_difficult", np.zeros(count, np.bool_))),
+        "ids": objects.get("id", np.arange(1, count + 1)),
+        "areas": objects.get("area", (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])),
+    }
+    if "segmentation" in objects:
+        counts = [bytes(c) for c in objects["segmentation"]]
+        described["segmentations"] = [{"size": [height, width], "counts": c} if c else None for c in counts]
+    elif "instances" in record:
+        instances = decode_image(record["instances"], described["file_name"])[..., 0]
+        described["segmentations"] = [encode_mask(instances == n + 1) for n in range(count)]
+    return described

@@ -1,0 +1,84 @@
+"""Elastic deformation of an image with its masks, as U-Net was trained (Ronneberger et al. 2015, arXiv 1505.04597).
+
+Random displacements at a coarse grid of points, Gaussian of some pixels' standard deviation, become a smooth field by bicubic
+interpolation. Coordinates as in `geometry_ops`. Shape letters: H W image, n points of the grid per side.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from imgrec_jax.data.ops.geometry import Example, Op, Size
+
+
+def cubic_weights(size: int, points: int) -> np.ndarray:
+    """[size, points] weights of cubic interpolation (Keys 1981, a = -1/2) at pixel centres.
+
+    The points are spread evenly from border to border of the image; beyond them the outermost values go on.
+    """
+    position = (np.arange(size) + 0.5) / size * (points - 1)
+    weights = np.zeros((size, points))
+    for neighbour in range(-1, 3):
+        point = np.floor(position) + neighbour
+        t = np.abs(position - point)
+        near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+        value = np.where(t < 1, near, np.where(t < 2, far, 0))
+        np.add.at(weights, (np.arange(size), np.clip(point, 0, points - 1).astype(np.int64)), value)
+    return weights
+
+
+def displacement_field(coarse: np.ndarray, size: Size) -> np.ndarray:
+    """Displacements [2, n, n] (dy, dx) in pixels at the grid's points -> float32 [2, H, W] at every pixel."""
+    rows, columns = (cubic_weights(length, points) for length, points in zip(size, coarse.shape[1:], strict=True))
+    return (rows @ coarse @ columns.T).astype(np.float32)
+
+
+def deform(example: Example, field: np.ndarray, *, fill: int = 0) -> Example:
+    """Pixel (y, x) takes what is at (y, x) + field[:, y, x] float32 [2, H, W].
+
+    image is bilinear, outside = `fill`; segmentation, instances and pixel_valid are nearest neighbour, outside = 0 and False
+    (void). A segmentation without pixel_valid gains one.
+
+    Raises:
+      ValueError: for an example with boxes, which would no longer bound their objects.
+    """
+    if "boxes" in example:
+        raise ValueError("elastic deformation moves no boxes; use it for segmentation only")
+    height, width = field.shape[1:]
+    y, x = np.indices((height, width), np.float32) + field
+
+    def warp(array: np.ndarray, interpolation: int, value: int = 0) -> np.ndarray:
+        border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (value,) * 4}
+        return cv2.remap(array, x, y, interpolation, **border).reshape(array.shape)
+
+    out = {**example, "image": warp(example["image"], cv2.INTER_LINEAR, fill)}
+    for key in ("segmentation", "instances"):
+        if key in example:
+            # OpenCV remaps no wide integers; float32 holds ids up to 2**24 exactly.
+            out[key] = warp(example[key].astype(np.float32), cv2.INTER_NEAREST).astype(example[key].dtype)
+    if "segmentation" in example or "pixel_valid" in example:
+        valid = example.get("pixel_valid", np.ones((height, width), np.bool_))
+        out["pixel_valid"] = warp(valid.astype(np.uint8), cv2.INTER_NEAREST).astype(np.bool_)
+    return out
+
+
+def elastic(*, sigma: float = 10.0, points: int = 3, probability: float = 1.0, fill: int = 0) -> Op:
+    """Random elastic deformation (section 3.1 of the paper).
+
+    Args:
+      sigma: standard deviation of the displacements in pixels (10 in the paper, for images of 512).
+      points: of the grid, per side (3 in the paper).
+      probability: of an example being deformed.
+      fill: of the image where it is drawn from outside.
+    """
+    if points < 2:
+        raise ValueError(f"elastic: points={points}; expected at least 2 per side")
+
+    def op(example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= probability:
+            return example
+        coarse = rng.normal(0, sigma, (2, points, points))
+        return deform(example, displacement_field(coarse, example["image"].shape[:2]), fill=fill)
+
+    return op

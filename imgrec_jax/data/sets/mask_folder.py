@@ -1,0 +1,226 @@
+"""Folders of images with their masks, also inside a zip file, which is read as it is.
+
+Two layouts, told apart by `kind`; folders above `images` and `masks` may be any:
+  .../images/NAME.jpg, .../masks/NAME.png           "index": grey or palette PNG, the value is the class
+                                                    "binary": what is not 0 is class 1
+  .../NAME/images/*.png, .../NAME/masks/*.png       "instances": one image, one mask file for each object of class 1
+
+Splits are the folders of that name where there are any (`train/images/...`). Otherwise they are cut from all images in the
+order of the SHA-256 of "SEED/NAME", which depends on the names alone: adding an image moves few others to another split.
+Shape letters: H W image.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from imgrec_jax.data.files import Files, decode_image, encoded_size, list_files, split_by_hash
+from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part
+
+KINDS = ("index", "binary", "instances")
+FRACTIONS = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
+_BYTES_PER_PIXEL = 6  # decoded: RGB, class, and an instance number of two bytes
+
+
+class Entry(NamedTuple):
+    """One image and its mask files."""
+
+    name: str
+    image: PurePosixPath
+    masks: tuple[PurePosixPath, ...]
+
+
+def pair(files: Files, *, kind: str, images: str = "images", masks: str = "masks", mask_suffix: str = "") -> list[Entry]:
+    """Every image with its masks, sorted by name.
+
+    Args:
+      kind: one of KINDS.
+      images, masks: names of the folders.
+      mask_suffix: what a mask's name has after the image's, e.g. "_mask".
+
+    Raises:
+      ValueError: for images without masks, masks without images (the first of each are named), and two images of one name.
+    """
+
+    def key(path: PurePosixPath, folder: str) -> str | None:
+        """The path without its folder `images` or `masks`; None where it lies in none."""
+        if folder not in path.parts[:-1]:
+            return None
+        at = len(path.parts) - 2 - path.parts[:-1][::-1].index(folder)
+        above = path.parts[:at] if kind == "instances" else (*path.parts[:at], *path.parts[at + 1 : -1], path.stem)
+        return "/".join(above)
+
+    by_image: dict[str, list[PurePosixPath]] = {}
+    by_mask: dict[str, list[PurePosixPath]] = {}
+    for path in files.names:
+        if (name := key(path, masks)) is not None:
+            by_mask.setdefault(name.removesuffix(mask_suffix) if name.endswith(mask_suffix) else name, []).append(path)
+        elif (name := key(path, images)) is not None:
+            by_image.setdefault(name, []).append(path)
+    problems = [
+        *_orphans("images without a mask", by_image.keys() - by_mask.keys()),
+        *_orphans("masks without an image", by_mask.keys() - by_image.keys()),
+        *_orphans("names of several images", {n for n, paths in by_image.items() if len(paths) > 1}),
+    ]
+    if kind != "instances":
+        problems += _orphans("names of several masks", {n for n, paths in by_mask.items() if len(paths) > 1})
+    if problems or not by_image:
+        found = "; ".join(problems) or f"no image lies in a folder {images!r}"
+        raise ValueError(
+            f"{files.root}: {found}. Expected {images}/NAME.* with {masks}/NAME{mask_suffix}.png, or for kind='instances' "
+            f"NAME/{images}/* with NAME/{masks}/*; remove or rename files that have no partner"
+        )
+    return [Entry(name, by_image[name][0], tuple(by_mask[name])) for name in sorted(by_image)]
+
+
+def _orphans(what: str, names: set[str]) -> list[str]:
+    shown = sorted(names)[:5]
+    return [f"{len(names)} {what} ({', '.join(shown)}{', ...' if len(names) > len(shown) else ''})"] if names else []
+
+
+def take_split(entries: Sequence[Entry], base: str, fractions: Sequence[tuple[str, float]], seed: int) -> list[Entry]:
+    """The entries of a base split, see the top of this file.
+
+    Raises:
+      ValueError: for an unknown split, with those that exist.
+    """
+    folders = {PurePosixPath(entry.name).parts[0] for entry in entries if "/" in entry.name}
+    names = [name for name, _ in fractions]
+    if base in folders:
+        return [entry for entry in entries if entry.name.startswith(f"{base}/")]
+    if base not in names or folders & set(names):
+        raise ValueError(f"no split {base!r}; there are {sorted(folders & {*names, base}) or names}")
+    mine = set(split_by_hash([entry.name for entry in entries], fractions, seed)[base])
+    return [entry for entry in entries if entry.name in mine]
+
+
+class MaskFolder:
+    """Examples with image uint8 [H, W, 3], segmentation and pixel_valid [H, W], and instances [H, W] for kind "instances"."""
+
+    def __init__(self, info: SourceInfo, entries: Sequence[Entry], read: Callable[[Entry], dict]):
+        self.info, self._entries, self._read = info, tuple(entries), read
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.info.name}: example {index} of {len(self)}")
+        return self._read(self._entries[index])
+
+
+def open_masks(request: Request, **options) -> Source:
+    """A mask folder or zip; options: of `open_mask_folder`."""
+    return open_mask_folder(request.folder, request.split, in_memory=request.in_memory, **options)
+
+
+def open_mask_folder(
+    root: str | Path,
+    split: str,
+    *,
+    kind: str,
+    class_names: Sequence[str] = ("background", "foreground"),
+    void: int | None = 255,
+    images: str = "images",
+    masks: str = "masks",
+    mask_suffix: str = "",
+    fractions: Sequence[tuple[str, float]] = FRACTIONS,
+    split_seed: int = 0,
+    in_memory: bool | None = None,
+) -> Source:
+    """Opens a split of a mask folder.
+
+    Args:
+      root: folder or zip file.
+      split: "train", "validation[:50%]", ...
+      kind: one of KINDS.
+      class_names: of classes 0, 1, ...; class 0 is the background.
+      void: value of kind "index" that is ignored everywhere; None for none.
+      images, masks, mask_suffix: see `pair`.
+      fractions: (name, share) of the splits, where no folders name them.
+      split_seed: of these splits.
+      in_memory: keep what was decoded; None where it fits.
+
+    Raises:
+      ValueError: unknown kind or split; files without a partner; a mask whose size is not its image's.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"data.kind={kind!r} is unknown; choose one of {KINDS}")
+    files = list_files(root)
+    base, _, _ = parse_split(split)
+    entries = pair(files, kind=kind, images=images, masks=masks, mask_suffix=mask_suffix)
+    entries = take_split(entries, base, fractions, split_seed)
+    pixels = sum(_checked_size(files, entry) for entry in entries)
+
+    def read(entry: Entry) -> dict:
+        image = decode_image(files.read(entry.image), str(entry.image))
+        if kind == "instances":
+            return {"image": image, **_from_instances(files, entry, image.shape[:2])}
+        return {"image": image, **_from_mask(files, entry, kind, len(class_names), void)}
+
+    if in_memory or (in_memory is None and pixels * _BYTES_PER_PIXEL <= MAX_BYTES_IN_MEMORY):
+        read = functools.cache(read)
+    names = tuple(str(entry.image) for entry in entries)
+    described = (f"{path}:{files.size(path)}" for entry in entries for path in (entry.image, *entry.masks))
+    identity = digest("files", (kind, str(void), *described))
+    info = SourceInfo(f"{files.root} {base}", tuple(class_names), {"file_names": names}, identity)
+    return part(MaskFolder(info, entries, read), split)
+
+
+def _checked_size(files: Files, entry: Entry) -> int:
+    """Pixels of an image; ValueError where a mask has another size."""
+    size = encoded_size(files.read(entry.image))
+    for mask in entry.masks:
+        found = encoded_size(files.read(mask))
+        if found != size:
+            raise ValueError(f"{mask} has (height, width) {found}, and its image {entry.image} has {size}; resize one of them")
+    return size[0] * size[1]
+
+
+def _decode_mask(files: Files, path: PurePosixPath) -> np.ndarray:
+    """Values [H, W] as stored (of a palette PNG: the indices), or [H, W, C] for a colour image."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(files.read(path))) as image:
+        return np.asarray(image)
+
+
+def _nonzero(values: np.ndarray) -> np.ndarray:
+    if values.ndim == 3:  # an alpha channel says nothing of the mask
+        values = values[..., : 3 if values.shape[2] > 2 else 1].any(2)
+    return values != 0
+
+
+def _from_instances(files: Files, entry: Entry, size: tuple[int, int]) -> dict:
+    """Where masks overlap, the last one in the order of names lies on top."""
+    instances = np.zeros(size, np.uint16)
+    for number, path in enumerate(entry.masks, start=1):
+        instances[_nonzero(_decode_mask(files, path))] = number
+    return {
+        "segmentation": (instances > 0).astype(np.uint8),
+        "pixel_valid": np.ones(size, np.bool_),
+        "instances": instances,
+    }
+
+
+def _from_mask(files: Files, entry: Entry, kind: str, classes: int, void: int | None) -> dict:
+    values = _decode_mask(files, entry.masks[0])
+    if kind == "binary":
+        return {"segmentation": _nonzero(values).astype(np.uint8), "pixel_valid": np.ones(values.shape[:2], np.bool_)}
+    if values.ndim == 3:
+        raise ValueError(f"{entry.masks[0]} is a colour image; kind='index' expects grey or palette PNG of class numbers")
+    values = values.astype(np.int64)
+    valid = values != void if void is not None else np.ones(values.shape, np.bool_)
+    strange = np.unique(values[valid & ((values < 0) | (values >= classes))])
+    if strange.size:
+        raise ValueError(
+            f"{entry.masks[0]} has values {strange[:5].tolist()}; expected classes 0..{classes - 1} or void ({void}); give all "
+            "data.class_names, or kind='binary' for masks of 0 and 255"
+        )
+    return {"segmentation": np.where(valid, values, 0).astype(np.int32), "pixel_valid": valid}

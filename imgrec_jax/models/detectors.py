@@ -1,0 +1,107 @@
+"""Detectors by name, with the options that a config may give."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from imgrec_jax.models import rcnn
+from imgrec_jax.models.backbones import backbone as find_backbone
+from imgrec_jax.models.backbones import optional_norm
+from imgrec_jax.models.box_head import TwoMLPHead
+from imgrec_jax.models.fpn import FPN, BackboneWithFPN
+from imgrec_jax.models.norm import make_norm
+from imgrec_jax.models.resnet import RESNETS, small_resnet
+
+
+def make_small_detector(
+    *,
+    kind: str,
+    num_classes: int,
+    widths: tuple[int, ...] = (16, 32, 64, 96),
+    blocks: int = 1,
+    stem_stride: int = 2,
+    fpn_width: int = 64,
+    head_width: int = 128,
+    anchor_sizes: tuple[tuple[float, ...], ...] = ((16,), (32,), (64,)),
+    aspect_ratios: tuple[float, ...] = (1.0,),
+    crop_size: int = 7,
+    norm: str = "batch",
+    neck_norm: str = "none",
+    head_norm: str = "none",
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
+) -> rcnn.RCNN:
+    """R-CNN, Fast R-CNN or Faster R-CNN for images of a hundred pixels or so: a small ResNet, and an FPN for the last two.
+
+    Args:
+      kind: "rcnn", "fast" or "faster".
+      num_classes: K + 1.
+      widths, blocks, stem_stride, norm: of the ResNet.
+      fpn_width: channels of the feature pyramid over the stages after the first.
+      head_width: of the two fully connected layers.
+      anchor_sizes: one tuple per stage after the first; aspect_ratios: height / width.
+      neck_norm, head_norm: of the feature pyramid and of the fully connected layers; "none" as in torchvision's first detector.
+      crop_size: side of a crop, in cells, or in pixels for "rcnn".
+    """
+    body = small_resnet(widths, blocks, stem_stride, norm=make_norm(norm, axis_name=axis_name), dtype=dtype)
+    after_neck, after_dense = (optional_norm(name, axis_name) for name in (neck_norm, head_norm))
+    head = TwoMLPHead(width=head_width, norm=after_dense, dtype=dtype)
+    levels = tuple(f"layer{i}" for i in range(2, len(widths) + 1))
+    crops = {"box_head": head, "num_classes": num_classes, "output_size": (crop_size, crop_size), "dtype": dtype}
+    if kind == "rcnn":
+        return rcnn.make_rcnn(kind, backbone=body, box_levels=levels[-1:], context=2, **crops)
+    if len(anchor_sizes) != len(levels):
+        raise ValueError(f"anchor_sizes={anchor_sizes}: expected one tuple for each of {levels}")
+    pyramid = BackboneWithFPN(body, FPN(fpn_width, norm=after_neck, dtype=dtype), levels)
+    return rcnn.make_rcnn(
+        kind, backbone=pyramid, box_levels=levels, rpn_levels=levels, anchor_sizes=anchor_sizes,
+        aspect_ratios=aspect_ratios, **crops,
+    )  # fmt: skip
+
+
+def make_resnet_fpn(
+    *,
+    kind: str = "faster",
+    num_classes: int = 91,
+    backbone: str = "resnet50",
+    norm: str = "frozen",
+    norm_epsilon: float = 1e-5,
+    remat: bool = False,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
+) -> rcnn.RCNN:
+    """torchvision's FPN detector over any of its ResNets; "faster" with "resnet50" is fasterrcnn_resnet50_fpn.
+
+    norm_epsilon: 0.0 for the released weights of that detector (COCO_V1), which torchvision runs so.
+    """
+    norm = make_norm(norm, axis_name=axis_name, epsilon=norm_epsilon)
+    body = find_backbone(backbone, RESNETS)(norm=norm, remat=remat, dtype=dtype)
+    levels = rcnn.FPN_LEVELS
+    if kind == "rcnn":
+        return rcnn.make_rcnn(
+            kind, backbone=body, box_levels=levels[-1:], box_head=TwoMLPHead(dtype=dtype), num_classes=num_classes,
+            output_size=(224, 224), context=16, dtype=dtype,
+        )  # fmt: skip
+    return rcnn.make_rcnn(
+        kind, backbone=BackboneWithFPN(body, FPN(dtype=dtype), levels), num_classes=num_classes, box_levels=levels,
+        box_head=TwoMLPHead(dtype=dtype), rpn_levels=(*levels, "pool"), anchor_sizes=rcnn.FPN_ANCHOR_SIZES, dtype=dtype,
+    )  # fmt: skip
+
+
+def make_resnet50_fpn_v2(
+    *,
+    num_classes: int = 91,
+    norm: str = "batch",
+    remat: bool = False,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
+) -> rcnn.RCNN:
+    return rcnn.fasterrcnn_resnet50_fpn_v2(num_classes, norm=make_norm(norm, axis_name=axis_name), remat=remat, dtype=dtype)
+
+
+DETECTORS: dict[str, Callable] = {
+    "small_detector": make_small_detector,
+    "resnet_fpn_detector": make_resnet_fpn,
+    "fasterrcnn_resnet50_fpn_v2": make_resnet50_fpn_v2,
+}

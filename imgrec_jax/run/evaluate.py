@@ -1,0 +1,66 @@
+"""Evaluation: every example exactly once, merged as sums on the host."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from imgrec_jax import metrics, parallel
+from imgrec_jax.data.pipeline import Pipeline
+from imgrec_jax.run.stop import Stop, until_ready
+
+# Batches in flight: enough to keep a device busy while the host merges, few enough not to pile up in its memory.
+IN_FLIGHT = 4
+
+
+def evaluate(
+    eval_step: Callable[[dict, dict], dict],
+    variables: dict[str, Any],
+    pipeline: Pipeline,
+    layout: parallel.Layout,
+    *,
+    summarise: Callable[[dict[str, Any]], dict[str, Any]] = metrics.compute,
+    on_device: bool | None = None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Runs `eval_step` over one pass of `pipeline`.
+
+    Args:
+      eval_step: (variables, batch) -> {name: metric state}, compiled.
+      summarise: merged states -> {name: number or list}.
+      stop: a signal ends the evaluation with `Interrupted`.
+
+    Returns:
+      The metrics; "examples" is how many were counted.
+
+    Raises:
+      RuntimeError: when not every example was counted exactly once.
+    """
+    pending: deque = deque()
+    merged = None
+    stop = stop or Stop()
+
+    def take() -> None:
+        nonlocal merged
+        states = pending.popleft()
+        until_ready(states, stop)
+        merged = metrics.merge(merged, layout.to_host(states))
+
+    for _, batch in parallel.feed(pipeline, 0, pipeline.steps_per_epoch, layout, on_device=on_device):
+        stop.check()
+        pending.append(eval_step(variables, batch))
+        if len(pending) > IN_FLIGHT:
+            take()
+    while pending:
+        take()
+    counted = int(merged.pop("examples").count)
+    if counted != len(pipeline.source):
+        raise RuntimeError(
+            f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}"
+        )
+    return {**summarise(merged), "examples": counted}
+
+
+def not_finite(values: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation that are NaN or infinite; what is undefined is None and no such number."""
+    return {name: value for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)}

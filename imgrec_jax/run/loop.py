@@ -1,0 +1,425 @@
+"""The training loop, for every task.
+
+A run starts in one of these ways, told apart in `_begin`:
+  fresh    a workdir without checkpoints: new parameters (or pretrained ones, merged before the optimiser's state is made);
+  resume   a workdir with checkpoints: the newest whole one; steps, metrics file and early stop go on as if never interrupted;
+  done     a workdir whose last checkpoint is at the end: nothing is trained.
+
+After a step follow its report, its evaluations and, at the end of the run, the evaluation of the best checkpoint. A signal may
+come in the midst of that; the checkpoint then says how far it was (`start.STEP`, `EVALUATED`, `WHOLE`), and the next start
+finishes the work of that step before it makes another.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgrec_jax import distributed, parallel
+from imgrec_jax.data.files import write_whole
+from imgrec_jax.experiment import Experiment
+from imgrec_jax.run import checkpoint
+from imgrec_jax.run import workdir as workdirs
+from imgrec_jax.run.checkpoint import Checkpointer, CheckpointError, DamagedError
+from imgrec_jax.run.evaluate import evaluate, not_finite
+from imgrec_jax.run.record import Callback, NonFiniteError, Run
+from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, choose, find, set_damaged_aside
+from imgrec_jax.run.stop import Interrupted, Stop, caught
+from imgrec_jax.run.writers import aside, duration, emit, to_json
+from imgrec_jax.step import TrainState, eval_variables, init_state, make_eval_step, make_train_step, named_key
+
+Results = dict[str, dict[str, Any]]
+
+
+def create_state(experiment: Experiment, initialise: Callable | None = None) -> tuple[TrainState, Any]:
+    """A fresh state, as the layout keeps it, and its optimiser.
+
+    initialise: changes the variables before the optimiser sees them.
+    """
+    dtype, layout, optimisation = experiment.compute.dtype, experiment.compute.layout, experiment.optimisation
+
+    def make(key: jax.Array) -> dict[str, Any]:
+        variables = experiment.task.init(key, experiment.data.batch_spec)
+        return jax.tree.map(lambda v: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v, variables)
+
+    key = named_key(experiment.seed, "init")
+    variables = layout.create(make, key)
+    variables = layout.place(initialise(variables)) if initialise else variables
+    schedule = optimisation.make_schedule(optimisation.total_steps)
+    tx = optimisation.make_optimizer(schedule, params=variables["params"])
+    state = layout.create(lambda variables: init_state(variables, tx, optimisation.ema_decay > 0), variables)
+    return layout.put_state(state), tx
+
+
+def compile_eval_step(experiment: Experiment, state: TrainState) -> parallel.Step | None:
+    """The step for the splits to evaluate; None where there are none."""
+    layout, evals = experiment.compute.layout, experiment.data.evals
+    if not evals:
+        return None
+    step = make_eval_step(experiment.task, seed=experiment.seed, axis_name=layout.axis_name)
+    return layout.compile_eval_step(step, eval_variables(state), next(iter(evals.values())).batch(0))
+
+
+def _compile_train_step(experiment: Experiment, state: TrainState, tx: Any) -> parallel.Step:
+    optimisation, compute = experiment.optimisation, experiment.compute
+    step = make_train_step(
+        experiment.task, tx, seed=experiment.seed, schedule=optimisation.make_schedule(optimisation.total_steps),
+        ema_decay=optimisation.ema_decay, accumulate=optimisation.accumulate, remat=compute.remat,
+        axis_name=compute.layout.axis_name, gather=compute.layout.gather,
+    )  # fmt: skip
+    return compute.layout.compile_train_step(step, state, experiment.data.batch_spec)
+
+
+def train(
+    experiment: Experiment,
+    workdir: str | Path,
+    say: Callable[[str], None] = emit,
+    *,
+    callbacks: Sequence[Callback] = (),
+    restart: bool = False,
+    stop: Stop | None = None,
+) -> Results:
+    """Trains until the end, an early stop or a signal; the same call goes on from there.
+
+    Args:
+      experiment: what `assemble.build` makes.
+      workdir: the folder the run lives in.
+      say: prints a line.
+      callbacks: called with (step, split, values) at every report and evaluation.
+      restart: begin anew; what the workdir holds is kept in it under another name.
+      stop: answers signals; None catches them while this function runs.
+
+    Returns:
+      The last evaluation of every split.
+
+    Raises:
+      WorkdirError: when the workdir holds another run, other data were trained on, or it is in use.
+      CheckpointError: when no checkpoint can be read, or one cannot be written.
+      NonFiniteError: when training or an evaluation is not finite.
+      Interrupted: when a signal comes before the first step; otherwise it saves and returns.
+    """
+    folder = workdirs.resolve(workdir)
+    with contextlib.ExitStack() as stack:
+        if stop is None:
+            stop = stack.enter_context(caught()) if jax.process_count() == 1 else Stop()
+        if parallel.is_lead():
+            stack.enter_context(workdirs.held(folder))
+            if restart and (kept := workdirs.restart(folder)):
+                say(f"what was in {folder} is kept in {kept}")
+            workdirs.check_config(folder, experiment.config)
+            workdirs.check_data(folder, experiment.card["splits"])
+        distributed.wait("workdir")
+        if not experiment.cadence.checkpoint_every and checkpoint.any_ever(folder):
+            raise workdirs.WorkdirError(
+                f"{folder} holds checkpoints, and with config.checkpoint.enabled=False this start could not go on from them; "
+                "give another --workdir (--restart begins anew and keeps the old files under another name)"
+            )
+        run, state, train_step, eval_step, phase = _begin(experiment, folder, say, stop, callbacks)
+        with contextlib.closing(run), stop.noting():
+            return _train(run, state, train_step, eval_step, phase, say, stop)
+
+
+def _begin(
+    experiment: Experiment, folder: Path, say: Callable[[str], None], stop: Stop, callbacks: Sequence[Callback]
+) -> tuple[Run, TrainState, parallel.Step, parallel.Step | None, str]:
+    """Chooses between the ways a run can start (see the top of this file). Nothing is written before all is found to fit."""
+    keeps = bool(experiment.cadence.checkpoint_every)
+    start = find(folder) if keeps else None
+    clock = start.clock if start else FRESH
+    state, tx = create_state(experiment, _initialise(experiment, say) if start is None else None)
+    train_step, eval_step = _compile_train_step(experiment, state, tx), compile_eval_step(experiment, state)
+    _check_selection(experiment, eval_step)
+    layout = experiment.compute.layout
+    if start is not None:
+        state = layout.put_state(checkpoint.read_state(start.found, layout.whole(state)))
+        if clock["step"]:
+            say(f"resumed at step {clock['step']}" + (" (the best checkpoint)" if start.found.kind == checkpoint.BEST else ""))
+    elif keeps:
+        checkpoint.load_orbax()  # meanwhile the steps compile
+    environment = workdirs.environment(clock["step"])
+    train_step.wait()
+    if start is not None:
+        set_damaged_aside(folder, start, say)
+        _say_what_changed(experiment, folder, clock, environment, say)
+    if parallel.is_lead():
+        workdirs.write_record(folder, experiment.config, experiment.card)
+        if clock["step"] < experiment.optimisation.total_steps and not clock["stopped"]:
+            workdirs.append_start(folder, environment)
+        if not keeps and (file := folder / workdirs.METRICS).exists() and file.stat().st_size:
+            say(f"note: the metrics of an earlier start are kept as {aside(file).name}")
+    checkpointer = Checkpointer(folder, keep=experiment.cadence.keep_checkpoints) if keeps else None
+    sums = jax.tree.structure(train_step.out[1])
+    return Run(experiment, folder, checkpointer, clock, sums, say, callbacks), state, train_step, eval_step, clock["phase"]
+
+
+def _train(
+    run: Run, state: TrainState, train_step: Callable, eval_step: Callable | None, phase: str,
+    say: Callable[[str], None], stop: Stop,
+) -> Results:  # fmt: skip
+    """The loop."""
+    experiment, cadence, total = run.experiment, run.experiment.cadence, run.total_steps
+    start = done = run.saved_step
+    asked = distributed.termination(lambda: stop.signal is not None)
+    began = time.perf_counter()
+    complete = phase == WHOLE or _finish_step(run, state, eval_step, done, phase, asked, stop)
+    if complete and not run.stopped:
+        batches = parallel.feed(
+            experiment.data.train, start, total, experiment.compute.layout, on_device=experiment.data.on_device
+        )
+        while done < total and not run.stopped:
+            try:
+                with stop.raising():  # what is waited for here can be asked for again
+                    step, batch = next(batches)
+                    train_step.prepare(state, batch)
+            except Interrupted:
+                stop.answered()
+                if done > run.saved_step:
+                    run.save(done, state, WHOLE)
+                break
+            run.profile.before(step)
+            state, sums = train_step(state, batch)
+            run.window.add(step, sums)
+            done = step + 1
+            run.console.advance(done)
+            if done % cadence.log_every == 0 or done == total:
+                run.report(done)
+            complete = _finish_step(run, state, eval_step, done, STEP, asked, stop)
+            if not complete:
+                break
+        jax.block_until_ready(state)
+    if stop.signal is not None and (not complete or (done < total and not run.stopped)):
+        say(f"{stop.word} at step {done}; the same command goes on from there")
+    elif run.stopped:
+        say(f"stopped early at step {done}: {run.early_stop.metric} was best at step {run.early_stop.memory['best_step']}")
+    elif done < total:
+        say(f"terminated at step {done}; the same command goes on from there")
+    trained = f"{done - start} steps in {duration(time.perf_counter() - began)}"
+    say(trained if done > start else f"nothing left to train at step {done}")
+    return run.results
+
+
+def _finish_step(
+    run: Run, state: TrainState, eval_step: Callable | None, done: int, phase: str, asked: Callable[[int], bool], stop: Stop
+) -> bool:
+    """Evaluates and saves after step `done`, from `phase` on. Returns whether the run may go on to the next step."""
+    experiment, cadence = run.experiment, run.experiment.cadence
+    mark = None
+    try:
+        with stop.raising() if phase != WHOLE else contextlib.nullcontext():
+            if phase == STEP and (done % cadence.eval_every == 0 or done == run.total_steps):
+                run.window.flush()  # a state that is not finite is neither evaluated nor saved
+                mark = run.mark()
+                for split in experiment.data.evals:
+                    run.results = {**run.results, split: _evaluate(run, split, eval_step, state, done, stop)}
+                if run.early_stop.metric and run.early_stop.update(done, run.results["validation"]):
+                    with stop.noting():
+                        run.save(done, state, EVALUATED, best=True)
+                run.stopped = run.early_stop.exhausted
+            phase, mark = EVALUATED, None
+            if (done == run.total_steps or run.stopped) and run.early_stop.metric and run.checkpointer is not None:
+                mark = run.mark()
+                _evaluate_best(run, eval_step, state, done, stop)
+            phase, mark = WHOLE, None
+    except Interrupted:
+        stop.answered()
+        if mark is not None:
+            run.back_to(mark)
+        run.save(done, state, phase)
+        return False
+    except Exception:
+        if phase == EVALUATED and done > run.saved_step:  # whatever the best checkpoint did, what was trained is kept
+            run.back_to(mark)
+            run.save(done, state, EVALUATED)
+        raise
+    ending = done == run.total_steps or run.stopped
+    terminated = not ending and asked(done)
+    if terminated:
+        stop.answered()
+    if ending or terminated or (cadence.checkpoint_every and done % cadence.checkpoint_every == 0):
+        run.save(done, state, WHOLE)
+    return not terminated
+
+
+def _initialise(experiment: Experiment, say: Callable[[str], None]) -> Callable | None:
+    """What changes the fresh variables; None where there is nothing to change."""
+    if experiment.optimisation.initialise is None:
+        return None
+
+    def initialise(variables: dict) -> dict:
+        variables, report = experiment.optimisation.initialise(variables)
+        say(report)
+        return variables
+
+    return initialise
+
+
+def _check_selection(experiment: Experiment, eval_step: parallel.Step | None) -> None:
+    """Raises ValueError now, not after the first epoch, when the metric to select by does not exist."""
+    metric = experiment.selection.metric
+    if not metric:
+        return
+    states = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), eval_step.out)
+    values = experiment.data.summarise["validation"](states)
+    names = sorted(name for name, value in values.items() if isinstance(value, int | float | None))
+    if metric not in names:
+        raise ValueError(f"select.metric={metric!r} is no metric of this task; choose one of {names}")
+
+
+def _say_what_changed(
+    experiment: Experiment, folder: Path, clock: dict[str, Any], environment: dict[str, Any], say: Callable[[str], None]
+) -> None:
+    """One line where the rest of a resumed run is not, to the last bit, what it would have been."""
+    before, step, total = workdirs.starts(folder), clock["step"], experiment.optimisation.total_steps
+    if step < total and not clock["stopped"] and before:
+        changed = workdirs.machine_changes(before[-1], environment)
+        if changed:
+            say(f"note: {'; '.join(changed)}: from here on equal to rounding, no longer bit for bit")
+    planned = clock["total_steps"] or _planned_total(experiment, folder)
+    if planned and planned != total and step < total:
+        make = experiment.optimisation.make_schedule
+        old, new = float(make(planned)(max(step - 1, 0))), float(make(total)(step))
+        if any(float(make(planned)(at)) != float(make(total)(at)) for at in (max(step - 1, 0), min(planned, total) - 1)):
+            say(
+                f"note: the schedule now ends at step {total} instead of {planned}; the learning rate goes from {old:.4g} to "
+                f"{new:.4g}"
+            )
+
+
+def _planned_total(experiment: Experiment, folder: Path) -> int | None:
+    """The steps that a run of an early version was planned for, from its config."""
+    config = workdirs.read_config(folder)
+    epoch = experiment.data.train.steps_per_epoch
+    for unit, factor in (("steps", 1.0), ("epochs", epoch), ("examples", 1 / experiment.data.batch_size)):
+        if (value := config.train[f"total_{unit}"]) is not None:
+            return max(round(value * factor), 1)
+    return None
+
+
+def _evaluate(
+    run: Run, split: str, eval_step: Callable, state: TrainState, step: int, stop: Stop, name: str = ""
+) -> dict[str, Any]:
+    """Evaluates a split, records it under `name` or the split's own, and shows its headline."""
+    began = time.perf_counter()
+    experiment, name = run.experiment, name or split
+    values = evaluate(
+        eval_step, eval_variables(state), experiment.data.evals[split], experiment.compute.layout,
+        summarise=experiment.data.summarise[split], on_device=experiment.data.on_device, stop=stop,
+    )  # fmt: skip
+    if bad := not_finite(values):
+        terms = ", ".join(f"{key} {value}" for key, value in bad.items())
+        raise NonFiniteError(
+            f"the evaluation of {name!r} at step {step} is not finite: {terms}. This state is not saved; checkpoints from "
+            "before are intact. Lower optim.learning_rate, or set optim.clip_norm"
+        )
+    run.record(step, name, values)
+    seconds = time.perf_counter() - began
+    run.console.say(f"epoch {step / run.epoch:.4g}  {name}: {headline(values, experiment.show)}  ({seconds:.1f} s)")
+    run.console.restart_clock(step)
+    return values
+
+
+def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int, stop: Stop) -> None:
+    """What the checkpoint that validation chose does on the test split; `state` at `step` was just evaluated."""
+    best_step = run.early_stop.memory["best_step"]
+    if "test" not in run.experiment.data.evals or best_step is None:
+        return
+    if best_step == step:
+        run.results = {**run.results, "best_test": run.results["test"]}
+        run.record(step, "best_test", run.results["test"])
+        run.console.say("best_test: that of the last state, which is the best")
+        return
+    layout, folder = run.experiment.compute.layout, run.checkpointer.workdir
+    run.checkpointer.wait()
+    found = next((found for found in checkpoint.saved(folder, checkpoint.BEST) if found.step == best_step), None)
+    try:
+        if found is None:
+            raise DamagedError("it is gone")
+        checkpoint.verify(found)
+    except DamagedError as error:
+        if found is not None:
+            checkpoint.set_aside(folder, found)
+        run.console.say(f"the best checkpoint, of step {best_step}, is damaged ({error}); there is no best_test")
+        return
+    best = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
+    run.results = {**run.results, "best_test": _evaluate(run, "test", eval_step, best, best_step, stop, "best_test")}
+
+
+def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
+    """`average loss 0.0423, accuracy 9871/10000 (98.71 %)`."""
+    parts = []
+    for name in show:
+        if f"{name}_correct" in values:
+            parts.append(f"{name} {values[f'{name}_correct']}/{values[f'{name}_count']} ({100 * values[name]:.2f} %)")
+        elif name in values and values[name] is None:
+            parts.append(f"{name} undefined")
+        elif name in values:
+            parts.append(f"{'average ' if name == 'loss' else ''}{name} {values[name]:.4f}")
+    return ", ".join(parts)
+
+
+def evaluate_workdir(
+    experiment: Experiment,
+    workdir: str | Path,
+    say: Callable[[str], None] = emit,
+    *,
+    which: str | int = "last",
+    allow_changes: bool = False,
+    stop: Stop | None = None,
+) -> Results:
+    """Evaluates a checkpoint of a workdir on every split and writes the result file, and nothing else.
+
+    Args:
+      which: "last", "best" or a step.
+      allow_changes: evaluate although config or data are not the run's; the result lists what differs, and goes to
+        `eval_changed.json` instead of `eval.json`.
+
+    Raises:
+      WorkdirError: when config or data are not the run's and `allow_changes` was not asked for.
+      CheckpointError: when there is no such checkpoint, or it cannot be read.
+    """
+    folder = workdirs.resolve(workdir)
+    changed = workdirs.config_changes(folder, experiment.config) + workdirs.data_changes(folder, experiment.card["splits"])
+    if changed and not allow_changes:
+        raise workdirs.WorkdirError(
+            f"the run in {folder} was trained with another config or other data:\n  " + "\n  ".join(changed)
+            + "\nGive its own, or --allow_changes to evaluate with these; the result then says so"
+        )  # fmt: skip
+    found, clock = choose(folder, which)
+    state, _ = create_state(experiment)
+    eval_step, layout = compile_eval_step(experiment, state), experiment.compute.layout
+    state = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
+    results = {}
+    for split, pipeline in experiment.data.evals.items():
+        results[split] = evaluate(
+            eval_step, eval_variables(state), pipeline, layout, summarise=experiment.data.summarise[split],
+            on_device=experiment.data.on_device, stop=stop,
+        )  # fmt: skip
+        say(f"{found.kind == checkpoint.BEST and 'best, ' or ''}step {clock['step']}  {split}: "
+            f"{headline(results[split], experiment.show)}")  # fmt: skip
+    for line in changed:
+        say(f"  not the run's own: {line}")
+    if parallel.is_lead():
+        record = {
+            "step": clock["step"],
+            "checkpoint": found.kind,
+            **({"not_the_runs_own": changed} if changed else {}),
+            **results,
+        }
+        _write_result(folder / ("eval_changed.json" if changed else "eval.json"), record, say)
+    return results
+
+
+def _write_result(path: Path, record: dict[str, Any], say: Callable[[str], None]) -> None:
+    try:
+        write_whole(path, lambda partial: partial.write_text(json.dumps(to_json(record), allow_nan=False) + "\n"))
+    except OSError as error:
+        say(f"note: {path} could not be written: {error}")
+
+
+__all__ = ["CheckpointError", "NonFiniteError", "create_state", "evaluate_workdir", "headline", "train"]

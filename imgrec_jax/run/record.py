@@ -1,0 +1,182 @@
+"""What a run remembers between steps, and writes down."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from imgrec_jax import metrics, parallel
+from imgrec_jax.experiment import Experiment
+from imgrec_jax.run.checkpoint import Checkpointer
+from imgrec_jax.run.writers import Console, MetricsFile, Profile, TensorBoard
+from imgrec_jax.step import TrainState
+
+# (step, split, values) of every report and evaluation; split is "train" for what training did since the last report.
+Callback = Callable[[int, str, dict[str, Any]], None]
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss, a gradient or an evaluation is not finite: says at which step, which values, and what to do."""
+
+
+class Window:
+    """Training sums since the last report. They stay on the device until they are read, so the loop never waits for a step."""
+
+    def __init__(self, structure: Any, merged: list | None, to_host: Callable, explain: Callable[[int, dict], str]):
+        """A window.
+
+        Args:
+          structure: of a step's sums.
+          merged: saved by `dump`.
+          to_host: the layout's.
+          explain: (step, values) -> what to say if not finite.
+        """
+        self._to_host, self._explain = to_host, explain
+        self._pending: list[tuple[int, Any]] = []
+        self._merged = jax.tree.unflatten(structure, [np.asarray(x) for x in merged]) if merged else None
+
+    def add(self, step: int, sums: Any) -> None:
+        self._pending.append((step, sums))
+
+    def flush(self) -> None:
+        """Reads and merges what is pending; raises NonFiniteError for the first step whose values are not finite."""
+        pending, self._pending = self._pending, []
+        steps = [step for step, _ in pending]
+        for step, sums in zip(steps, self._to_host([sums for _, sums in pending]), strict=True):
+            if not (np.isfinite(sums["objective"].total) and np.isfinite(sums["grad_norm"].total)):
+                raise NonFiniteError(self._explain(step, metrics.compute(sums)))
+            self._merged = metrics.merge(self._merged, sums)
+
+    def take(self) -> dict[str, Any]:
+        """The values since the last `take`, and starts anew."""
+        self.flush()
+        values, self._merged = metrics.compute(self._merged), None
+        return values
+
+    def dump(self) -> list | None:
+        """The merged sums as plain numbers, which JSON keeps exactly."""
+        self.flush()
+        return None if self._merged is None else [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._merged)]
+
+
+class EarlyStop:
+    """Which evaluation was the best, and when to stop: all that the early stop remembers."""
+
+    def __init__(self, metric: str, mode: str, patience: int | None, memory: dict[str, Any] | None):
+        self.metric, self._sign, self._patience = metric, {"max": 1, "min": -1}[mode], patience
+        self.memory = memory or {"best": None, "best_step": None, "waited": 0}
+
+    def update(self, step: int, values: dict[str, Any]) -> bool:
+        """Takes a validation result; returns whether it is the best so far."""
+        value, best = values[self.metric], self.memory["best"]
+        # An undefined value (AP of a split without objects) is never the best.
+        better = value is not None and (best is None or self._sign * (value - best) > 0)
+        if better:
+            self.memory = {"best": value, "best_step": step, "waited": 0}
+        else:
+            self.memory = {**self.memory, "waited": self.memory["waited"] + 1}
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        return self._patience is not None and self.memory["waited"] >= self._patience
+
+
+class Run:
+    """What a run holds open while it trains: its files, its checkpoints and the little it remembers between steps."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        checkpointer: Checkpointer | None,
+        clock: dict[str, Any],
+        sums: Any,
+        say: Callable[[str], None],
+        callbacks: Sequence[Callback] = (),
+    ):
+        self.experiment, self.checkpointer, self._callbacks = experiment, checkpointer, tuple(callbacks)
+        silent, start, cadence = not parallel.is_lead(), clock["step"], experiment.cadence
+        self.file = MetricsFile(
+            workdir / "metrics.jsonl",
+            resume_at=clock["metrics_position"], crc=clock["metrics_crc"], say=say, silent=silent,
+        )  # fmt: skip
+        self.board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard and not silent else None
+        self.epoch = experiment.data.train.steps_per_epoch
+        self.profile = Profile(workdir / "profile", cadence.profile, start)
+        self.total_steps = experiment.optimisation.total_steps
+        self.console = Console(self.total_steps, start, self.epoch, experiment.data.batch_size, silent=silent)
+        self.window = Window(
+            sums, clock["window"], experiment.compute.layout.to_host, lambda step, values: _explain(experiment, step, values)
+        )
+        self.early_stop = EarlyStop(*experiment.selection, clock["selection"])
+        self.results, self.stopped, self.saved_step = clock["results"], clock["stopped"], start
+
+    def report(self, step: int) -> None:
+        """Writes and shows what training did since the last report."""
+        values = self.window.take()
+        speed = self.console.report(step, {name: values[name] for name in self.experiment.show if name in values})
+        self.record(step, "train", values, {"img_per_s": speed})
+
+    def record(self, step: int, split: str, values: dict[str, Any], unrepeatable: dict[str, float] | None = None) -> None:
+        """Writes a record; what differs from run to run goes to TensorBoard alone."""
+        self.file.write({"step": step, "epoch": step / self.epoch, "split": split, **values})
+        if self.board is not None:
+            self.board.write(step, {f"{split}/{name}": value for name, value in {**values, **(unrepeatable or {})}.items()})
+        for callback in self._callbacks:
+            callback(step, split, values)
+
+    def mark(self) -> dict[str, Any]:
+        """What `back_to` needs to forget everything that is recorded from now on."""
+        memory = dict(self.early_stop.memory)
+        return {"position": self.file.position(), "memory": memory, "results": dict(self.results), "stopped": self.stopped}
+
+    def back_to(self, mark: dict[str, Any]) -> None:
+        """Forgets what was recorded since `mark`, as if the work had not begun."""
+        self.file.cut(mark["position"])
+        self.early_stop.memory, self.results, self.stopped = mark["memory"], mark["results"], mark["stopped"]
+
+    def save(self, step: int, state: TrainState, phase: str, *, best: bool = False) -> None:
+        """Starts writing a checkpoint; phase: what of the work after the step is done (see `start`)."""
+        if self.checkpointer is None:
+            return
+        window = self.window.dump()
+        position, crc = self.file.position()
+        clock = {
+            "step": step,
+            "phase": phase,
+            "window": window,
+            "metrics_position": position,
+            "metrics_crc": crc,
+            "selection": self.early_stop.memory,
+            "results": self.results,
+            "stopped": self.stopped,
+            "total_steps": self.total_steps,
+        }
+        self.checkpointer.save(step, self.experiment.compute.layout.whole(state), clock, best=best)
+        if not best:
+            self.saved_step = step
+
+    def close(self) -> None:
+        """Waits for the checkpoints; called on every way out, also that of an error."""
+        self.console.close()
+        self.profile.close()
+        if self.board is not None:
+            self.board.close()
+        try:
+            if self.checkpointer is not None:
+                self.checkpointer.close()
+        finally:
+            self.file.close()
+
+
+def _explain(experiment: Experiment, step: int, values: dict[str, Any]) -> str:
+    indices = experiment.data.train.batch(step)["index"]
+    terms = ", ".join(f"{name} {value:.6g}" for name, value in values.items() if isinstance(value, float))
+    return (
+        f"training is not finite at step {step + 1}: {terms}. Examples of its batch (positions in "
+        f"{experiment.data.train.source.info.name}): {indices.tolist()}. Checkpoints from before are intact. "
+        "Lower optim.learning_rate, set optim.clip_norm, or look at these examples"
+    )

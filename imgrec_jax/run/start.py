@@ -1,0 +1,95 @@
+"""How a run starts: fresh, resumed or done; never from step 0 where there were checkpoints, unless told to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imgrec_jax.run import checkpoint
+from imgrec_jax.run.checkpoint import BEST, LAST, CheckpointError, DamagedError, Found
+
+# What of the work after a step is done and recorded; see `loop`.
+STEP, EVALUATED, WHOLE = "step", "evaluated", "whole"
+
+FRESH: dict[str, Any] = {
+    "step": 0,
+    "phase": WHOLE,
+    "window": None,
+    "metrics_position": 0,
+    "metrics_crc": None,
+    "selection": None,
+    "results": {},
+    "stopped": False,
+    "total_steps": None,
+}
+
+
+class Start(NamedTuple):
+    """A checkpoint to go on from and its clock, and the damaged ones before which it was found."""
+
+    found: Found
+    clock: dict[str, Any]
+    damaged: list[tuple[Found, DamagedError]]
+
+
+def find(workdir: Path) -> Start | None:
+    """The newest checkpoint that is whole: of the last ones, or, where none of these is, the best; None where there are none.
+
+    Changes nothing.
+
+    Raises:
+      CheckpointError: when there are or were checkpoints, and none of them is whole.
+    """
+    damaged = []
+    for kind in (LAST, BEST):
+        for found in reversed(checkpoint.saved(workdir, kind)):
+            try:
+                return Start(found, {**FRESH, **checkpoint.verify(found)}, damaged)
+            except DamagedError as error:
+                damaged.append((found, error))
+    if damaged:
+        listed = "\n  ".join(f"{found.path}: {error}" for found, error in damaged)
+        raise CheckpointError(
+            f"no checkpoint in {workdir} is whole:\n  {listed}\nNothing was changed. Put them back from a copy, or begin anew "
+            "with --restart, which keeps the old files under another name"
+        )
+    if checkpoint.any_ever(workdir):
+        raise CheckpointError(
+            f"the checkpoints of {workdir} were all set aside as damaged, in {workdir / checkpoint.DAMAGED}; put one back from "
+            "a copy, or begin anew with --restart, which keeps the old files under another name"
+        )
+    return None
+
+
+def set_damaged_aside(workdir: Path, start: Start, say: Callable[[str], None]) -> None:
+    """Reports what `find` passed over, and moves it so that its steps can be saved again."""
+    for found, error in start.damaged:
+        target = checkpoint.set_aside(workdir, found)
+        say(f"{found} is damaged ({error}); it is kept in {target}, and an earlier one is used")
+
+
+def choose(workdir: Path, which: str | int) -> tuple[Found, dict[str, Any]]:
+    """The checkpoint that a reader asks for, and its clock.
+
+    Args:
+      which: "last"; "best"; or a step, of either kind.
+
+    Raises:
+      CheckpointError: where it is not there, or is damaged.
+    """
+    if which == "last":
+        start = find(workdir)
+        if start is None:
+            raise CheckpointError(f"no checkpoint in {workdir}; train first, with the same --workdir")
+        return start.found, start.clock
+    everything = [*checkpoint.saved(workdir, LAST), *checkpoint.saved(workdir, BEST)]
+    if which == "best":
+        candidates = checkpoint.saved(workdir, BEST)[-1:]
+    else:
+        candidates = [found for found in everything if found.step == int(which)][:1]
+    if not candidates:
+        steps = ", ".join(map(str, everything)) or "none"
+        raise CheckpointError(f"there is no checkpoint {which!r} in {workdir}; there are: {steps}")
+    try:
+        return candidates[0], {**FRESH, **checkpoint.verify(candidates[0])}
+    except DamagedError as error:
+        raise CheckpointError(f"{candidates[0].path} is damaged: {error}") from error

@@ -1,0 +1,134 @@
+"""Signals: SIGTERM, SIGHUP and Ctrl-C end a run in order, whatever it is doing.
+
+Where nothing can be lost (start-up, preparation, compilation, waiting for data, evaluation) the signal ends the work at once
+by raising `Interrupted`; while a step or a checkpoint is made it is noted, and the loop saves. A program that is in a long
+call of a library answers no Python signal handler, so a thread ends it after GRACE_SECONDS: the last checkpoint is what it
+goes on from.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+GRACE_SECONDS = 8.0
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end. `KeyboardInterrupt`, so that no `except Exception` swallows it."""
+
+
+class Stop:
+    """What the run knows of signals; `caught` installs it. Without handlers it never asks for anything.
+
+    Attributes:
+      signal: the first that came, or None.
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+        self._raising, self._answered = True, threading.Event()
+
+    def handle(self, number: int, frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:  # the second Ctrl-C
+            self._leave("interrupted twice; the same command goes on from the last checkpoint")
+        self.signal = self.signal or number
+        if self._raising:
+            raise Interrupted
+
+    @property
+    def word(self) -> str:
+        return "interrupted" if self.signal == signal.SIGINT else "terminated"
+
+    @property
+    def status(self) -> int:
+        """Exit status of an orderly end: 130 after Ctrl-C, 0 after SIGTERM, which saved."""
+        return 130 if self.signal == signal.SIGINT else 0
+
+    def check(self) -> None:
+        if self.signal is not None:
+            raise Interrupted
+
+    def answered(self) -> None:
+        """The signal is being answered: a checkpoint is being written, which may take as long as it takes."""
+        self._answered.set()
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Signals are noted and raise nothing."""
+        before, self._raising = self._raising, False
+        try:
+            yield
+        finally:
+            self._raising = before
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """A signal, also one noted before, ends the body with `Interrupted`."""
+        before, self._raising = self._raising, True
+        try:
+            self.check()
+            yield
+        finally:
+            self._raising = before
+
+    def watch(self, pipe: int) -> None:
+        """Body of the watching thread: reads a byte for every signal, which arrives also where no handler can run."""
+        with contextlib.suppress(OSError), os.fdopen(pipe, "rb", buffering=0) as signals:
+            while byte := signals.read(1):
+                if byte[0] in SIGNALS:
+                    break
+            if byte and not self._answered.wait(GRACE_SECONDS):
+                self.signal = self.signal or byte[0]
+                self._leave(f"{self.word} within a call that did not return in {GRACE_SECONDS:.0f} s; the same command goes "
+                            "on from the last checkpoint", 128 + byte[0])  # fmt: skip
+
+    def _leave(self, why: str, status: int = 130) -> None:
+        with contextlib.suppress(OSError):
+            print(f"\n{why}", file=sys.stderr, flush=True)
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[Stop]:
+    """Signals are answered by the `Stop` that is yielded; the handlers that were there come back afterwards.
+
+    Does nothing outside the main thread, and leaves a signal that is ignored (nohup) ignored.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop.handle)
+    threading.Thread(target=stop.watch, args=(reading,), daemon=True, name="signals").start()
+    try:
+        yield stop
+    finally:
+        stop.answered()
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(pipe_before)
+        os.close(writing)  # the thread reads the end of the pipe
+
+
+def until_ready(tree: Any, stop: Stop) -> None:
+    """Waits for arrays in a way that a signal can end."""
+    import jax
+
+    pause = 1e-4
+    for leaf in jax.tree.leaves(tree):
+        while hasattr(leaf, "is_ready") and not leaf.is_ready():
+            stop.check()
+            time.sleep(pause)
+            pause = min(2 * pause, 5e-3)

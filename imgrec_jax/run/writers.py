@@ -1,0 +1,221 @@
+"""What a run leaves for people and programs: `metrics.jsonl`, TensorBoard events, and lines or a bar on the terminal.
+
+`metrics.jsonl` holds nothing that depends on the clock on the wall, so two equal runs write equal files; speed goes to
+TensorBoard and the terminal.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def emit(line: str) -> None:
+    """Prints a line. A reader that leaves (`| head`) or a full disk behind stdout ends the lines, not the run."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(quiet, sys.stdout.fileno())  # what is in its buffer goes there, too
+            print("note: nobody reads the output any more; the run goes on", file=sys.stderr, flush=True)
+        os.close(quiet)
+
+
+def aside(path: Path) -> Path:
+    """Gives a file or folder a name that is not taken, `metrics_1.jsonl`, and returns it."""
+    number = 1
+    while (free := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(free)
+    return free
+
+
+class MetricsFile:
+    """Append-only JSON lines that can be cut back to where a checkpoint was taken."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        resume_at: int = 0,
+        crc: int | None = None,
+        say: Callable[[str], None] = emit,
+        silent: bool = False,
+    ):
+        """Opens `path`, of which the first `resume_at` bytes stay.
+
+        Args:
+          crc: CRC-32 of these bytes; None where it is not known. A file that does not begin with them, or holds records where
+            none stay, is kept under another name.
+          say: told when that happens.
+          silent: do nothing at all, for all but one process.
+        """
+        self._file, self._crc = None, 0
+        if silent:
+            return
+        kept = self._kept(path, resume_at, crc)
+        if not kept and path.exists() and path.stat().st_size:
+            say(f"note: {path} {'is not the file that this run wrote' if resume_at else 'holds records of an earlier start'}; "
+                f"it is kept as {aside(path).name}")  # fmt: skip
+        elif not kept and resume_at:
+            say(f"note: {path} is gone; its records begin anew here")
+        path.touch()
+        self._file = path.open("r+b")
+        self._file.truncate(kept)
+        self._file.seek(kept)
+
+    def _kept(self, path: Path, resume_at: int, crc: int | None) -> int:
+        """How many bytes of the file are this run's: `resume_at` or 0."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(resume_at)
+        except FileNotFoundError:
+            return 0
+        whole = len(data) == resume_at and data.endswith(b"\n") and (crc is None or zlib.crc32(data) == crc)
+        self._crc = zlib.crc32(data) if whole else 0
+        return resume_at if whole else 0
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            line = json.dumps(to_json(record), allow_nan=False).encode() + b"\n"
+            self._file.write(line)
+            self._file.flush()
+            self._crc = zlib.crc32(line, self._crc)
+
+    def position(self) -> tuple[int, int]:
+        """(the byte after the last record, once it is on the disk; CRC-32 of all bytes before)."""
+        if self._file is None:
+            return 0, 0
+        os.fsync(self._file.fileno())
+        return self._file.tell(), self._crc
+
+    def cut(self, position: tuple[int, int]) -> None:
+        """Drops what was written since `position`."""
+        if self._file is not None:
+            self._file.truncate(position[0])
+            self._file.seek(position[0])
+            self._crc = position[1]
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def to_json(value: Any) -> Any:
+    """JSON has no NaN and no infinity: such a number becomes null."""
+    if isinstance(value, dict):
+        return {key: to_json(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class TensorBoard:
+    """Scalars for TensorBoard; opened at the first write, because its package is slow to import."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._writer = folder, None
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder))
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Profile:
+    """A trace of a few steps, for TensorBoard's profile tab or Perfetto."""
+
+    def __init__(self, folder: Path, window: tuple[int, int] | None, start: int):
+        """Args: folder; window: (first step after `start`, how many), or None; start: the step at which the run begins."""
+        self._folder, self._running = folder, False
+        self._first, self._last = (start + window[0], start + sum(window)) if window else (None, None)
+
+    def before(self, step: int) -> None:
+        """Called before each step; starts and ends the trace."""
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and step >= self._last:
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+
+class Console:
+    """Progress of a run: a bar on a terminal, plain lines in a pipe."""
+
+    def __init__(self, total_steps: int, start: int, steps_per_epoch: int, batch_size: int, *, silent: bool = False):
+        self._silent = silent
+        self._total, self._epoch, self._batch = total_steps, steps_per_epoch, batch_size
+        self._bar = None
+        self._mark = (start, time.perf_counter())
+        if sys.stderr.isatty() and not silent:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total_steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def advance(self, step: int) -> None:
+        self._on_bar(lambda bar: bar.update(step - bar.n))
+
+    def _on_bar(self, action: Callable[[Any], Any]) -> None:
+        """A terminal that is gone takes the bar with it, not the run."""
+        try:
+            if self._bar is not None:
+                action(self._bar)
+        except OSError:
+            self._bar = None
+
+    def report(self, step: int, values: dict[str, float]) -> float:
+        """Shows training values as of `step`; returns examples per second since the last report."""
+        now = time.perf_counter()
+        speed = (step - self._mark[0]) * self._batch / max(now - self._mark[1], 1e-9)
+        self._mark = (step, now)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None:
+            self._on_bar(lambda bar: bar.set_postfix_str(f"{shown}  {speed:,.0f} img/s"))
+        else:
+            left = (self._total - step) * self._batch / max(speed, 1e-9)
+            self.say(
+                f"step {step}/{self._total}  epoch {step / self._epoch:.2f}  {shown}  {speed:,.0f} img/s  ETA {duration(left)}"
+            )
+        return speed
+
+    def restart_clock(self, step: int) -> None:
+        """Leaves what happened since the last report (an evaluation, a checkpoint) out of the speed."""
+        self._mark = (step, time.perf_counter())
+
+    def say(self, line: str) -> None:
+        if self._bar is not None:
+            self._on_bar(lambda bar: bar.write(line))
+        elif not self._silent:
+            emit(line)
+
+    def close(self) -> None:
+        self._on_bar(lambda bar: bar.close())
+
+
+def duration(seconds: float) -> str:
+    """3723.4 -> 1:02:03."""
+    seconds = int(round(seconds))
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
