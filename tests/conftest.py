@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imgrec_jax.data import source
-from imgrec_jax.data.sets import mnist
+from imgrec_jax.data.sets import mnist, tfds
 
 
 def drawn_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,5 +24,5 @@ def digits_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for split, count, seed in (("train", 600, 0), ("test", 200, 1)):
         image, label = drawn_digits(count, seed)
-        source.save_decoded({"image": image, "label": label}, [str(i) for i in range(10)], mnist.NAME, split, folder)
+        tfds.save_decoded({"image": image, "label": label}, [str(i) for i in range(10)], mnist.NAME, split, folder)
     return folder

@@ -19,9 +19,9 @@ STEPS, BATCH = 6, 16
 
 def task(axis_name):
     convs = ((8, 3, 2, 1), (16, 3, 2, 1))
-    model = ConvNet(convs=convs, classes=8, norm="batch", padding="SAME", axis_name=axis_name)
+    model = ConvNet(convs=convs, num_classes=8, norm="batch", padding="SAME", axis_name=axis_name)
     return classify.make_task(
-        model=model, loss_fn=losses.softmax_cross_entropy, classes=8, mean=(0.5,), std=(0.25,), axis_name=axis_name
+        model=model, loss_fn=losses.softmax_cross_entropy, num_classes=8, mean=(0.5,), std=(0.25,), axis_name=axis_name
     )
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from imgrec_jax import assemble as build
-from imgrec_jax.assemble import detection
+from imgrec_jax import assemble
+from imgrec_jax.assemble import data
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {
-    "mnist": ["", "linear", "softmax", "mlp", "seed_b", "fast", "best", "tiny"],
+    "mnist": ["", "linear", "softmax", "mlp", "keras", "seed_b", "fast", "best", "tiny"],
     "image_classification": ["32", "64"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
     "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit"],
@@ -42,7 +42,7 @@ def test_config_is_sound(name, variant):
     assert config.is_locked
     if config.data.name.endswith("_folder") and not config.data.manual_dir:
         config.data.manual_dir = "given on the command line"
-    build.check(config)
+    assemble.check(config)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -53,29 +53,29 @@ def test_an_unknown_variant_is_refused(name):
 
 def test_selective_search_takes_the_options_of_the_config():
     config = load("scenes_detection").get_config("fast")
-    options = detection.make_search(config)
+    options = data.make_search(config)
     assert (options.min_region, options.scales, options.max_overlap, options.sigma) == (20, (150.0,), 0.8, 0.8)
     config.data.search = ConfigDict({"min_regoin": 20})
-    with pytest.raises(build.ConfigError, match=r"config.data.search takes no \['min_regoin'\]"):
-        build.check(config)
+    with pytest.raises(assemble.ConfigError, match=r"config.data.search takes no \['min_regoin'\]"):
+        assemble.check(config)
     config.data.search = ConfigDict({"spaces": ("LAB",)})
-    with pytest.raises(build.ConfigError, match=r"unknown ones: \['LAB'\]"):
-        build.check(config)
+    with pytest.raises(assemble.ConfigError, match=r"unknown ones: \['LAB'\]"):
+        assemble.check(config)
 
 
 @pytest.mark.parametrize(("kind", "proposals"), [("fast", 0), ("faster", 128)])
 def test_proposals_come_from_one_place(kind, proposals):
     config = load("scenes_detection").get_config(kind)
     config.data.max_proposals = proposals
-    with pytest.raises(build.ConfigError, match=f"max_proposals={proposals}"):
-        build.check(config)
+    with pytest.raises(assemble.ConfigError, match=f"max_proposals={proposals}"):
+        assemble.check(config)
 
 
 @pytest.mark.parametrize("name", ["unet", "backbone_unet"])
 def test_an_unknown_way_of_upsampling_is_refused(name):
     config = load("scenes_segmentation").get_config("unet")
-    config.model = ConfigDict({"name": name, "classes": 11, "upsample": "nearest"})
+    config.model = ConfigDict({"name": name, "num_classes": 11, "upsample": "nearest"})
     with pytest.raises(
-        build.ConfigError, match=r"model.upsample='nearest' is unknown; choose one of \['bilinear', 'transposed'\]"
+        assemble.ConfigError, match=r"model.upsample='nearest' is unknown; choose one of \['bilinear', 'transposed'\]"
     ):
-        build.check(config)
+        assemble.check(config)

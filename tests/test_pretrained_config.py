@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imgrec_jax import assemble as build
-from imgrec_jax.assemble import detection
+from imgrec_jax import assemble
+from imgrec_jax.assemble.model import make_model
 from imgrec_jax.assemble.pretrained import make_initialise
 from tests.goldens import seeded
 
@@ -46,7 +46,7 @@ def config(tmp_path):
 
 
 def fresh(config) -> dict:
-    model = detection.make_model(config, detection.MODELS)
+    model = make_model(config)
     spec = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32), jax.ShapeDtypeStruct((1, 1, 4), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *spec, jax.ShapeDtypeStruct((1, 1), np.bool_))
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -55,7 +55,7 @@ def fresh(config) -> dict:
 def test_a_classifier_becomes_the_backbone_of_a_detector(config):
     config.pretrained.allow_unexpected = ("^fc/",)
     config.pretrained.allow_missing = ("^backbone/fpn/", "^rpn/", "^roi_heads/")
-    build.check(config)
+    assemble.check(config)
     variables, report = make_initialise(config)(fresh(config))
     expected = seeded.weights(resnet18_shapes())
     body, stats = variables["params"]["backbone"]["body"], variables["batch_stats"]["backbone"]["body"]
@@ -68,24 +68,24 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(config):
 
 def test_what_does_not_fit_is_an_error_that_names_it(config):
     with pytest.raises(
-        build.ConfigError, match=r"resnet18.safetensors: .*missing from the file: .*backbone/fpn/.*allow_missing"
+        assemble.ConfigError, match=r"resnet18.safetensors: .*missing from the file: .*backbone/fpn/.*allow_missing"
     ):
         make_initialise(config)(fresh(config))
     Path(config.pretrained.path).write_bytes(b"1234")
-    with pytest.raises(build.ConfigError, match="resnet18.safetensors: .*download"):
+    with pytest.raises(assemble.ConfigError, match="resnet18.safetensors: .*download"):
         make_initialise(config)(fresh(config))
 
 
 def test_mistakes_are_found_before_anything_is_built(config):
     config.pretrained.allow_missing = ("(",)
-    with pytest.raises(build.ConfigError, match=r"allow_missing: '\(' is no regular expression"):
-        build.check(config)
+    with pytest.raises(assemble.ConfigError, match=r"allow_missing: '\(' is no regular expression"):
+        assemble.check(config)
     config.pretrained.path = "gone.pth"
-    with pytest.raises(build.ConfigError, match="config.pretrained.path='gone.pth' is no file"):
-        build.check(config)
+    with pytest.raises(assemble.ConfigError, match="config.pretrained.path='gone.pth' is no file"):
+        assemble.check(config)
     config.pretrained.format = "torchvison"
-    with pytest.raises(build.ConfigError, match=r"format='torchvison' is unknown; choose one of \['torchvision'\]"):
-        build.check(config)
+    with pytest.raises(assemble.ConfigError, match=r"format='torchvison' is unknown; choose one of \['torchvision'\]"):
+        assemble.check(config)
 
 
 def test_without_a_file_there_is_nothing_to_do(config):

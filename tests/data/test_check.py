@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from imgrec_jax.data import annotated as detection_source
 from imgrec_jax.data import check
 from imgrec_jax.data.sets import coco
-from imgrec_jax.data import annotated as detection_source
 from tests.data import coco_folder
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data import batch as batch_lib
-from imgrec_jax.data.ops import photometric as image_ops
+from imgrec_jax.data.ops import mixing, photometric
 from imgrec_jax.data.pipeline import Pipeline, rng_for, sequential_order, shuffled_order
 from imgrec_jax.data.source import ArraySource, SourceInfo
 
@@ -96,7 +96,7 @@ def labelled_batch(valid=True):
     return {"image": image, "label": np.arange(4), "example_valid": example_valid}
 
 
-@pytest.mark.parametrize("op", [image_ops.mixup(alpha=1.0), image_ops.cutmix(alpha=1.0)])
+@pytest.mark.parametrize("op", [mixing.mixup(alpha=1.0), mixing.cutmix(alpha=1.0)])
 def test_the_weight_of_a_mix_is_the_share_of_the_image(op):
     batch = labelled_batch()
     mixed = op(batch, np.random.default_rng(1))
@@ -107,7 +107,7 @@ def test_the_weight_of_a_mix_is_the_share_of_the_image(op):
 
 
 def test_padding_lends_nothing_to_a_mix():
-    mixed = image_ops.mixup(alpha=1.0)(labelled_batch(valid=False), np.random.default_rng(1))
+    mixed = mixing.mixup(alpha=1.0)(labelled_batch(valid=False), np.random.default_rng(1))
     lone = mixed["label_b"] == 3
     assert lone.any() and np.all(mixed["mix"][lone] == 1.0)
     np.testing.assert_array_equal(mixed["image"][lone], labelled_batch()["image"][lone])
@@ -115,27 +115,27 @@ def test_padding_lends_nothing_to_a_mix():
 
 def test_erase_fills_a_rectangle_of_the_drawn_area():
     example = {"image": np.full((20, 20, 3), 255, np.uint8)}
-    out = image_ops.erase(probability=1.0, area=(0.1, 0.1), ratio=1.0)(example, np.random.default_rng(0))["image"]
+    out = photometric.erase(probability=1.0, area=(0.1, 0.1), ratio=1.0)(example, np.random.default_rng(0))["image"]
     assert (out == 0).all(axis=2).sum() == round(np.sqrt(40)) ** 2
     assert example["image"].min() == 255  # the input is left alone
 
 
 def test_colour_jitter_without_strength_changes_nothing_and_hue_wraps():
     image = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    out = image_ops.colour_jitter()({"image": image}, np.random.default_rng(0))["image"]
+    out = photometric.colour_jitter()({"image": image}, np.random.default_rng(0))["image"]
     np.testing.assert_array_equal(out, image)
-    turned = image_ops.colour_jitter(hue=0.5)({"image": image}, rng_for(0, "t"))["image"]
+    turned = photometric.colour_jitter(hue=0.5)({"image": image}, rng_for(0, "t"))["image"]
     assert turned.shape == image.shape and not np.array_equal(turned, image)
     grey = image[..., :1]
     np.testing.assert_array_equal(
-        image_ops.colour_jitter(saturation=0.5, hue=0.5)({"image": grey}, rng_for(0, "t"))["image"], grey
+        photometric.colour_jitter(saturation=0.5, hue=0.5)({"image": grey}, rng_for(0, "t"))["image"], grey
     )
 
 
 def test_channels():
     grey = {"image": np.full((2, 2, 1), 7, np.uint8)}
-    assert image_ops.to_channels(3)(grey, None)["image"].shape == (2, 2, 3)
+    assert photometric.to_channels(3)(grey, None)["image"].shape == (2, 2, 3)
     colour = {"image": np.array([[[255, 0, 0]]], np.uint8)}
-    assert image_ops.to_channels(1)(colour, None)["image"].item() == 76  # 0.299 * 255
+    assert photometric.to_channels(1)(colour, None)["image"].item() == 76  # 0.299 * 255
     with pytest.raises(ValueError, match="4 channels"):
-        image_ops.to_channels(3)({"image": np.zeros((2, 2, 4), np.uint8)}, None)
+        photometric.to_channels(3)({"image": np.zeros((2, 2, 4), np.uint8)}, None)

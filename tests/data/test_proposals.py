@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data import proposals
-from imgrec_jax.data.sets import scenes
-from imgrec_jax.data.annotations import from_images
 from imgrec_jax.data.annotated import DetectionSource
+from imgrec_jax.data.annotations import from_images
+from imgrec_jax.data.sets import scene_drawing as scenes
 from tests.data.digits import draw_digits
 
 DIGITS = draw_digits()

@@ -5,18 +5,13 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data.ops import geometry as geometry_ops
-from imgrec_jax.data.sets import panoptic as segmentation_tfds
-from imgrec_jax.data.sets.coco import download_and_prepare
+from imgrec_jax.data.ops.canvases import collate_maps as collate
+from imgrec_jax.data.ops.crops import foreground_crop, resize_shorter
+from imgrec_jax.data.ops.targets import border_weights, instance_targets, touching
 from imgrec_jax.data.pipeline import Pipeline, sequential_order
-from imgrec_jax.data.ops.crops import (
-    border_weights,
-    collate,
-    foreground_crop,
-    instance_targets,
-    resize_shorter,
-    touching,
-)
-from imgrec_jax.data.source import SourceInfo, part
+from imgrec_jax.data.sets import panoptic, pets, tfds
+from imgrec_jax.data.sets.mask_folder import open_masks
+from imgrec_jax.data.source import Request, SourceInfo, part
 
 RNG = np.random.default_rng(0)
 
@@ -169,10 +164,10 @@ PETS = np.array([[2, 2, 3], [3, 1, 1]], np.uint8)
 
 def test_pets_with_their_border_as_a_class_or_void():
     record = {"image": np.zeros((2, 3, 3), np.uint8), "segmentation_mask": PETS[..., None]}
-    as_class = segmentation_tfds.pet_example(record, border="class")
+    as_class = pets.pet_example(record, border="class")
     np.testing.assert_array_equal(as_class["segmentation"], [[0, 0, 2], [2, 1, 1]])
-    assert as_class["pixel_valid"].all() and segmentation_tfds.PET_CLASSES == ("background", "pet", "border")
-    void = segmentation_tfds.pet_example(record, border="void")
+    assert as_class["pixel_valid"].all() and pets.PET_CLASSES == ("background", "pet", "border")
+    void = pets.pet_example(record, border="void")
     np.testing.assert_array_equal(void["segmentation"] * void["pixel_valid"], [[0, 0, 0], [0, 1, 1]])
     np.testing.assert_array_equal(void["pixel_valid"], PETS != 3)
 
@@ -190,23 +185,23 @@ def panoptic_record():
 
 
 def test_panoptic_segments_become_classes():
-    names, lookup = segmentation_tfds.panoptic_classes(("person", "cat", "grass"), "panoptic")
+    names, lookup = panoptic.panoptic_classes(("person", "cat", "grass"), "panoptic")
     assert names == ("background", "person", "cat", "grass")
-    out = segmentation_tfds.panoptic_example(panoptic_record(), lookup=lookup)
+    out = panoptic.panoptic_example(panoptic_record(), lookup=lookup)
     np.testing.assert_array_equal(out["pixel_valid"], [[True, True, True], [False, False, True]])
     np.testing.assert_array_equal(out["segmentation"] * out["pixel_valid"], [[2, 2, 3], [0, 0, 3]])
     assert out["image"].shape == (2, 3, 3)
 
 
 def test_panoptic_as_voc():
-    labels = ("person", "cat", "grass", *(n for n in segmentation_tfds.VOC_CLASSES[1:] if n not in ("person", "cat")))
-    names, lookup = segmentation_tfds.panoptic_classes(labels, "voc")
+    labels = ("person", "cat", "grass", *(n for n in panoptic.VOC_CLASSES[1:] if n not in ("person", "cat")))
+    names, lookup = panoptic.panoptic_classes(labels, "voc")
     assert len(names) == 21
-    out = segmentation_tfds.panoptic_example(panoptic_record(), lookup=lookup)
+    out = panoptic.panoptic_example(panoptic_record(), lookup=lookup)
     assert names[out["segmentation"][0, 0]] == "cat" and names[out["segmentation"][0, 2]] == "background"
     assert out["pixel_valid"][0].all()  # other classes are background, not void
     with pytest.raises(ValueError, match="no classes"):
-        segmentation_tfds.panoptic_classes(("person",), "voc")
+        panoptic.panoptic_classes(("person",), "voc")
 
 
 def test_an_image_without_segments_is_void():
@@ -214,15 +209,15 @@ def test_an_image_without_segments_is_void():
         **panoptic_record(),
         "panoptic_objects": {"id": np.zeros(0), "label": np.zeros(0), "is_crowd": np.zeros(0)},
     }
-    assert not segmentation_tfds.panoptic_example(record, lookup=np.arange(3))["pixel_valid"].any()
+    assert not panoptic.panoptic_example(record, lookup=np.arange(3))["pixel_valid"].any()
 
 
 def test_records_go_through_the_pipeline():
     records = [{"image": np.full((4 + i, 6, 3), i, np.uint8), "segmentation_mask": np.full((4 + i, 6, 1), 1)} for i in range(5)]
-    source = segmentation_tfds.RecordSource(
+    source = tfds.RecordSource(
         records,
-        SourceInfo("pets", segmentation_tfds.PET_CLASSES),
-        lambda r: segmentation_tfds.pet_example(r, border="void"),
+        SourceInfo("pets", pets.PET_CLASSES),
+        lambda r: pets.pet_example(r, border="void"),
     )
     pipeline = Pipeline(
         source=part(source, "train[:3]"), order=sequential_order(3, 2), seed=0, collate=collate(multiple=8), threads=0
@@ -233,32 +228,30 @@ def test_records_go_through_the_pipeline():
 
 
 def test_opening_errors(tmp_path):
-    with pytest.raises(ValueError, match="'imagenet' is no segmentation set"):
-        segmentation_tfds.open_segmentation("imagenet", "train")
     with pytest.raises(ValueError, match="data.manual_dir"):
-        segmentation_tfds.open_segmentation("mask_folder", "train")
+        open_masks(Request("mask_folder", "train", tmp_path), kind="index")
     with pytest.raises(ValueError, match="data.border='ignore'"):
-        segmentation_tfds.open_pets("train", tmp_path, border="ignore")
+        pets.open_pets(Request("oxford_iiit_pet", "train", tmp_path), border="ignore")
     with pytest.raises(FileNotFoundError, match="not prepared"):
-        segmentation_tfds.open_panoptic("train", tmp_path)
+        panoptic.open_panoptic(Request("coco/2017_panoptic", "train", tmp_path))
 
 
 def prepare_stand_in(data_dir, full_name, features, records):
     """Writes `records` as the TFDS set "name/config", prepared as the stock builder would, without TensorFlow."""
-    tfds = pytest.importorskip("tensorflow_datasets")
+    core = pytest.importorskip("tensorflow_datasets")
     builder_name, _, config = full_name.partition("/")
 
-    class StandIn(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class StandIn(core.core.GeneratorBasedBuilder, skip_registration=True):
         name = builder_name
-        VERSION = tfds.core.Version("1.0.0")
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
+        VERSION = core.core.Version("1.0.0")
+        BUILDER_CONFIGS = [core.core.BuilderConfig(name=config)] if config else []
 
         @classmethod
         def _get_pkg_dir_path(cls):  # stock metadata beside the class: there are none
-            return tfds.core.Path(data_dir)
+            return core.core.Path(data_dir)
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features(tfds.features)))
+            return core.core.DatasetInfo(builder=self, features=core.features.FeaturesDict(features(core.features)))
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples()}
@@ -266,7 +259,7 @@ def prepare_stand_in(data_dir, full_name, features, records):
         def _generate_examples(self):
             yield from enumerate(records)
 
-    download_and_prepare(StandIn(data_dir=data_dir, file_format="array_record"))
+    tfds.download_and_prepare(StandIn(data_dir=data_dir, file_format="array_record"))
 
 
 def png(array):
@@ -280,16 +273,16 @@ def test_a_prepared_pet_set(tmp_path):
     colours = [np.full((2, 3, 3), (10, 20, 30 + i), np.uint8) for i in range(3)]
     records = [{"image": png(c), "segmentation_mask": png(PETS[..., None]), "file_name": "cat.jpg"} for c in colours]
     prepare_stand_in(tmp_path, "oxford_iiit_pet", features, records)
-    source = segmentation_tfds.open_segmentation("oxford_iiit_pet", "train[1:]", data_dir=str(tmp_path), border="void")
+    source = pets.open_pets(Request("oxford_iiit_pet", "train[1:]", tmp_path), border="void")
     assert len(source) == 2 and source.info.class_names == ("background", "pet")
     assert {source[i]["image"][0, 0].tolist()[2] for i in range(2)} < {30, 31, 32}
     np.testing.assert_array_equal(source[0]["pixel_valid"], PETS != 3)
     with pytest.raises(ValueError, match=r"no split 'test'; it has \['train'\]"):
-        segmentation_tfds.open_pets("test", tmp_path)
+        pets.open_pets(Request("oxford_iiit_pet", "test", tmp_path))
 
 
 def test_a_prepared_panoptic_set(tmp_path):
-    names = ("person", "grass", *(name for name in segmentation_tfds.VOC_CLASSES[1:] if name != "person"))
+    names = ("person", "grass", *(name for name in panoptic.VOC_CLASSES[1:] if name != "person"))
 
     def features(f):
         segment = {"id": np.int64, "label": f.ClassLabel(names=names), "is_crowd": np.bool_}
@@ -307,8 +300,8 @@ def test_a_prepared_panoptic_set(tmp_path):
     ]
     encoded = {"image": png(np.zeros((2, 3, 3), np.uint8)), "panoptic_image": png(record["panoptic_image"])}
     prepare_stand_in(tmp_path, "coco/2017_panoptic", features, [{**encoded, "panoptic_objects": segments}])
-    source = segmentation_tfds.open_segmentation("coco/2017_panoptic", "train", data_dir=str(tmp_path), classes="voc")
-    assert source.info.class_names == segmentation_tfds.VOC_CLASSES
-    cat = segmentation_tfds.VOC_CLASSES.index("cat")
+    source = panoptic.open_panoptic(Request("coco/2017_panoptic", "train", tmp_path), classes="voc")
+    assert source.info.class_names == panoptic.VOC_CLASSES
+    cat = panoptic.VOC_CLASSES.index("cat")
     np.testing.assert_array_equal(source[0]["segmentation"] * source[0]["pixel_valid"], [[cat, cat, 0], [0, 0, 0]])
     np.testing.assert_array_equal(source[0]["pixel_valid"], [[True, True, True], [False, False, True]])

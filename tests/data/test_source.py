@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data import source
+from imgrec_jax.data.sets import tfds
+from imgrec_jax.data.source import Request
 
 
 @pytest.mark.parametrize(
@@ -25,8 +27,8 @@ def test_an_empty_split_is_an_error():
 
 
 def test_parts_are_disjoint_and_keep_the_order(digits_dir):
-    whole = source.open_tfds("mnist:3.0.1", "train", digits_dir)
-    first, rest = (source.open_tfds("mnist:3.0.1", split, digits_dir) for split in ("train[:500]", "train[500:]"))
+    splits = ("train", "train[:500]", "train[500:]")
+    whole, first, rest = (tfds.open_prepared_labels(Request("mnist:3.0.1", split, digits_dir)) for split in splits)
     assert (len(first), len(rest)) == (500, 100)
     np.testing.assert_array_equal(whole[500]["image"], rest[0]["image"])
     subset = source.part(source.Subset(whole, 10, 20, whole.info), "train[5:]")
@@ -37,12 +39,12 @@ def test_parts_are_disjoint_and_keep_the_order(digits_dir):
 
 def test_a_torn_decoded_copy_is_not_read(digits_dir, tmp_path):
     arrays = {"image": np.zeros((3, 2, 2, 1), np.uint8), "label": np.zeros(3)}
-    source.save_decoded(arrays, ["a"], "mnist:3.0.1", "train", tmp_path)
-    folder = source.decoded_dir("mnist:3.0.1", "train", tmp_path)
-    assert len(source.open_tfds("mnist:3.0.1", "train", tmp_path)) == 3
+    tfds.save_decoded(arrays, ["a"], "mnist:3.0.1", "train", tmp_path)
+    folder = tfds.decoded_dir("mnist:3.0.1", "train", tmp_path)
+    assert len(tfds.open_prepared_labels(Request("mnist:3.0.1", "train", tmp_path))) == 3
     (folder / "image.npy").write_bytes((folder / "image.npy").read_bytes()[:-4])
     with pytest.raises(FileNotFoundError, match="is not prepared"):
-        source.open_tfds("mnist:3.0.1", "train", tmp_path)
+        tfds.open_prepared_labels(Request("mnist:3.0.1", "train", tmp_path))
 
 
 def test_arrays_of_different_lengths_are_refused():

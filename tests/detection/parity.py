@@ -10,7 +10,8 @@ from imgrec_jax.detection.sampling import sample_by_priority
 from imgrec_jax.models.rcnn import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
-from imgrec_jax.tasks.detect import Hyper, make_task
+from imgrec_jax.tasks.detect import make_task
+from imgrec_jax.tasks.two_stage import make_detector, settings
 from tests.detection.reference import iou
 from tests.goldens import make_faster_rcnn as golden
 
@@ -25,7 +26,8 @@ def fixed_sampler(key, positive, negative, batch_size, positive_fraction):
 
 def task(case: str, hyper: dict):
     """Our detector with the images and the sampler of the golden file."""
-    return make_task(model=MODELS[case](), mean=golden.MEAN, std=golden.STD, hyper=Hyper(**hyper), sampler=fixed_sampler)
+    detector = make_detector(MODELS[case](), settings(**hyper), fixed_sampler)
+    return make_task(detector=detector, mean=golden.MEAN, std=golden.STD)
 
 
 @functools.cache

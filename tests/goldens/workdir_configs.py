@@ -35,7 +35,9 @@ def _detection(config: ConfigDict) -> None:
     config.data.options = ConfigDict({"images": "{split}", "annotations": "{split}.json"})
     config.data.train_split, config.data.test_split = "train", "val"
     config.data.min_size, config.data.max_size, config.data.canvases, config.data.max_boxes = (64,), 64, ((64, 64),), 4
-    config.detection = ConfigDict({"rpn_post_nms_top_n_train": 20, "rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 16})
+    config.detection = ConfigDict(
+        {"rpn_post_nms_top_n_train": 20, "rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 16}
+    )
     config.log.show = ("loss", "AP")
 
 

@@ -22,16 +22,18 @@ def conv(side, inputs, outputs):
 
 
 def test_parameter_counts_by_hand():
-    assert count(convnet.seed_a()) == conv(5, 1, 10) + conv(5, 10, 20) + dense(320, 50) + dense(50, 10) == 21_840
-    seed_b = conv(3, 1, 32) + conv(3, 32, 64) + conv(3, 64, 64) + dense(3 * 3 * 64, 64) + dense(64, 10)
-    assert count(convnet.seed_b()) == seed_b == 93_322
-    seed_c = conv(3, 3, 64) + conv(3, 64, 128) + dense(16 * 16 * 128, 256) + dense(256, 4)
-    assert count(convnet.seed_c(classes=4), jnp.zeros((1, 64, 64, 3))) == seed_c
+    assert count(convnet.pytorch_cnn()) == conv(5, 1, 10) + conv(5, 10, 20) + dense(320, 50) + dense(50, 10) == 21_840
+    keras_cnn = conv(3, 1, 32) + conv(3, 32, 64) + conv(3, 64, 64) + dense(3 * 3 * 64, 64) + dense(64, 10)
+    assert count(convnet.keras_cnn()) == keras_cnn == 93_322
+    wide_cnn = conv(3, 3, 64) + conv(3, 64, 128) + dense(16 * 16 * 128, 256) + dense(256, 4)
+    assert count(convnet.wide_cnn(num_classes=4), jnp.zeros((1, 64, 64, 3))) == wide_cnn
     assert count(mlp.Mlp()) == dense(784, 10)
     assert count(mlp.Mlp(hidden=(512, 256))) == dense(784, 512) + dense(512, 256) + dense(256, 10)
 
 
-@pytest.mark.parametrize("model", [convnet.seed_a(), convnet.ConvNet(((4, 3, 2, 1), (8, 3, 1, 2)), norm="batch", head="gap")])
+@pytest.mark.parametrize(
+    "model", [convnet.pytorch_cnn(), convnet.ConvNet(((4, 3, 2, 1), (8, 3, 1, 2)), norm="batch", head="gap")]
+)
 def test_every_parameter_receives_a_gradient(model):
     x = jax.random.normal(jax.random.PRNGKey(1), (4, 28, 28, 1))
     variables = model.init(jax.random.PRNGKey(0), x)

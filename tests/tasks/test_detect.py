@@ -12,9 +12,10 @@ from imgrec_jax.models.box_head import TwoMLPHead
 from imgrec_jax.models.fpn import FPN, BackboneWithFPN
 from imgrec_jax.models.rcnn import make_rcnn
 from imgrec_jax.models.resnet import small_resnet
-from imgrec_jax.tasks.detect import Hyper, make_task, zero_padding
+from imgrec_jax.tasks.detect import make_task, zero_padding
+from imgrec_jax.tasks.two_stage import make_detector, settings
 
-HYPER = Hyper(
+SETTINGS = settings(
     rpn_pre_nms_top_n_train=50,
     rpn_post_nms_top_n_train=20,
     rpn_pre_nms_top_n_test=50,
@@ -74,7 +75,7 @@ def make_batch(seed=0, examples=2):
 def compiled(kind, crop="roi_align"):
     """(task, variables, compiled gradients of the training loss, compiled loss, compiled predict)."""
     options = {"crop": crop} if kind == "fast" else {}
-    task = make_task(model=make_model(kind, **options), mean=(0.5,), std=(0.25,), hyper=HYPER)
+    task = make_task(detector=make_detector(make_model(kind, **options), SETTINGS), mean=(0.5,), std=(0.25,))
     batch = make_batch()
     spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     # rbg: XLA's CPU backend compiles threefry, the default generator, four times as long for this many parameters.
@@ -143,7 +144,7 @@ def test_predictions(kind, crop):
     assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= 40).all() and (boxes[:, [1, 3]] <= 32).all()
     np.testing.assert_allclose(found["original_boxes"], found["boxes"] * [3.0, 2.0, 3.0, 2.0], rtol=1e-6)
     scores = np.where(valid, found["scores"], 0.0)
-    assert (np.diff(scores, axis=1) <= 0).all() and (scores[valid] > HYPER.box_score_thresh).all()
+    assert (np.diff(scores, axis=1) <= 0).all() and (scores[valid] > SETTINGS.selection.score_thresh).all()
     assert np.isin(found["labels"][valid], [1, 2, 3]).all() and not found["labels"][~valid].any()
     state = task.metrics(found, batch)["detections"]
     twice = state.merge(state)

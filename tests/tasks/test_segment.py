@@ -44,7 +44,7 @@ class Valid(nn.Module):
 
 def make_task(model, **options):
     loss_fn = options.pop("loss_fn", segmentation_loss)
-    return segment.make_task(model=model, loss_fn=loss_fn, classes=CLASSES, mean=(0.5,), std=(0.25,), **options)
+    return segment.make_task(model=model, loss_fn=loss_fn, num_classes=CLASSES, mean=(0.5,), std=(0.25,), **options)
 
 
 def make_batch(size=2, height=12, width=16, seed=0):

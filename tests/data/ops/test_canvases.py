@@ -56,7 +56,7 @@ def test_resize_is_torchvisions():
         height, width = ours["image"].shape[:2]
         np.testing.assert_allclose(ours["image"], theirs.tensors[0, :, :height, :width].permute(1, 2, 0), atol=2e-4)
         np.testing.assert_allclose(ours["boxes"], targets[0]["boxes"], rtol=1e-6)
-        padded = batches.collate(max_boxes=2)([{k: v for k, v in ours.items() if k != "canvas"}])
+        padded = batches.collate_boxes(max_boxes=2)([{k: v for k, v in ours.items() if k != "canvas"}])
         assert padded["image"].shape[1:3] == theirs.tensors.shape[2:]
 
 
@@ -117,7 +117,7 @@ def test_batch_is_the_contract():
         example((20, 30), [[1, 2, 3, 4], [5, 6, 7, 8]], 0, proposals=np.ones((3, 4), np.float32)),
         example((32, 10), [], 1, proposals=np.ones((7, 4), np.float32)),
     ]
-    batch = batches.collate(max_boxes=4, max_proposals=5)(examples)
+    batch = batches.collate_boxes(max_boxes=4, max_proposals=5)(examples)
     shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
     assert shapes == {
         "image": ((2, 32, 32, 3), "uint8"),
@@ -141,13 +141,13 @@ def test_batch_is_the_contract():
 def test_too_many_boxes():
     crowded = example((20, 30), [[0, 0, 1, 1], [0, 0, 9, 9], [0, 0, 5, 5]], 4)
     with pytest.raises(ValueError, match="image_4.jpg has 3 boxes, more than max_boxes=2"):
-        batches.collate(max_boxes=2)([crowded])
-    kept = batches.collate(max_boxes=2, drop_extra_boxes=True)([crowded])
+        batches.collate_boxes(max_boxes=2)([crowded])
+    kept = batches.collate_boxes(max_boxes=2, drop_extra_boxes=True)([crowded])
     np.testing.assert_array_equal(kept["box_label"], [[2, 3]])  # the largest, in their order
 
 
 def test_a_batch_of_two_canvases_is_refused():
     with pytest.raises(ValueError, match="mixes canvases"):
-        batches.collate(max_boxes=1)([example((8, 8), canvas=(32, 32)), example((8, 8), canvas=(32, 64))])
+        batches.collate_boxes(max_boxes=1)([example((8, 8), canvas=(32, 32)), example((8, 8), canvas=(32, 64))])
     with pytest.raises(ValueError, match=r"image_0.jpg of \(40, 8\) does not fit its canvas \(32, 32\)"):
-        batches.collate(max_boxes=1)([example((40, 8), canvas=(32, 32))])
+        batches.collate_boxes(max_boxes=1)([example((40, 8), canvas=(32, 32))])

@@ -46,13 +46,6 @@ def test_rounding_over_the_border_is_clipped_in_silence():
     np.testing.assert_array_equal(out["boxes"], [[0, 0, 30, 20]])
 
 
-def test_labels_are_kept_and_renumbered():
-    out = target_ops.keep_labels((3, 1))(example([[0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3]]), RNG)
-    np.testing.assert_array_equal(out["boxes"][:, 2], [1, 3])
-    np.testing.assert_array_equal(out["box_label"], [2, 1])
-    assert target_ops.keep_labels((9,))(example([[0, 0, 1, 1]]), RNG)["box_label"].shape == (0,)
-
-
 def test_drop_crowd():
     out = target_ops.drop_crowd()(example([[0, 0, 1, 1], [0, 0, 2, 2]], box_crowd=np.array([True, False])), RNG)
     np.testing.assert_array_equal(out["box_label"], [2])
@@ -73,10 +66,3 @@ def test_semantic_map_puts_small_over_large_and_voids_crowds():
     void = masks[2].copy()
     void[:10, :10] = False
     np.testing.assert_array_equal(out["pixel_valid"], ~void)
-
-
-def test_boxes_are_tightened_to_masks():
-    masks = np.zeros((2, 20, 30), np.bool_)
-    masks[0, 3:6, 7:9] = True
-    out = target_ops.tighten_boxes()(example([[0, 0, 20, 20], [0, 0, 20, 20]], masks=masks), RNG)
-    np.testing.assert_array_equal(out["boxes"], [[7, 3, 9, 6]])

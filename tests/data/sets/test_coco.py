@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgrec_jax.data.sets import coco
 from imgrec_jax.data import annotated as detection_source
 from imgrec_jax.data.annotations import Annotations, decode_mask
+from imgrec_jax.data.sets import coco
 from tests.data import coco_folder
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

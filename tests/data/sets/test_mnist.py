@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgrec_jax.data import source
-from imgrec_jax.data.sets import mnist
+from imgrec_jax.data.sets import mnist, tfds
+from imgrec_jax.data.source import Request
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 
@@ -85,11 +85,11 @@ def test_the_folder_road_prepares_what_tfds_opens(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "from_folder", lambda folder: short)
     data_dir = tmp_path / "data"
     mnist.prepare(data_dir, SHARED)
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
-    builder = tfds.builder("mnist", data_dir=data_dir, file_format="array_record")
+    builder = tensorflow_datasets.builder("mnist", data_dir=data_dir, file_format="array_record")
     stored = builder.as_data_source("test")
-    decoded = source.open_tfds(mnist.NAME, "test", data_dir)
+    decoded = tfds.open_prepared_labels(Request(mnist.NAME, "test", data_dir))
     assert len(stored) == len(decoded) == 500
     for i in (0, 17, 499):
         np.testing.assert_array_equal(stored[i]["image"], decoded[i]["image"])
@@ -99,5 +99,5 @@ def test_the_folder_road_prepares_what_tfds_opens(tmp_path, monkeypatch):
     original = key(short["t10k-images-idx3-ubyte"][..., None], short["t10k-labels-idx1-ubyte"])
     assert key(decoded.arrays["image"], decoded.arrays["label"]) == original
     shutil.rmtree(data_dir / "decoded")
-    again = source.open_tfds(mnist.NAME, "test", data_dir)
+    again = tfds.open_prepared_labels(Request(mnist.NAME, "test", data_dir))
     np.testing.assert_array_equal(again.arrays["image"], decoded.arrays["image"])

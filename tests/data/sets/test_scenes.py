@@ -5,18 +5,19 @@ import sys
 import numpy as np
 import pytest
 
-from imgrec_jax.data.sets import scenes
 from imgrec_jax.data.ops.geometry import boxes_of_masks
+from imgrec_jax.data.sets import scene_drawing as drawing
+from imgrec_jax.data.sets import scenes
 from tests.data.digits import draw_digits
 
 DIGITS = draw_digits()
-OPTIONS = scenes.SceneOptions()
+OPTIONS = drawing.SceneOptions()
 
 
 @pytest.fixture(scope="module")
 def made():
-    images, labels = scenes.digits_of_split(DIGITS, "train")
-    return [scenes.make_scene(images, labels, OPTIONS, "train", index) for index in range(120)]
+    images, labels = drawing.digits_of_split(DIGITS, "train")
+    return [drawing.make_scene(images, labels, OPTIONS, "train", index) for index in range(120)]
 
 
 def test_boxes_are_tight_and_labels_agree_with_the_map(made):
@@ -42,9 +43,9 @@ def test_boxes_overlap_within_limits(made):
     overlaps = []
     for scene in made:
         boxes = scene.boxes[:, [1, 0, 3, 2]].tolist()
-        overlaps += [scenes._overlap(box, boxes[:n]) for n, box in enumerate(boxes)]
+        overlaps += [drawing._overlap(box, boxes[:n]) for n, box in enumerate(boxes)]
     # placed boxes keep to the limit; what occlusion cuts away can raise the overlap of the rest a little
-    assert 0.1 < max(overlaps) < scenes.MAX_OVERLAP + 0.15
+    assert 0.1 < max(overlaps) < drawing.MAX_OVERLAP + 0.15
 
 
 def test_digits_stand_out(made):
@@ -62,13 +63,13 @@ def test_digits_stand_out(made):
 
 
 def test_a_scene_is_a_function_of_seed_split_and_index(made):
-    images, labels = scenes.digits_of_split(DIGITS, "train")
-    again = scenes.make_scene(images, labels, OPTIONS, "train", 7)
+    images, labels = drawing.digits_of_split(DIGITS, "train")
+    again = drawing.make_scene(images, labels, OPTIONS, "train", 7)
     for one, two in zip(made[7], again, strict=True):
         np.testing.assert_array_equal(one, two)
     others = [
-        scenes.make_scene(images, labels, scenes.SceneOptions(seed=1), "train", 7),
-        scenes.make_scene(images, labels, OPTIONS, "test", 7),
+        drawing.make_scene(images, labels, drawing.SceneOptions(seed=1), "train", 7),
+        drawing.make_scene(images, labels, OPTIONS, "test", 7),
         made[8],
     ]
     assert all((other.image != again.image).any() for other in others)
@@ -76,16 +77,16 @@ def test_a_scene_is_a_function_of_seed_split_and_index(made):
 
 def test_splits_share_no_digit():
     marked = {split: (np.arange(n)[:, None, None], np.arange(n)) for split, n in (("train", 60), ("test", 10))}
-    train, validation, test = (scenes.digits_of_split(marked, split)[1].tolist() for split in scenes.SPLITS)
+    train, validation, test = (drawing.digits_of_split(marked, split)[1].tolist() for split in drawing.SPLITS)
     assert (train, validation, test) == (list(range(50)), list(range(50, 60)), list(range(10)))
-    assert scenes.digits_of_split(marked, "test")[0] is not marked["train"][0]
+    assert drawing.digits_of_split(marked, "test")[0] is not marked["train"][0]
 
 
 def check_source(source):
-    images, labels = scenes.digits_of_split(DIGITS, "validation")
+    images, labels = drawing.digits_of_split(DIGITS, "validation")
     assert len(source) == 16 and source.info.class_names == tuple("0123456789")
     for index in (0, 5, 15):
-        scene = scenes.make_scene(images, labels, scenes.PRESETS["tiny"], "validation", index)
+        scene = drawing.make_scene(images, labels, drawing.PRESETS["tiny"], "validation", index)
         example = source[index]
         np.testing.assert_array_equal(example["image"], scene.image)
         np.testing.assert_allclose(example["boxes"], scene.boxes, atol=1e-4)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from imgrec_jax.data import check
 from imgrec_jax.data import annotated as detection_source
+from imgrec_jax.data import check
 from imgrec_jax.data.sets import voc
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
