@@ -269,11 +269,12 @@ def _tuples(value: object) -> object:
 
 def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Lines `key: old -> new` for every value that decides what a run computes."""
-    a, b = flatten(modernise(old)), flatten(modernise(new))
+    a, b = ({k: v for k, v in flatten(modernise(c)).items() if not (k in FREE and v == {})} for c in (old, new))
+    absent = "(absent)"
     return [
-        f"{key}: {a.get(key, '(absent)')} -> {b.get(key, '(absent)')}"
+        f"{key}: {a.get(key, absent)} -> {b.get(key, absent)}"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key, {}) != b.get(key, {}) and not key.startswith(MAY_CHANGE)
+        if a.get(key, absent) != b.get(key, absent) and not key.startswith(MAY_CHANGE)
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from imgrec_jax.run.stop import Interrupted, Stop, caught
+from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
 COMMANDS: tuple[str, ...] = ()  # modules of this package that are commands of `imgrec` beside training
@@ -129,8 +129,10 @@ def act(stop: Stop) -> None:
         if FLAGS.verbosity > 0:
             raise
         raise SystemExit(f"error: {error}") from error
-    if stop.signal is not None:  # saved and said; see `_leave`
-        _leave("", stop.status)
+    if stop.signal is not None:  # An orderly exit would wait for programs that are being compiled in other threads.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(stop.status)
 
 
 def check_data(reports: Iterable) -> None:
@@ -231,24 +233,9 @@ STOP = Stop()  # of the process; `main` catches its signals
 
 def main() -> None:
     global STOP
-    with caught() as STOP:
-        try:
-            define_flags()
-            app.run(run, flags_parser=parse_flags)
-        except Interrupted:  # before there was anything to save
-            _leave(f"{STOP.word} before the first step; the same command starts again", STOP.status)
-
-
-def _leave(line: str, status: int) -> None:
-    """Ends the process at once: an orderly exit would wait for programs that are being compiled in other threads."""
-    from imgrec_jax.run.writers import emit
-
-    if line:
-        emit(line)
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
+    with caught(of_program=True) as STOP:
+        define_flags()
+        app.run(run, flags_parser=parse_flags)
 
 
 def imgrec() -> None:

@@ -13,7 +13,7 @@ Shape letters: B global batch, D devices of this process.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -223,10 +223,12 @@ class Step:
         """Until the first shapes are compiled."""
         next(iter(self._compiling.values())).result()
 
-    def prepare(self, state: Any, batch: dict[str, jax.Array]) -> None:
-        """Until the program for this batch is compiled; it is in jit's own cache then."""
+    def prepare(self, state: Any, batch: dict[str, jax.Array], check: Callable[[], None] = lambda: None) -> None:
+        """Until the program for this batch is compiled; it is in jit's own cache then. `check` is called while waiting."""
         key = self._begin((state, batch))
         if key not in self._ready:
+            while not wait([self._compiling[key]], timeout=0.05).done:
+                check()
             self._compiling[key].result()
             # Processes meet in the first collective within half a minute or not at all, and compilation may take longer.
             distributed.wait("compiled")

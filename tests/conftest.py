@@ -4,7 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from imgrec_jax import assemble
 from imgrec_jax.data.sets import mnist, tfds
+from imgrec_jax.run import loop
+from tests import small_runs
 
 
 def drawn_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,3 +29,33 @@ def digits_dir(tmp_path_factory):
         image, label = drawn_digits(count, seed)
         tfds.save_decoded({"image": image, "label": label}, [str(i) for i in range(10)], mnist.NAME, split, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """{task: folder of its small data set}; made when asked for."""
+    return _Made(lambda task: small_runs.MAKERS[task](tmp_path_factory.mktemp("data") / task))
+
+
+@pytest.fixture(scope="session")
+def finished(small_data, tmp_path_factory):
+    """{task: workdir of a finished run on `small_data`}: six steps, checkpoints at 4 and 6; copy it before you change it."""
+
+    def make(task):
+        workdir = tmp_path_factory.mktemp("finished") / task
+        loop.train(assemble.build(small_runs.config_of(task, small_data[task])), workdir, lambda line: None)
+        return workdir
+
+    return _Made(make)
+
+
+class _Made(dict):
+    """A dict whose values are made when they are first asked for."""
+
+    def __init__(self, make):
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key):
+        self[key] = self._make(key)
+        return self[key]

@@ -18,10 +18,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from imgrec_jax import parallel
 from imgrec_jax import assemble as build
-from imgrec_jax.run import loop as train
+from imgrec_jax import parallel
 from imgrec_jax.data.source import default_data_dir
+from imgrec_jax.run import loop as train
 from imgrec_jax.step import make_train_step
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,8 +25,8 @@ def inference(variant: str, workdir: Path) -> dict[str, float]:
 
     from imgrec_jax import build, train
     from imgrec_jax.assemble import detection
-    from imgrec_jax.run.checkpoint import Checkpointer
     from imgrec_jax.data.proposals import selective_search
+    from imgrec_jax.run.checkpoint import Checkpointer
     from imgrec_jax.step import eval_variables
 
     config = runs.config_of("scenes_detection", variant)

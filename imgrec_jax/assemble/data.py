@@ -24,17 +24,23 @@ class Entry(NamedTuple):
     tasks: tuple[str, ...]
     options_like: Callable | None = None
     folder: bool = False
-    class_names: tuple[str, ...] = ()  # where they are always the same
+    class_names: tuple[str, ...] = ()  # where the data themselves do not tell them, or tell always the same
 
 
 SETS: dict[str, Entry] = {
     "mnist": Entry(mnist.open_digits, ("classification",), class_names=mnist.CLASS_NAMES),
     "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation")),
     "coco_folder": Entry(coco.open_coco_folder, ("detection",), folder=True),
-    "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True),
+    "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True, class_names=voc.CLASS_NAMES),
     "coco": Entry(coco.open_coco, ("detection",)),
     "voc": Entry(voc.open_voc, ("detection",)),
-    "mask_folder": Entry(mask_folder.open_masks, ("segmentation",), mask_folder.open_mask_folder, folder=True),
+    "mask_folder": Entry(
+        mask_folder.open_masks,
+        ("segmentation",),
+        mask_folder.open_mask_folder,
+        folder=True,
+        class_names=mask_folder.CLASS_NAMES,
+    ),
     "oxford_iiit_pet": Entry(pets.open_pets, ("segmentation",)),
     "coco/2017_panoptic": Entry(panoptic.open_panoptic, ("segmentation",)),
 }

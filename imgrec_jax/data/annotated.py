@@ -117,8 +117,8 @@ def prepared_folder(name: str, data_dir: Path) -> Path:
     if not versions:
         raise FileNotFoundError(
             f"{name} is not prepared: expected {Path(data_dir) / path / (version or '<version>')}/dataset_info.json. "
-            "Prepare an annotated folder with imgrec_jax.data.sets.coco.prepare or imgrec_jax.data.sets.voc.prepare; a set of the TFDS "
-            f"catalogue with `tfds build {path} --file_format=array_record --data_dir={data_dir}`"
+            "Prepare an annotated folder with imgrec_jax.data.sets.coco.prepare or imgrec_jax.data.sets.voc.prepare; a set of "
+            f"the TFDS catalogue with `tfds build {path} --file_format=array_record --data_dir={data_dir}`"
         )
     return max(versions, key=lambda p: [int(part) for part in p.name.split(".")])
 

@@ -3,6 +3,7 @@
 Shape letters: N images, H W C one of them, B rows of a batch, K classes.
 """
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
@@ -95,8 +96,8 @@ class Predictor:
         )
         if not good:
             raise ValueError(
-                f"image {position} has shape {np.shape(image)} and type {array.dtype}; expected [H, W], [H, W, 1] or [H, W, 3], "
-                "uint8 0..255 or float 0..1"
+                f"image {position} has shape {np.shape(image)} and type {array.dtype}; expected [H, W], [H, W, 1] or "
+                "[H, W, 3], uint8 0..255 or float 0..1"
             )
         if array.dtype.kind == "f":
             if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
@@ -144,5 +145,5 @@ def load(folder: str | PathLike, which: str | int | None = None, *, averaged: bo
     config, card = workdir.read_config(path), workdir.read_card(path)
     if which is None:
         which = "best" if checkpoint.saved(path, checkpoint.BEST) else "last"
-    found, _ = start.choose(path, which)
+    found, _ = start.choose(path, which, lambda line: print(line, file=sys.stderr))
     return Predictor(path, config, card, found, averaged)

@@ -14,7 +14,7 @@ IN_FLIGHT = 4
 
 
 def evaluate(
-    eval_step: Callable[[dict, dict], dict],
+    eval_step: parallel.Step,
     variables: dict[str, Any],
     pipeline: Pipeline,
     layout: parallel.Layout,
@@ -26,7 +26,7 @@ def evaluate(
     """Runs `eval_step` over one pass of `pipeline`.
 
     Args:
-      eval_step: (variables, batch) -> {name: metric state}, compiled.
+      eval_step: (variables, batch) -> {name: metric state}.
       summarise: merged states -> {name: number or list}.
       stop: a signal ends the evaluation with `Interrupted`.
 
@@ -48,6 +48,7 @@ def evaluate(
 
     for _, batch in parallel.feed(pipeline, 0, pipeline.steps_per_epoch, layout, on_device=on_device):
         stop.check()
+        eval_step.prepare(variables, batch, stop.check)
         pending.append(eval_step(variables, batch))
         if len(pending) > IN_FLIGHT:
             take()
@@ -58,7 +59,8 @@ def evaluate(
         raise RuntimeError(
             f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}"
         )
-    return {**summarise(merged), "examples": counted}
+    with stop.raising():
+        return {**summarise(merged), "examples": counted}
 
 
 def not_finite(values: dict[str, Any]) -> dict[str, float]:

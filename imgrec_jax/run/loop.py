@@ -174,9 +174,9 @@ def _train(
         )
         while done < total and not run.stopped:
             try:
-                with stop.raising():  # what is waited for here can be asked for again
+                with stop.raising():  # a batch can be asked for again
                     step, batch = next(batches)
-                    train_step.prepare(state, batch)
+                train_step.prepare(state, batch, stop.check)
             except Interrupted:
                 stop.answered()
                 if done > run.saved_step:
@@ -211,21 +211,20 @@ def _finish_step(
     experiment, cadence = run.experiment, run.experiment.cadence
     mark = None
     try:
-        with stop.raising() if phase != WHOLE else contextlib.nullcontext():
-            if phase == STEP and (done % cadence.eval_every == 0 or done == run.total_steps):
-                run.window.flush()  # a state that is not finite is neither evaluated nor saved
-                mark = run.mark()
-                for split in experiment.data.evals:
-                    run.results = {**run.results, split: _evaluate(run, split, eval_step, state, done, stop)}
-                if run.early_stop.metric and run.early_stop.update(done, run.results["validation"]):
-                    with stop.noting():
-                        run.save(done, state, EVALUATED, best=True)
-                run.stopped = run.early_stop.exhausted
-            phase, mark = EVALUATED, None
-            if (done == run.total_steps or run.stopped) and run.early_stop.metric and run.checkpointer is not None:
-                mark = run.mark()
-                _evaluate_best(run, eval_step, state, done, stop)
-            phase, mark = WHOLE, None
+        if phase == STEP and (done % cadence.eval_every == 0 or done == run.total_steps):
+            stop.check()
+            run.window.flush()  # a state that is not finite is neither evaluated nor saved
+            mark = run.mark()
+            for split in experiment.data.evals:
+                run.results = {**run.results, split: _evaluate(run, split, eval_step, state, done, stop)}
+            if run.early_stop.metric and run.early_stop.update(done, run.results["validation"]):
+                run.save(done, state, EVALUATED, best=True)
+            run.stopped = run.early_stop.exhausted
+        phase, mark = EVALUATED, None
+        if (done == run.total_steps or run.stopped) and run.early_stop.metric and run.checkpointer is not None:
+            mark = run.mark()
+            _evaluate_best(run, eval_step, state, done, stop)
+        phase, mark = WHOLE, None
     except Interrupted:
         stop.answered()
         if mark is not None:
@@ -390,7 +389,7 @@ def evaluate_workdir(
             f"the run in {folder} was trained with another config or other data:\n  " + "\n  ".join(changed)
             + "\nGive its own, or --allow_changes to evaluate with these; the result then says so"
         )  # fmt: skip
-    found, clock = choose(folder, which)
+    found, clock = choose(folder, which, say)
     state, _ = create_state(experiment)
     eval_step, layout = compile_eval_step(experiment, state), experiment.compute.layout
     state = layout.put_state(checkpoint.read_state(found, layout.whole(state)))

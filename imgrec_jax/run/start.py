@@ -45,7 +45,8 @@ def find(workdir: Path) -> Start | None:
             try:
                 return Start(found, {**FRESH, **checkpoint.verify(found)}, damaged)
             except DamagedError as error:
-                damaged.append((found, error))
+                if found.path.exists():  # the run that writes here may have replaced it while a reader looked
+                    damaged.append((found, error))
     if damaged:
         listed = "\n  ".join(f"{found.path}: {error}" for found, error in damaged)
         raise CheckpointError(
@@ -67,11 +68,12 @@ def set_damaged_aside(workdir: Path, start: Start, say: Callable[[str], None]) -
         say(f"{found} is damaged ({error}); it is kept in {target}, and an earlier one is used")
 
 
-def choose(workdir: Path, which: str | int) -> tuple[Found, dict[str, Any]]:
-    """The checkpoint that a reader asks for, and its clock.
+def choose(workdir: Path, which: str | int, say: Callable[[str], None] = print) -> tuple[Found, dict[str, Any]]:
+    """The checkpoint that a reader asks for, and its clock; changes nothing.
 
     Args:
       which: "last"; "best"; or a step, of either kind.
+      say: told of damaged checkpoints that were passed over.
 
     Raises:
       CheckpointError: where it is not there, or is damaged.
@@ -80,7 +82,11 @@ def choose(workdir: Path, which: str | int) -> tuple[Found, dict[str, Any]]:
         start = find(workdir)
         if start is None:
             raise CheckpointError(f"no checkpoint in {workdir}; train first, with the same --workdir")
+        for found, error in start.damaged:
+            say(f"note: {found} is damaged ({error}); an earlier one is used")
         return start.found, start.clock
+    if which != "best" and not str(which).isdigit():
+        raise CheckpointError(f"checkpoint {which!r} is unknown; choose 'last', 'best' or a step")
     everything = [*checkpoint.saved(workdir, LAST), *checkpoint.saved(workdir, BEST)]
     if which == "best":
         candidates = checkpoint.saved(workdir, BEST)[-1:]
@@ -92,4 +98,4 @@ def choose(workdir: Path, which: str | int) -> tuple[Found, dict[str, Any]]:
     try:
         return candidates[0], {**FRESH, **checkpoint.verify(candidates[0])}
     except DamagedError as error:
-        raise CheckpointError(f"{candidates[0].path} is damaged: {error}") from error
+        raise CheckpointError(f"{candidates[0].path} is damaged: {error}; ask for the 'last' checkpoint instead") from error

@@ -1,15 +1,14 @@
 """Signals: SIGTERM, SIGHUP and Ctrl-C end a run in order, whatever it is doing.
 
-Where nothing can be lost (start-up, preparation, compilation, waiting for data, evaluation) the signal ends the work at once
-by raising `Interrupted`; while a step or a checkpoint is made it is noted, and the loop saves. A program that is in a long
-call of a library answers no Python signal handler, so a thread ends it after GRACE_SECONDS: the last checkpoint is what it
-goes on from.
+Before the first step nothing can be lost, and the program ends at once. From then on a signal is noted: the loop asks for it
+between steps, and what takes long (evaluation, compilation, waiting for data) asks while it waits; then the loop saves. A
+program that is in a long call of a library answers no Python signal handler, so a thread ends it after GRACE_SECONDS: the last
+checkpoint is what it goes on from.
 """
 
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,15 +29,19 @@ class Stop:
       signal: the first that came, or None.
     """
 
-    def __init__(self):
+    def __init__(self, *, of_program: bool = False):
+        """of_program: a signal before the first step ends the process, not only the call."""
         self.signal: int | None = None
-        self._raising, self._answered = True, threading.Event()
+        self._mode = "leave" if of_program else "raise"
+        self._answered = threading.Event()
 
     def handle(self, number: int, frame: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:  # the second Ctrl-C
             self._leave("interrupted twice; the same command goes on from the last checkpoint")
         self.signal = self.signal or number
-        if self._raising:
+        if self._mode == "leave":
+            self._leave(f"{self.word} before there was anything to save; the same command starts again", self.status)
+        if self._mode == "raise":
             raise Interrupted
 
     @property
@@ -51,6 +54,7 @@ class Stop:
         return 130 if self.signal == signal.SIGINT else 0
 
     def check(self) -> None:
+        """Raises Interrupted once a signal came."""
         if self.signal is not None:
             raise Interrupted
 
@@ -61,21 +65,23 @@ class Stop:
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
         """Signals are noted and raise nothing."""
-        before, self._raising = self._raising, False
-        try:
+        with self._in_mode("note"):
             yield
-        finally:
-            self._raising = before
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """A signal, also one noted before, ends the body with `Interrupted`."""
-        before, self._raising = self._raising, True
-        try:
+        """A signal, also one noted before, ends the body with `Interrupted`: for work that may break off at any place."""
+        with self._in_mode("raise"):
             self.check()
             yield
+
+    @contextlib.contextmanager
+    def _in_mode(self, mode: str) -> Iterator[None]:
+        before, self._mode = self._mode, mode
+        try:
+            yield
         finally:
-            self._raising = before
+            self._mode = before
 
     def watch(self, pipe: int) -> None:
         """Body of the watching thread: reads a byte for every signal, which arrives also where no handler can run."""
@@ -90,17 +96,17 @@ class Stop:
 
     def _leave(self, why: str, status: int = 130) -> None:
         with contextlib.suppress(OSError):
-            print(f"\n{why}", file=sys.stderr, flush=True)
+            os.write(2, f"\n{why}\n".encode())  # a handler may have come in the midst of a print
         os._exit(status)
 
 
 @contextlib.contextmanager
-def caught() -> Iterator[Stop]:
+def caught(*, of_program: bool = False) -> Iterator[Stop]:
     """Signals are answered by the `Stop` that is yielded; the handlers that were there come back afterwards.
 
-    Does nothing outside the main thread, and leaves a signal that is ignored (nohup) ignored.
+    Does nothing outside the main thread, and leaves a signal that is ignored (nohup) ignored. of_program: see `Stop`.
     """
-    stop = Stop()
+    stop = Stop(of_program=of_program)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

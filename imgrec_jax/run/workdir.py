@@ -135,14 +135,14 @@ def _fingerprint(stored: dict[str, Any]) -> Fingerprint:
 
 def check_config(folder: Path, config: ConfigDict) -> None:
     """Raises WorkdirError when the folder holds what a run of another config left; needs no data."""
-    if exists(folder) and was_trained(folder):
+    if exists(folder):
         changed = config_changes(folder, config)
-        if changed:
+        if changed and was_trained(folder):
             raise WorkdirError(
                 f"{folder} holds a run of another config:\n  " + "\n  ".join(changed) + "\nGive another --workdir, or the "
                 "config it began with (--restart begins anew and keeps the old files under another name)."
             )
-    elif not exists(folder) and was_trained(folder):
+    elif was_trained(folder):
         raise WorkdirError(
             f"{folder} holds checkpoints or metrics, but no {CONFIG} that says whose; put it back, or give another --workdir "
             "(--restart begins anew and keeps the old files under another name)"

@@ -23,6 +23,7 @@ import numpy as np
 from imgrec_jax.data.files import Files, decode_image, encoded_size, list_files, split_by_hash
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part
 
+CLASS_NAMES = ("background", "foreground")
 KINDS = ("index", "binary", "instances")
 FRACTIONS = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
 _BYTES_PER_PIXEL = 6  # decoded: RGB, class, and an instance number of two bytes
@@ -125,7 +126,7 @@ def open_mask_folder(
     split: str,
     *,
     kind: str,
-    class_names: Sequence[str] = ("background", "foreground"),
+    class_names: Sequence[str] = CLASS_NAMES,
     void: int | None = 255,
     images: str = "images",
     masks: str = "masks",

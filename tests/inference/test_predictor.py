@@ -1,0 +1,179 @@
+"""A run opened without its data predicts what its own evaluation counted."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import imgrec_jax
+from imgrec_jax import assemble
+from imgrec_jax.assemble.data import open_sources
+from imgrec_jax.data.annotations import from_images
+from imgrec_jax.detection import coco_eval
+from imgrec_jax.run import loop
+from imgrec_jax.run.checkpoint import CheckpointError
+from imgrec_jax.run.workdir import WorkdirError
+from tests import small_runs
+
+OPEN = """
+import json, sys, time
+began = time.perf_counter()
+import numpy as np
+import imgrec_jax
+run = imgrec_jax.load(sys.argv[1], "last")
+images = list(np.load(sys.argv[2], allow_pickle=False)["images"])
+run.predict(images[:1])
+seconds = time.perf_counter() - began
+answers = [{k: v.tolist() if hasattr(v, "tolist") else v for k, v in answer.items()} for answer in run.predict(images)]
+print(json.dumps({"seconds": seconds, "names": run.class_names, "answers": answers}))
+"""
+
+
+def examples(task, data):
+    _, evals = open_sources(small_runs.config_of(task, data))
+    return evals["test"], [evals["test"][i] for i in range(len(evals["test"]))]
+
+
+def last_evaluation(workdir):
+    return [r for r in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()) if r["split"] == "test"][-1]
+
+
+def elsewhere(workdir, images, tmp_path):
+    """What a process without HOME and data says of the images."""
+    np.savez(tmp_path / "images.npz", images=np.stack(images))
+    copy = shutil.copytree(workdir, tmp_path / "elsewhere")
+    (tmp_path / "empty").mkdir()
+    home = {"HOME": str(tmp_path / "empty"), "TFDS_DATA_DIR": str(tmp_path / "empty"), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", OPEN, str(copy), str(tmp_path / "images.npz")]
+    environment = {**os.environ, **home, "PYTHONPATH": str(small_runs.ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path / "empty", timeout=200)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert not [p for p in (tmp_path / "empty").iterdir() if p.name != ".cache"]
+    return json.loads(done.stdout)
+
+
+def test_classification_without_the_data_equals_the_evaluation(finished, small_data, tmp_path):
+    source, rows = examples("classification", small_data["classification"])
+    said = elsewhere(finished["classification"], [row["image"] for row in rows], tmp_path)
+    want = last_evaluation(finished["classification"])
+    answers, labels = said["answers"], [int(row["label"]) for row in rows]
+    assert tuple(said["names"]) == source.info.class_names
+    assert sum(a["label"] == label for a, label in zip(answers, labels, strict=True)) == want["accuracy_correct"]
+    loss = -np.mean(np.log([a["probs"][label] for a, label in zip(answers, labels, strict=True)]))
+    assert loss == pytest.approx(want["loss"], rel=1e-6)
+    assert all(a["name"] == str(a["label"]) and sum(a["probs"]) == pytest.approx(1) for a in answers)
+
+
+def test_segmentation_without_the_data_equals_the_evaluation(finished, small_data, tmp_path):
+    source, rows = examples("segmentation", small_data["segmentation"])
+    said = elsewhere(finished["segmentation"], [row["image"] for row in rows], tmp_path)
+    want = last_evaluation(finished["segmentation"])
+    assert tuple(said["names"]) == source.info.class_names
+    predicted = np.array([answer["segmentation"] for answer in said["answers"]])
+    truth = np.array([row["segmentation"] for row in rows])
+    both, either = ((predicted == 1) & (truth == 1)).sum(), ((predicted == 1) | (truth == 1)).sum()
+    assert both / either == pytest.approx(want["iou"], abs=1e-6)
+    assert (predicted == truth).mean() == pytest.approx(want["pixel_accuracy"], abs=1e-6)
+
+
+def test_detection_without_the_data_equals_the_evaluation(finished, small_data, tmp_path):
+    source, rows = examples("detection", small_data["detection"])
+    said = elsewhere(finished["detection"], [row["image"] for row in rows], tmp_path)
+    want = last_evaluation(finished["detection"])
+    table = source.info.meta["annotations"]
+    found = np.concatenate([
+        np.column_stack([np.full(len(a["scores"]), image_id), np.reshape(a["boxes"], (-1, 4)), a["scores"],
+                         np.asarray(table.category_ids)[np.asarray(a["labels"], int) - 1]])
+        for image_id, a in zip(table.image_ids, said["answers"], strict=True)
+    ])  # fmt: skip
+    result = coco_eval.evaluate(coco_eval.load_ground_truth(table.to_coco()), found)
+    for name in ("AP", "AP50", "AR100"):
+        assert result.summary[name] == pytest.approx(want[name], abs=1e-6)
+    assert said["names"] == ["red", "blue"]
+    assert {name for a in said["answers"] for name in a["names"]} <= {"red", "blue"}
+
+
+def test_the_best_is_the_default_and_any_step_can_be_asked_for(finished):
+    best = imgrec_jax.load(finished["classification"])
+    assert (best.checkpoint, best.step) == ("best", 6) and best.lacks == ()
+    earlier, plain = imgrec_jax.load(finished["classification"], 4), imgrec_jax.load(finished["classification"], averaged=False)
+    for other in (earlier, plain):
+        assert not np.array_equal(other.variables["params"]["logits"]["kernel"], best.variables["params"]["logits"]["kernel"])
+    assert (imgrec_jax.load(finished["detection"]).checkpoint, earlier.step) == ("last", 4)
+    with pytest.raises(CheckpointError, match="no checkpoint 5 in .*; there are: checkpoint 4, checkpoint 6"):
+        imgrec_jax.load(finished["classification"], 5)
+    with pytest.raises(CheckpointError, match="choose 'last', 'best' or a step"):
+        imgrec_jax.load(finished["classification"], "worst")
+    with pytest.raises(WorkdirError, match="there is no run in"):
+        imgrec_jax.load(finished["classification"] / "checkpoints")
+
+
+def test_images_of_any_kind_and_errors_that_name_them(finished):
+    run = imgrec_jax.load(finished["classification"])
+    image = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    kinds = [image, image[..., None], np.repeat(image[..., None], 3, 2), (image / 255).astype(np.float32)]
+    answers = [run.predict([kind])[0] for kind in kinds]
+    for answer in answers:
+        np.testing.assert_allclose(answer["probs"], answers[0]["probs"], atol=1e-6)
+    assert run.predict([]) == [] and len(run.predict(np.stack([image] * 3))) == 3
+    bad = {
+        "image 1 has shape .2, 2, 4.": np.zeros((2, 2, 4), np.uint8),
+        "image 1 has shape .5, 7, 1.; this run classifies images of .28, 28, 1.": np.zeros((5, 7), np.uint8),
+        "values outside 0..1": image.astype(np.float32),
+        "type int64": image.astype(np.int64),
+    }
+    for message, value in bad.items():
+        with pytest.raises(ValueError, match=message):
+            run.predict([image, value])
+
+
+def test_answers_do_not_depend_on_their_company(finished):
+    images = list(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8))
+    for task in ("detection", "segmentation"):
+        run = imgrec_jax.load(finished[task])
+        together = run.predict(images)
+        for image, answer in zip(images, together, strict=True):
+            alone = run.predict([image])[0]
+            for key, value in answer.items():
+                if key != "names":
+                    np.testing.assert_allclose(alone[key], value, atol=1e-4)
+
+
+def test_boxes_and_maps_are_in_pixels_of_the_image_given(finished):
+    image = np.zeros((48, 100, 3), np.uint8)
+    boxes = imgrec_jax.load(finished["detection"]).predict([image])[0]["boxes"]
+    assert (boxes[:, [0, 2]] <= 100).all() and (boxes[:, [1, 3]] <= 48).all()
+    assert imgrec_jax.load(finished["segmentation"]).predict([image])[0]["segmentation"].shape == (48, 100)
+
+
+def test_apply_is_pure_and_logits_can_be_differentiated(finished):
+    run = imgrec_jax.load(finished["classification"])
+    batch = {"image": jnp.full((1, 28, 28, 1), 0.5)}
+    assert run.apply(run.variables, batch)["probs"].shape == (1, 10)
+    gradient = jax.grad(lambda image: run.task.logits(run.variables, {"image": image})[0, 3])(batch["image"])
+    assert gradient.shape == (1, 28, 28, 1) and np.any(gradient)
+    segmentation = imgrec_jax.load(finished["segmentation"])
+    maps = segmentation.task.logits(segmentation.variables, {"image": jnp.zeros((1, 16, 16, 3))})
+    assert maps.shape == (1, 16, 16, 2)
+
+
+def test_a_detector_without_an_rpn_searches_the_image_itself(small_data, tmp_path):
+    model = {"name": "small_detector", "kind": "fast", "num_classes": 3, "widths": (4, 4, 4), "fpn_width": 4, "head_width": 8}
+    config = small_runs.config_of(
+        "detection", small_data["detection"], data__max_proposals=8, data__data_dir=str(tmp_path / "d"),
+        model={**model, "anchor_sizes": ((16,), (24,))}, train__total_steps=1, detection={"box_score_thresh": 0.0},
+    )  # fmt: skip
+    loop.train(assemble.build(config), tmp_path / "w", lambda line: None)
+    _, rows = examples("detection", small_data["detection"])
+    run = imgrec_jax.load(tmp_path / "w")
+    assert all(len(answer["boxes"]) for answer in run.predict([row["image"] for row in rows]))
+
+
+def test_a_table_of_annotations_is_not_needed_anywhere():
+    assert from_images([], class_names=("a",)).identity().startswith("annotations:")
