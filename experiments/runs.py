@@ -7,9 +7,7 @@ not made again.
 
 import argparse
 import hashlib
-import importlib
 import json
-import logging
 import os
 import signal
 import statistics
@@ -100,12 +98,6 @@ def minutes(record: dict) -> float:
     return record["seconds"] / 60
 
 
-def config_of(name: str, variant: str) -> "ConfigDict":  # noqa: F821
-    """The config `configs/NAME.py:VARIANT`."""
-    sys.path.insert(0, str(ROOT))
-    return importlib.import_module(f"configs.{name}").get_config(variant)
-
-
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -127,14 +119,10 @@ def final_state(workdir: Path) -> dict:
     """{name: array} of a run's last checkpoint, whatever devices wrote it; "step" is the int under that name."""
     import jax
     import numpy as np
-    import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax misses metadata that this reader does not need
-    folder = workdir.absolute() / "checkpoints"
-    path = folder / str(max(int(p.name) for p in folder.iterdir() if p.name.isdigit())) / "state"
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree)
-    state = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    from imgrec_jax.run import checkpoint
+
+    state = checkpoint.read_arrays(checkpoint.saved(workdir)[-1])
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 

@@ -23,25 +23,21 @@ def inference(variant: str, workdir: Path) -> dict[str, float]:
     """Median milliseconds for an image: of the network with its selection of boxes, and of selective search."""
     import jax
 
-    from imgrec_jax import build, train
-    from imgrec_jax.assemble import detection
+    import imgrec_jax
+    from imgrec_jax.assemble.data import make_search
     from imgrec_jax.data.proposals import selective_search
-    from imgrec_jax.run.checkpoint import Checkpointer
-    from imgrec_jax.step import eval_variables
 
-    config = runs.config_of("scenes_detection", variant)
+    config = imgrec_jax.load_config(f"scenes_detection:{variant}")
     config.data.eval_batch_size = 1
-    experiment = build.build(config)
-    state, _ = train.create_state(experiment)
-    best, _ = Checkpointer(workdir).restore_best(experiment.layout.whole(state))
-    variables, test = eval_variables(best), experiment.evals["test"]
+    run, test = imgrec_jax.load(workdir, "best"), imgrec_jax.build(config).data.evals["test"]
+    variables = jax.device_put(run.variables)
     batches = [jax.device_put(test.batch(i)) for i in range(IMAGES)]
-    predict = jax.jit(experiment.task.predict)
+    predict = jax.jit(run.apply)
     jax.block_until_ready(predict(variables, batches[0]))
     network = [runs.milliseconds(lambda batch=batch: jax.block_until_ready(predict(variables, batch))) for batch in batches]
     search = [0.0]
     if config.data.max_proposals:
-        options = detection.make_search(config)
+        options = make_search(config)
         search = [runs.milliseconds(lambda i=i: selective_search(test.source[i]["image"], options)) for i in range(IMAGES)]
     return {"network_ms": float(np.median(network)), "search_ms": float(np.median(search))}
 

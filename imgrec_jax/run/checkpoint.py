@@ -184,6 +184,11 @@ def _read_tree(folder: Path, sections: tuple[str, ...] | None = None) -> Any:
         return reader.restore(folder.absolute(), args=args)
 
 
+def read_arrays(found: Found) -> Any:
+    """Everything that a verified checkpoint holds, as nested dicts and lists of numpy arrays."""
+    return _read_tree(found.path / STATE)
+
+
 def read_variables(found: Found, averaged: bool | None = None) -> dict[str, Any]:
     """The model's variables of a verified checkpoint, numpy: parameters and other collections, no optimiser state.
 

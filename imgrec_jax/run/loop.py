@@ -66,7 +66,8 @@ def compile_eval_step(experiment: Experiment, state: TrainState) -> parallel.Ste
     return layout.compile_eval_step(step, eval_variables(state), next(iter(evals.values())).batch(0))
 
 
-def _compile_train_step(experiment: Experiment, state: TrainState, tx: Any) -> parallel.Step:
+def compile_train_step(experiment: Experiment, state: TrainState, tx: Any) -> parallel.Step:
+    """The step of training; tx: as `create_state` returns it."""
     optimisation, compute = experiment.optimisation, experiment.compute
     step = make_train_step(
         experiment.task, tx, seed=experiment.seed, schedule=optimisation.make_schedule(optimisation.total_steps),
@@ -133,7 +134,7 @@ def _begin(
     start = find(folder) if keeps else None
     clock = start.clock if start else FRESH
     state, tx = create_state(experiment, _initialise(experiment, say) if start is None else None)
-    train_step, eval_step = _compile_train_step(experiment, state, tx), compile_eval_step(experiment, state)
+    train_step, eval_step = compile_train_step(experiment, state, tx), compile_eval_step(experiment, state)
     _check_selection(experiment, eval_step)
     layout = experiment.compute.layout
     if start is not None:
@@ -421,4 +422,13 @@ def _write_result(path: Path, record: dict[str, Any], say: Callable[[str], None]
         say(f"note: {path} could not be written: {error}")
 
 
-__all__ = ["CheckpointError", "NonFiniteError", "create_state", "evaluate_workdir", "headline", "train"]
+__all__ = [
+    "CheckpointError",
+    "NonFiniteError",
+    "compile_eval_step",
+    "compile_train_step",
+    "create_state",
+    "evaluate_workdir",
+    "headline",
+    "train",
+]

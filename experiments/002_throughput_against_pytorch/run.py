@@ -1,6 +1,6 @@
-"""Training throughput of the seed A recipe against PyTorch, in turn, in one process.
+"""Training throughput of `configs/mnist.py` (PyTorch's first MNIST example) against PyTorch, in turn, in one process.
 
-pip install torch==2.13.0 && python experiments/002_seed_a_throughput/run.py
+pip install torch==2.13.0 && python experiments/002_throughput_against_pytorch/run.py
 
 Both train the same network (conv 5x5 1->10, pool, conv 5x5 10->20, pool, dense 50, dense 10) with SGD 0.01 / 0.5 on batches of
 64 drawn at random from MNIST held in memory. Ours is the product's own pipeline, compiled step and loop; PyTorch's is the eager
@@ -9,7 +9,6 @@ pays. Rounds alternate; the medians and the ratio of each pair of rounds are pri
 """
 
 import argparse
-import importlib.util
 import json
 import statistics
 import time
@@ -18,30 +17,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from imgrec_jax import assemble as build
+import imgrec_jax
 from imgrec_jax import parallel
-from imgrec_jax.data.source import default_data_dir
-from imgrec_jax.run import loop as train
-from imgrec_jax.step import make_train_step
-
-ROOT = Path(__file__).resolve().parents[2]
+from imgrec_jax.data.sets.mnist import NAME, open_digits
+from imgrec_jax.data.source import Request, default_data_dir
+from imgrec_jax.run import loop
 
 
-def ours(config_path: Path):
+def ours():
     """A function that trains n steps and waits for the last."""
-    spec = importlib.util.spec_from_file_location("mnist_config", config_path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    experiment = build.build(module.get_config())
-    layout = experiment.layout
-    state, tx = train.create_state(experiment)
-    step_fn = make_train_step(experiment.task, tx, seed=0, schedule=experiment.schedule)
-    step = layout.compile_train_step(step_fn, state, experiment.batch_spec)
+    experiment = imgrec_jax.build(imgrec_jax.load_config("mnist"))
+    layout = experiment.compute.layout
+    state, tx = loop.create_state(experiment)
+    step = loop.compile_train_step(experiment, state, tx)
     position = 0
 
     def run(steps: int) -> None:
         nonlocal state, position
-        for _, batch in parallel.feed(experiment.train, position, position + steps, layout):
+        for _, batch in parallel.feed(experiment.data.train, position, position + steps, layout):
             state, _ = step(state, batch)
         position += steps
         jax.block_until_ready(state)
@@ -81,12 +74,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of a round")
     parser.add_argument("--out", default="", help="a JSON file for the result")
     args = parser.parse_args()
-    from imgrec_jax.data.sets.mnist import NAME, prepare
-    from imgrec_jax.data.source import open_tfds
-
-    prepare(default_data_dir())
-    arrays = open_tfds(NAME, "train", default_data_dir()).arrays
-    runs = {"imgrec_jax": ours(ROOT / "configs" / "mnist.py"), "torch": theirs(arrays["image"], arrays["label"])}
+    arrays = open_digits(Request(NAME, "train", default_data_dir())).arrays
+    runs = {"imgrec_jax": ours(), "torch": theirs(arrays["image"], arrays["label"])}
     for run in runs.values():
         run(20)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
