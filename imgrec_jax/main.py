@@ -125,7 +125,7 @@ def act(stop: Stop) -> None:
             return
         say(summary(experiment, folder))
         loop.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
-    except (ValueError, workdir.WorkdirError, loop.CheckpointError, loop.NonFiniteError) as error:
+    except (ValueError, OSError, workdir.WorkdirError, loop.CheckpointError, loop.NonFiniteError) as error:
         if FLAGS.verbosity > 0:
             raise
         raise SystemExit(f"error: {error}") from error

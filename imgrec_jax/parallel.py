@@ -63,8 +63,12 @@ class Sharded:
 
     def create(self, make: Callable, *args: Any) -> Any:
         """`make(*args)`, a state or a part of one, born in its pieces: no device ever holds the whole of what is cut."""
+        return _run_once(self.lower_create(make, *args), *args)
+
+    def lower_create(self, make: Callable, *args: Any) -> Any:
+        """The program of `create`, not compiled yet."""
         places = jax.tree.map(self.placement, jax.eval_shape(make, *args))
-        return _compiled_once(jax.jit(make, out_shardings=places), *args)
+        return jax.jit(make, out_shardings=places).lower(*args)
 
     def place(self, variables: Any) -> Any:
         """Plain arrays -> as `create` leaves them."""
@@ -149,7 +153,7 @@ class Mapped:
         self._local = NamedSharding(Mesh(np.array(jax.local_devices()), (DATA,)), PartitionSpec(DATA))
 
     def create(self, make: Callable, *args: Any) -> Any:
-        return _compiled_once(jax.jit(make), *args)
+        return _run_once(jax.jit(make).lower(*args), *args)
 
     def place(self, variables: Any) -> Any:
         return variables
@@ -240,11 +244,14 @@ class Step:
         return jax.block_until_ready(out) if self._in_turn else out
 
 
-def _compiled_once(jitted: Callable, *args: Any) -> Any:
-    """Runs what runs only once: XLA's CPU backend would spend seconds optimising the random bits per shape (the PyTorch CNN's
-    parameters: 7.5 s against 1.0)."""
+def _run_once(lowered: Any, *args: Any) -> Any:
+    """Compiles and runs what runs only once, with as little optimisation as there is.
+
+    XLA's CPU backend would spend seconds on the random bits of each shape (the parameters of PyTorch's MNIST example: 7.5 s
+    against 1.0).
+    """
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jitted.lower(*args).compile(options)(*args)
+    return lowered.compile(options)(*args)
 
 
 def _canonical(batch: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

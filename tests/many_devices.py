@@ -64,6 +64,14 @@ def bytes_of(layout):
     return parallel.bytes_per_device(layout.put_state(init_state(params, optax.adam(1e-3), with_ema=False)))
 
 
+def born(layout):
+    """Bytes that making a model's variables takes on one device: what comes out, and what is needed meanwhile."""
+    model = UNet(8, depth=3, width=16, norm=partial(make_norm("batch")))
+    lowered = layout.lower_create(lambda key: model.init(key, np.zeros((1, 32, 32, 3), np.float32)), jax.random.PRNGKey(0))
+    memory = lowered.compile().memory_analysis()
+    return memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
 def main():
     layouts = {"jit": parallel.Sharded(), "fsdp": parallel.Sharded(4), "pmap": parallel.Mapped()}
     results = {name: run(layout) for name, layout in layouts.items()}
@@ -76,7 +84,10 @@ def main():
         state, sums = step(state, batch)
         values.append(float(sums["objective"].total))
     alone = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(state)])
-    report = {"bytes": {str(n): bytes_of(parallel.Sharded(n)) for n in (1, 8)}}
+    report = {
+        "bytes": {str(n): bytes_of(parallel.Sharded(n)) for n in (1, 8)},
+        "born": {str(n): born(parallel.Sharded(n)) for n in (1, 8)},
+    }
     for name, (losses_, leaves, counts, same) in results.items():
         report[name] = {
             "losses": float(np.abs(losses_ / values - 1).max()),

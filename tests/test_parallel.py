@@ -42,6 +42,10 @@ def test_state_in_eight_pieces_takes_a_seventh_of_the_memory(report):
     assert report["bytes"]["8"] <= report["bytes"]["1"] / 7
 
 
+def test_state_in_eight_pieces_is_born_so(report):
+    assert report["born"]["8"] <= report["born"]["1"] / 7
+
+
 def test_one_device_keeps_everything_whole():
     layout = parallel.make_layout("jit", 1)
     state = {"kernel": np.ones((3, 3, 8, 16), np.float32), "step": np.int32(4)}

@@ -122,8 +122,10 @@ def train(
                 "give another --workdir (--restart begins anew and keeps the old files under another name)"
             )
         run, state, train_step, eval_step, phase = _begin(experiment, folder, say, stop, callbacks)
-        with contextlib.closing(run), stop.noting():
-            return _train(run, state, train_step, eval_step, phase, say, stop)
+        with stop.noting(), contextlib.closing(run):
+            results = _train(run, state, train_step, eval_step, phase, say, stop)
+            stop.answered()  # what is left is the writing of checkpoints
+            return results
 
 
 def _begin(

@@ -87,8 +87,11 @@ class MetricsFile:
     def write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
             line = json.dumps(to_json(record), allow_nan=False).encode() + b"\n"
-            self._file.write(line)
-            self._file.flush()
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError as error:  # half a line is cut off by the next start
+                raise OSError(f"{self._file.name} cannot be written: {error}. Free space, and start again") from error
             self._crc = zlib.crc32(line, self._crc)
 
     def position(self) -> tuple[int, int]:
@@ -107,7 +110,8 @@ class MetricsFile:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # said when it was written
+                self._file.close()
 
 
 def to_json(value: Any) -> Any:
