@@ -67,6 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def _overfit(config: ConfigDict) -> None:
     """Sixteen images at about 0.6 of their size, the same every time, and anchors for objects of 6 to 300 pixels."""
+    config.data.allow_overlap = True
     config.model = ConfigDict({
         "name": "small_detector", "kind": "faster", "num_classes": 81, "widths": (16, 32, 64, 96), "fpn_width": 48,
         "head_width": 256, "anchor_sizes": ((8, 16), (32, 64), (128, 256)), "aspect_ratios": (0.5, 1.0, 2.0),
@@ -83,6 +84,7 @@ def _overfit(config: ConfigDict) -> None:
     config.optim.name, config.optim.options = "adamw", ConfigDict()
     config.optim.learning_rate, config.optim.clip_norm = 2e-3, 10.0
     config.optim.weight_decay, config.optim.frozen = (), ()
-    config.schedule.name, config.schedule.warmup_steps = "one_cycle", None
+    config.schedule.name, config.schedule.warmup_steps, config.schedule.warmup_factor = "one_cycle", None, 0.0
+    config.schedule.boundaries_epochs = ()
     config.train.total_epochs, config.train.total_steps = None, 1000
     config.eval.every_epochs, config.eval.every_steps = None, 200

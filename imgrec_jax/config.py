@@ -7,6 +7,8 @@ A run keeps its config as JSON (`to_plain`, `from_plain`). A key that such a fil
 file was written, and names that changed since are known by both (`modernise`).
 """
 
+import ast
+import difflib
 import importlib.util
 from pathlib import Path
 
@@ -97,6 +99,7 @@ def _data() -> ConfigDict:
     section.train_split = "train"
     section.validation_split = ""  # what early stopping and the choice of the best checkpoint look at
     section.test_split = "test"  # reported after every evaluation, never selected on
+    section.allow_overlap = False  # splits that share examples are an error
     section.batch_size = 64  # global, over all devices
     section.eval_batch_size = 1000
     section.remainder = "drop"  # examples that fill no batch: "drop", or "pad" a last one
@@ -319,3 +322,67 @@ def load(name: str) -> ConfigDict:
     """A config as `--config` names it: "mnist", "mnist:fast", "path/to/file.py:VARIANT"; change it as you like."""
     path, _, variant = name.partition(":")
     return load_file(find_file(path), variant)
+
+
+class OverrideError(ValueError):
+    """A value given for a key of the config cannot be one: says which, the value, and what is expected."""
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets a key from text, as the type that it has: `0.1`, `true`, `(64, 64)`, `None`, `{"erase": {}}` for a section.
+
+    Raises:
+      OverrideError: for a key that does not exist, with those that do; or text of another type.
+    """
+    known = flatten(config)
+    *sections, name = key.split(".")
+    section = config
+    for part in sections:
+        section = section[part] if isinstance(section, ConfigDict) and part in section else None
+    if not isinstance(section, ConfigDict) or name not in section:
+        raise OverrideError(_no_key(key, known))
+    kind = section.get_type(name)
+    try:
+        value = _parse(text, kind)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        expected = {ConfigDict: "a section, e.g. {}", tuple: "a tuple, e.g. (1, 2)"}.get(
+            kind, getattr(kind, "__name__", str(kind))
+        )
+        raise OverrideError(f"config.{key}={text!r}; expected {expected}") from error
+    with config.unlocked(), config.ignore_type():
+        if isinstance(value, dict):
+            section[name] = ConfigDict(value)
+        elif value is None or not isinstance(section.get(name), ConfigDict):
+            section[name] = value
+
+
+def _parse(text: str, kind: type) -> object:
+    if kind is str:
+        return text
+    if kind is bool:
+        truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        return truth[text.lower()] if text.lower() in truth else _raise(text)
+    if text.strip() in ("None", "none", "null"):
+        return None
+    if kind is int:
+        return int(text)
+    if kind is float:
+        return float(text)
+    value = ast.literal_eval(text)
+    if kind is ConfigDict:
+        return value if isinstance(value, dict) else _raise(text)
+    if kind is tuple:
+        return _tuples(value) if isinstance(value, tuple | list) else (value,)
+    return _tuples(value)
+
+
+def _raise(text: str) -> object:
+    raise ValueError(text)
+
+
+def _no_key(key: str, known: dict[str, object]) -> str:
+    section = key.rpartition(".")[0]
+    valid = [name for name in known if name.startswith(f"{section}.")] if section else []
+    valid = valid or sorted({name.split(".")[0] for name in known})
+    close = [RENAMED_KEYS[key]] if RENAMED_KEYS.get(key) in known else difflib.get_close_matches(key, known, 1)
+    return f"the config has no key {key!r}{f'; did you mean {close[0]!r}?' if close else '.'} Keys there: {', '.join(valid)}"

@@ -79,6 +79,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       config: what it was built from; kept with the run, read by nobody below.
+      settle: a config -> the same with every option that it leaves out, so that two can be compared.
       card: what the run's folder says of it beside the config (see `run.workdir`): class names, input, splits.
       seed: the one seed.
       variable_shapes: of the model.
@@ -86,6 +87,7 @@ class Experiment(NamedTuple):
     """
 
     config: ConfigDict
+    settle: Callable[[ConfigDict], ConfigDict]
     card: dict[str, Any]
     seed: int
     task: Task

@@ -6,13 +6,14 @@ A run that was stopped goes on when the same command is given again; --workdir a
 """
 
 import contextlib
-import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from imgrec_jax.run.stop import Stop, caught
 
@@ -21,14 +22,11 @@ COMMANDS: tuple[str, ...] = ()  # modules of this package that are commands of `
 
 
 def define_flags() -> None:
-    from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file(
+    flags.DEFINE_string(
         "config",
         None,
         "The experiment: a config that comes with the package (mnist, mnist:fast), or a file, PATH.py or PATH.py:VARIANT. "
-        "Without it a --workdir goes on with its own.",
-        lock_config=True,
+        "--config.KEY=VALUE changes a value of it. Without it a --workdir goes on with its own.",
     )
     flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME[_VARIANT].")
     flags.DEFINE_bool("restart", False, "Begin anew; what the workdir holds is kept in it under another name.")
@@ -48,26 +46,25 @@ def define_flags() -> None:
 
 
 def default_workdir(config_path: str) -> Path:
-    """configs/mnist.py:fast -> runs/mnist_fast."""
+    """configs/scenes_detection.py:faster,tiny -> runs/scenes_detection_faster_tiny."""
     path, _, variant = config_path.partition(":")
-    return Path("runs") / "_".join(filter(None, [Path(path).stem, variant]))
+    return Path("runs") / "_".join(filter(None, [Path(path).stem, *re.split(r"[^\w.-]+", variant)]))
 
 
 def run(argv: Sequence[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        raise SystemExit(f"error: unexpected argument {argv[1]!r}; flags are written --name=value, see --help")
     if FLAGS.config is None and not FLAGS.workdir:
-        raise app.UsageError("--config is missing; try --config=mnist")
+        raise SystemExit("error: --config is missing; try --config=mnist, or a --workdir to go on in")
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    config, notes = choose_config()
     # JAX is imported only now: --help and a misspelt key answer at once
     from jax import process_count
     from jax.errors import JaxRuntimeError
 
     from imgrec_jax import distributed
 
-    if FLAGS.config is not None:
-        settle_durations(FLAGS.config, FLAGS["config"].override_values)
     try:
         place = distributed.place(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
         distributed.initialize(place)
@@ -76,14 +73,41 @@ def run(argv: Sequence[str]) -> None:
     if place is not None:
         distributed.terminate_on_interrupt()
     try:
-        act(STOP if place is None else Stop())
+        act(config, notes, STOP if place is None else Stop())
     except JaxRuntimeError as error:
         if process_count() == 1:
             raise
         distributed.leave(error)
 
 
-def act(stop: Stop) -> None:
+def choose_config() -> tuple[ConfigDict | None, list[str]]:
+    """(the config of the flags, with every option of its components and the values of the command line; what to say of it).
+
+    None where a workdir brings its own.
+    """
+    from imgrec_jax.config import ConfigFileError, OverrideError, flatten, load, modernise, override
+
+    if FLAGS.config is None:
+        if OVERRIDES:
+            raise SystemExit(f"error: --config.{next(iter(OVERRIDES))} needs a --config whose value it changes")
+        return None, []
+    notes = []
+    try:
+        config = modernise(load(FLAGS.config))
+        if any(key not in flatten(config) or key.endswith(".name") for key in OVERRIDES):
+            from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
+
+            notes = [switch(config, key, OVERRIDES[key]) for key in NAME_KEYS if key in OVERRIDES]
+            config = complete(config)
+        for key, text in OVERRIDES.items():
+            override(config, key, text)
+    except (ConfigFileError, OverrideError) as error:
+        raise SystemExit(f"error: {error}") from error
+    settle_durations(config, OVERRIDES)
+    return config, [note for note in notes if note]
+
+
+def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
     """Does what --mode says, in this process."""
     import jax
 
@@ -93,8 +117,10 @@ def act(stop: Stop) -> None:
 
     say = emit if parallel.is_lead() else lambda line: None
     try:
-        folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
-        config = FLAGS.config if FLAGS.config is not None else workdir.read_config(folder)
+        folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS.config))
+        config = config if config is not None else workdir.read_config(folder)
+        for note in notes:
+            say(note)
         if config.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
         if config.parallel.compilation_cache:
@@ -102,7 +128,11 @@ def act(stop: Stop) -> None:
         if FLAGS.mode == "check":
             return check_data(assemble.reports(config))
         # What needs no data is compared first: a wrong config costs a second, not a preparation.
-        if FLAGS.mode == "eval" and not FLAGS.allow_changes and (changed := workdir.config_changes(folder, config)):
+        if (
+            FLAGS.mode == "eval"
+            and not FLAGS.allow_changes
+            and (changed := workdir.config_changes(folder, config, assemble.complete))
+        ):
             raise workdir.WorkdirError(
                 f"the run in {folder} was trained with another config:\n  "
                 + "\n  ".join(changed)
@@ -112,27 +142,45 @@ def act(stop: Stop) -> None:
         if FLAGS.mode == "eval":
             workdir.read_config(folder)
         elif not FLAGS.restart:
-            workdir.check_config(folder, config)
+            workdir.check_config(folder, config, assemble.complete)
         with distributed.lead_first("data"):
             experiment = assemble.build(config)
-    except (ValueError, FileNotFoundError, workdir.WorkdirError) as error:  # what a config or a folder can get wrong
-        if FLAGS.verbosity > 0:  # --verbosity=1 shows where
-            raise
-        raise SystemExit(f"error: {error}") from error
+    except Exception as error:
+        raise _one_line(error) from error
     try:
         if FLAGS.mode == "eval":
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
         say(summary(experiment, folder))
         loop.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
-    except (ValueError, OSError, workdir.WorkdirError, loop.CheckpointError, loop.NonFiniteError) as error:
-        if FLAGS.verbosity > 0:
-            raise
-        raise SystemExit(f"error: {error}") from error
+    except Exception as error:
+        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            raise  # another process may be gone
+        raise _one_line(error) from error
     if stop.signal is not None:  # An orderly exit would wait for programs that are being compiled in other threads.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(stop.status)
+
+
+# What a user can get wrong, named by whoever found it; anything else may be a fault of the program.
+NAMED = ("ConfigError", "WorkdirError", "CheckpointError", "NonFiniteError", "ValueError", "FileNotFoundError", "OSError")
+
+
+def _one_line(error: Exception) -> BaseException:
+    """The end of the program in one line; --verbosity=1 shows where."""
+    if FLAGS.verbosity > 0:
+        return error
+    text = str(error).strip() or type(error).__name__
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        first = text.splitlines()[0]
+        return SystemExit(
+            f"error: out of memory ({first}); lower data.batch_size or data.eval_batch_size, or try "
+            "parallel.remat=everything, optim.accumulate=2 or dtype=bfloat16"
+        )
+    if any(kind.__name__ in NAMED for kind in type(error).__mro__):
+        return SystemExit(f"error: {text}")
+    return SystemExit(f"error: {type(error).__name__}: {text.splitlines()[0]} (--verbosity=1 shows where)")
 
 
 def check_data(reports: Iterable) -> None:
@@ -180,40 +228,26 @@ def _rate(config) -> str:
     return f"{used:g} = {given:g} x {config.data.batch_size} / {base}" if base else f"{used:g}"
 
 
+OVERRIDES: dict[str, str] = {}  # of the command line: key of the config -> text
+
+
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with configs found by name, and an answer to a misspelt config key that lists the right ones."""
-    from imgrec_jax.config import ConfigFileError, find_file, flatten, load_file
-
-    chosen = [n for n, arg in enumerate(argv) if arg.startswith("--config=")]
-    if chosen:
-        name, _, variant = argv[chosen[-1]].removeprefix("--config=").partition(":")
-        try:
-            path = find_file(name)
-            config = load_file(path, variant)
-        except ConfigFileError as error:
-            raise SystemExit(f"error: {error}") from error
-        argv = [*argv]
-        argv[chosen[-1]] = f"--config={path}" + (f":{variant}" if variant else "")
-        for arg in argv:
-            if arg.startswith("--config."):
-                _check_override(arg.removeprefix("--config.").split("=")[0], flatten(config))
+    """absl's parser, one line for what it cannot parse, and --config.KEY=VALUE taken out beforehand."""
+    rest, words = [], iter(argv)
+    for word in words:
+        if match := re.match(r"--?(no)?config\.([^=]+)(?:=(.*))?$", word, re.S):
+            negated, key, text = match.groups()
+            if text is None:
+                text = "false" if negated else next(words, None)
+            if text is None:
+                raise SystemExit(f"error: --config.{key} has no value; write --config.{key}=VALUE")
+            OVERRIDES[key] = text
+        else:
+            rest.append(word)
     try:
-        return app.parse_flags_with_usage(argv)
-    except (TypeError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
-
-
-def _check_override(key: str, known: dict[str, object]) -> None:
-    from imgrec_jax.config import RENAMED_KEYS
-
-    if key in known or any(name.startswith(f"{key}.") for name in known):
-        return
-    section = key.rpartition(".")[0]
-    valid = [name for name in known if name.startswith(f"{section}.")] if section else []
-    valid = valid or sorted({name.split(".")[0] for name in known})
-    close = [RENAMED_KEYS[key]] if RENAMED_KEYS.get(key) in known else difflib.get_close_matches(key, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise SystemExit(f"error: the config has no key {key!r}{hint} Keys there: {', '.join(valid)}")
+        return FLAGS(rest)
+    except flags.Error as error:
+        raise SystemExit(f"error: {' '.join(str(error).split())}; --help lists the flags") from error
 
 
 def settle_durations(config, overridden: Iterable[str]) -> None:

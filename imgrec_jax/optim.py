@@ -234,7 +234,8 @@ def orthogonalise(x: jax.Array, steps: int) -> jax.Array:
     return x @ product if tall else product @ x
 
 
-def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:
+def find(name: str) -> Callable:
+    """The optimiser of that name, of optax or of this file; ValueError, with those that exist, for an unknown one."""
     factory = muon if name == "muon" else getattr(optax, name, None) if not name.startswith("_") else None
     if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
         known = sorted(
@@ -242,6 +243,11 @@ def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.Gradi
             if inspect.isfunction(f) and "learning_rate" in inspect.signature(f).parameters and not n.startswith("_")
         )  # fmt: skip
         raise ValueError(f"unknown optimiser {name!r}; optax has {known}, and there is 'muon'")
+    return factory
+
+
+def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:
+    factory = find(name)
     accepted = set(inspect.signature(factory).parameters) - {"learning_rate"}
     unknown = set(options) - accepted
     if unknown:

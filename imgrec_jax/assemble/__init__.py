@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgrec_jax.assemble import data, model, optimizer, preprocess, pretrained, task
+from imgrec_jax.assemble import data, model, optimizer, preprocess, pretrained, task, values
+from imgrec_jax.assemble.components import complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
 from imgrec_jax.data import batch as batch_lib
@@ -26,7 +27,7 @@ from imgrec_jax.parallel import MODES, make_layout
 from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
 
-__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "inference", "reports"]
+__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "complete", "inference", "reports"]
 
 TASKS = tuple(data.TARGETS)
 
@@ -37,6 +38,8 @@ def check(config: ConfigDict) -> None:
     choice("dtype", config.dtype, DTYPES)
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
+    values.check(config)
+    values.check_used(config)
     choice("select.mode", config.select.mode, ("min", "max"))
     choice("parallel.mode", config.parallel.mode, MODES)
     choice("parallel.remat", config.parallel.remat, REMAT)
@@ -47,7 +50,11 @@ def check(config: ConfigDict) -> None:
             f"select.metric={config.select.metric!r} chooses by the validation split, and data.validation_split is empty; "
             "give one, e.g. data.train_split='train[:55000]' data.validation_split='train[55000:]' (never the test split)"
         )
-    if config.data.validation_split and config.data.validation_split == config.data.test_split:
+    if (
+        config.data.validation_split
+        and config.data.validation_split == config.data.test_split
+        and not config.data.allow_overlap
+    ):
         raise ConfigError(
             f"data.validation_split and data.test_split are both {config.data.test_split!r}: nothing is selected on test data"
         )
@@ -73,7 +80,7 @@ def build(config: ConfigDict) -> Experiment:
       ConfigError: for what the config gets wrong.
       ValueError, FileNotFoundError: for what is wrong with the data.
     """
-    config = modernise(config)
+    config = complete(modernise(config))
     check(config)
     batch_size = config.data.batch_size
     batch_lib.examples_per_process(batch_size, jax.process_count(), jax.device_count())
@@ -82,11 +89,13 @@ def build(config: ConfigDict) -> Experiment:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     source, eval_sources = data.open_sources(config)
+    data.check_overlap(config, source, eval_sources)
     data.check_boxes(config, source)
     model.check_classes(config, source.info.name, source.info.class_names)
     eval_batch = _eval_batch_size(config.data.eval_batch_size, eval_sources)
     train, evals = _pipelines(config, source, eval_sources, eval_batch)
     epoch, spec = train.steps_per_epoch, train.batch(0)
+    values.check_channels(config, spec["image"].shape[-1])
     made = task.make_task(config, layout.axis_name)
     shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
     optimisation = _optimisation(config, epoch, shapes["params"])
@@ -95,6 +104,7 @@ def build(config: ConfigDict) -> Experiment:
     profile = config.profile
     return Experiment(
         config=config,
+        settle=complete,
         card=_card({"train": source, **eval_sources}, spec["image"], eval_batch),
         seed=config.seed,
         task=made,

@@ -1,5 +1,6 @@
 """Names to data sets: one table, in which each entry says which tasks it serves."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, optio
 from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
 from imgrec_jax.data.sets import coco, mask_folder, mnist, panoptic, pets, scenes, tfds, voc
-from imgrec_jax.data.source import Request, Source, default_data_dir
+from imgrec_jax.data.source import Request, Source, default_data_dir, overlap, parse_split
 
 # What examples of a task carry beside the image.
 TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
@@ -63,9 +64,7 @@ def entry_of(config: ConfigDict) -> Entry:
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for what is wrong with the names, without opening anything."""
     entry, options = entry_of(config), options_of(config.data.options)
-    if config.task != "classification":
-        like = entry.options_like or entry.open
-        check_options("data.options", options, like, skip=1, but=("split", "in_memory"))
+    check_options("data.options", options, entry.options_like or entry.open, skip=1, but=("split", "in_memory", "keys"))
     if entry.folder and not config.data.manual_dir:
         raise ConfigError(f"data.name={config.data.name!r} reads a folder: give it as config.data.manual_dir")
     make_search(config)
@@ -74,7 +73,7 @@ def check(config: ConfigDict) -> None:
 def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
     """(training source, {"validation", "test": those that the config names}), without external proposals."""
     data, entry = config.data, entry_of(config)
-    options = options_of(data.options) if config.task != "classification" else {}
+    options = options_of(data.options)
     request = Request(
         name=data.name,
         split=data.train_split,
@@ -86,6 +85,21 @@ def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
     evals = {"validation": data.validation_split, "test": data.test_split}
     opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
     return entry.open(request, **options), opened
+
+
+def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -> None:
+    """Raises ConfigError for splits that share examples: what is trained on or selected by would be tested on."""
+    if config.data.allow_overlap:
+        return
+    names = {"train": config.data.train_split, "validation": config.data.validation_split, "test": config.data.test_split}
+    sources = {"train": train, **evals}
+    sizes = {parse_split(names[name])[0]: s.info.base_size or len(s) for name, s in sources.items()}
+    for first, second in itertools.combinations(sources, 2):
+        if shared := overlap(names[first], names[second], sizes.__getitem__):
+            raise ConfigError(
+                f"config.data.{first}_split={names[first]!r} and config.data.{second}_split={names[second]!r} share {shared:,} "
+                "examples; give parts that do not overlap (data.allow_overlap=True trains all the same)"
+            )
 
 
 def data_dir(config: ConfigDict) -> Path:

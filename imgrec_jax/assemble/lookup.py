@@ -27,6 +27,17 @@ OPS: dict[str, Callable] = {
     "erase": photometric.erase,
 }
 BATCH_OPS: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
+# Ops that only some tasks have the targets for.
+TASKS_OF_OP = {
+    "mixup": ("classification",),
+    "cutmix": ("classification",),
+    "foreground_crop": ("segmentation",),
+    "instance_targets": ("segmentation",),
+}
+
+
+# Arguments that no config gives.
+HIDDEN = ("parent", "name", "axis_name")
 
 
 class ConfigError(ValueError):
@@ -46,8 +57,7 @@ def choice(key: str, value: str, known: Any) -> str:
 
 def check_options(where: str, options: dict[str, Any], factory: Callable, skip: int = 0, but: tuple[str, ...] = ()) -> None:
     """Raises ConfigError for options that `factory` does not take; its first `skip` arguments and `but` are not options."""
-    hidden = ("parent", "name", "axis_name", *but)
-    accepted = [name for name in list(inspect.signature(factory).parameters)[skip:] if name not in hidden]
+    accepted = [name for name in list(inspect.signature(factory).parameters)[skip:] if name not in (*HIDDEN, *but)]
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise ConfigError(f"config.{where} takes no {unknown}; it takes {accepted}")
@@ -59,9 +69,16 @@ def make_ops(where: str, section: ConfigDict, table: dict[str, Callable]) -> lis
     for name in options:
         choice(where, name, {**OPS, **BATCH_OPS})
     chosen = [(name, factory) for name, factory in table.items() if name in options]
+    made = []
     for name, factory in chosen:
+        if not isinstance(options[name], dict):
+            raise ConfigError(f"config.{where}.{name}={options[name]!r}; expected the options of {name!r}, {{}} for none")
         check_options(f"{where}.{name}", options[name], factory)
-    return [factory(**options[name]) for name, factory in chosen]
+        try:
+            made.append(factory(**options[name]))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"config.{where}.{name}: {error}") from error
+    return made
 
 
 def unit_of(section: Any, name: str, required: bool = True) -> str | None:
@@ -72,8 +89,6 @@ def unit_of(section: Any, name: str, required: bool = True) -> str | None:
         raise ConfigError(
             f"{name}_steps, {name}_epochs, {name}_examples: {given or 'none'} set; set exactly one (the others None)"
         )
-    if given and not section[f"{short}_{given[0]}"] >= 0:
-        raise ConfigError(f"{name}_{given[0]}={section[f'{short}_{given[0]}']} is negative")
     return given[0] if given else None
 
 

@@ -28,6 +28,17 @@ MODELS: dict[str, Entry] = {
 }
 
 
+def find(config: ConfigDict) -> tuple[Callable, Any] | None:
+    """(what says the names of the options of the model that a config names, a model whose fields are their defaults).
+
+    The second is None where the defaults are those of the first; all is None for an unknown name.
+    """
+    entry = MODELS.get(config.model.name)
+    if not entry or config.task not in entry.tasks:
+        return None
+    return (FIELDS[entry.factory], entry.factory()) if entry.factory in FIELDS else (entry.factory, None)
+
+
 def make_model(config: ConfigDict, axis_name: str | None = None) -> Any:
     """The model that `config.model` names, called with its options and the dtype of the computation.
 

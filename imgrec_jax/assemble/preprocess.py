@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.data import make_search
-from imgrec_jax.assemble.lookup import BATCH_OPS, OPS, ConfigError, make_ops
+from imgrec_jax.assemble.lookup import BATCH_OPS, OPS, TASKS_OF_OP, ConfigError, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.ops import canvases, targets
@@ -27,7 +27,11 @@ class Training(NamedTuple):
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError for ops that do not exist and sizes that cannot be."""
+    """Raises ConfigError for ops that do not exist or have no targets in this task, and sizes that cannot be."""
+    for where in ("train_ops", "eval_ops"):
+        for name in config.data[where]:
+            if config.task not in (tasks := TASKS_OF_OP.get(name, (config.task,))):
+                raise ConfigError(f"config.data.{where}.{name} is for {' and '.join(tasks)}, not for {config.task}; remove it")
     make_ops("data.train_ops", config.data.train_ops, {**OPS, **BATCH_OPS})
     make_ops("data.eval_ops", config.data.eval_ops, OPS)
     if config.task == "detection" and config.data.remainder != "pad" and config.data.canvases:

@@ -47,6 +47,14 @@ def _classification(config: ConfigDict, **common: Any) -> Task:
     )
 
 
+def find_loss(config: ConfigDict) -> tuple[Callable, int] | None:
+    """(the loss that a config names, how many of its first arguments are no options); None where there is none."""
+    if config.task == "segmentation":
+        return (segmentation_loss, 4) if config.loss.name == "segmentation" else None
+    loss = CLASSIFICATION_LOSSES.get(config.loss.name) if config.task == "classification" else None
+    return (loss, 2) if loss else None
+
+
 def _classification_loss(config: ConfigDict) -> Callable:
     options = options_of(config.loss)
     loss = CLASSIFICATION_LOSSES[choice("loss.name", options.pop("name"), CLASSIFICATION_LOSSES)]

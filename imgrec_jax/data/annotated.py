@@ -9,6 +9,7 @@ The table of such a set is gathered once, without decoding images, and kept besi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import zipfile
@@ -90,7 +91,9 @@ class DetectionSource:
             return self
         name = f"{self.info.name}[{start}:{stop}]"
         annotations = self._annotations.subset(np.arange(start, stop))
-        return DetectionSource(name, annotations, lambda index: self._read(start + index), self._targets, self.info.identity)
+        part = DetectionSource(name, annotations, lambda index: self._read(start + index), self._targets, self.info.identity)
+        part.info = dataclasses.replace(part.info, base_size=len(self))
+        return part
 
 
 def open_folder(name: str, folder: FolderSplit, targets: Sequence[str] = ("boxes",)) -> DetectionSource:

@@ -7,7 +7,7 @@ that can be opened are in `sets/`.
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +28,7 @@ class SourceInfo:
       name: data set and split, for messages.
       class_names: names of the classes in label order; () where there are none.
       meta: whatever a kind of source adds on the host (file names, image ids, category ids).
+      base_size: examples of the base split; None where the source is the whole of it.
       identity: "KIND:DIGEST" of what decides every example of the base split (see `digest`), told without decoding an image;
         "" where a source cannot say. Two kinds of digest of the same data are not comparable.
     """
@@ -36,6 +37,7 @@ class SourceInfo:
     class_names: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     identity: str = ""
+    base_size: int | None = None
 
 
 class Fingerprint(NamedTuple):
@@ -62,6 +64,15 @@ class Fingerprint(NamedTuple):
         if mine[0] == theirs[0] and mine != theirs:
             lines.append("names, sizes or contents of the files, or their annotations")
         return lines
+
+
+def overlap(first: str, second: str, size: Callable[[str], int]) -> int:
+    """How many examples two splits such as "train[:90%]" and "train[55000:]" share; size: examples of a base split."""
+    (base, *_), (other, *_) = parse_split(first), parse_split(second)
+    if base != other:
+        return 0
+    (a, b), (c, d) = (split_range(split, size(base)) for split in (first, second))
+    return max(min(b, d) - max(a, c), 0)
 
 
 def fingerprint(source: "Source") -> Fingerprint:
@@ -180,7 +191,7 @@ def part(source: Source, split: str) -> Source:
     start, stop = split_range(split, len(source))
     if (start, stop) == (0, len(source)):
         return source
-    info = replace(source.info, name=f"{source.info.name}[{start}:{stop}]")
+    info = replace(source.info, name=f"{source.info.name}[{start}:{stop}]", base_size=len(source))
     if isinstance(source, ArraySource):
         return ArraySource({name: array[start:stop] for name, array in source.arrays.items()}, info)
     return Subset(source, start, stop, info)

@@ -90,22 +90,20 @@ class ConvNet(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
 
 
-def pytorch_cnn(**options) -> ConvNet:
-    """The network of PyTorch's first MNIST example: conv5 10, pool, conv5 20, pool, dense 50.
+def _preset(convs: tuple[Conv, ...], given: dict, **options) -> ConvNet:
+    return ConvNet(**{"convs": tuple(map(tuple, convs)), **options, **given})
 
-    21,840 parameters on MNIST with 10 classes."""
-    return ConvNet(**({"convs": (Conv(10, 5, pool=2), Conv(20, 5, pool=2)), "dense": (50,), "kernel_init": "torch"} | options))
+
+def pytorch_cnn(**options) -> ConvNet:
+    """The network of PyTorch's first MNIST example: conv5 10, pool, conv5 20, pool, dense 50; 21,840 parameters there."""
+    return _preset((Conv(10, 5, pool=2), Conv(20, 5, pool=2)), options, dense=(50,), kernel_init="torch")
 
 
 def keras_cnn(**options) -> ConvNet:
-    """The network of Keras's first MNIST example: conv3 32, pool, conv3 64, pool, conv3 64, dense 64.
-
-    93,322 parameters on MNIST with 10 classes."""
-    convs = (Conv(32, pool=2), Conv(64, pool=2), Conv(64))
-    return ConvNet(**({"convs": convs, "dense": (64,), "kernel_init": "glorot_uniform"} | options))
+    """The network of Keras's first MNIST example: conv3 32, pool, conv3 64, pool, conv3 64, dense 64; 93,322 parameters."""
+    return _preset((Conv(32, pool=2), Conv(64, pool=2), Conv(64)), options, dense=(64,), kernel_init="glorot_uniform")
 
 
 def wide_cnn(**options) -> ConvNet:
     """conv3 64, pool, conv3 128, pool, dense 256, for images of any size."""
-    convs = (Conv(64, pool=2), Conv(128, pool=2))
-    return ConvNet(**({"convs": convs, "dense": (256,), "padding": "SAME"} | options))
+    return _preset((Conv(64, pool=2), Conv(128, pool=2)), options, dense=(256,), padding="SAME")

@@ -113,7 +113,7 @@ def train(
             stack.enter_context(workdirs.held(folder))
             if restart and (kept := workdirs.restart(folder)):
                 say(f"what was in {folder} is kept in {kept}")
-            workdirs.check_config(folder, experiment.config)
+            workdirs.check_config(folder, experiment.config, experiment.settle)
             workdirs.check_data(folder, experiment.card["splits"])
         distributed.wait("workdir")
         if not experiment.cadence.checkpoint_every and checkpoint.any_ever(folder):
@@ -386,7 +386,8 @@ def evaluate_workdir(
       CheckpointError: when there is no such checkpoint, or it cannot be read.
     """
     folder = workdirs.resolve(workdir)
-    changed = workdirs.config_changes(folder, experiment.config) + workdirs.data_changes(folder, experiment.card["splits"])
+    changed = workdirs.config_changes(folder, experiment.config, experiment.settle)
+    changed += workdirs.data_changes(folder, experiment.card["splits"])
     if changed and not allow_changes:
         raise workdirs.WorkdirError(
             f"the run in {folder} was trained with another config or other data:\n  " + "\n  ".join(changed)

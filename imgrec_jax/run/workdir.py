@@ -17,14 +17,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from imgrec_jax.config import difference, from_plain, to_plain
+from imgrec_jax.config import difference, from_plain, modernise, to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.source import Fingerprint
 from imgrec_jax.run import checkpoint
@@ -115,9 +115,12 @@ def read_config(folder: Path) -> ConfigDict:
         raise WorkdirError(f"{folder / CONFIG} is no config ({error}); put the file back as it was") from error
 
 
-def config_changes(folder: Path, config: ConfigDict) -> list[str]:
-    """Lines `key: old -> new` where the config differs from the workdir's in what a run computes."""
-    return difference(read_config(folder), config)
+def config_changes(folder: Path, config: ConfigDict, settle: Callable[[ConfigDict], ConfigDict]) -> list[str]:
+    """Lines `key: old -> new` where the config differs from the workdir's in what a run computes.
+
+    settle: fills in the options that a config leaves out.
+    """
+    return difference(settle(read_config(folder)), settle(modernise(config)))
 
 
 def data_changes(folder: Path, splits: dict[str, dict[str, Any]]) -> list[str]:
@@ -133,10 +136,10 @@ def _fingerprint(stored: dict[str, Any]) -> Fingerprint:
     return Fingerprint(stored["examples"], tuple(stored["class_names"]), stored["identity"])
 
 
-def check_config(folder: Path, config: ConfigDict) -> None:
-    """Raises WorkdirError when the folder holds what a run of another config left; needs no data."""
+def check_config(folder: Path, config: ConfigDict, settle: Callable[[ConfigDict], ConfigDict]) -> None:
+    """Raises WorkdirError when the folder holds what a run of another config left; needs no data. settle: see above."""
     if exists(folder):
-        changed = config_changes(folder, config)
+        changed = config_changes(folder, config, settle)
         if changed and was_trained(folder):
             raise WorkdirError(
                 f"{folder} holds a run of another config:\n  " + "\n  ".join(changed) + "\nGive another --workdir, or the "

@@ -1,0 +1,158 @@
+"""The components that a config names, and their options: what each takes, its defaults, and what another name does to them.
+
+A component's options are the arguments of what its name stands for. `complete` fills in those that a config leaves out, so that
+every one has a key; `switch` changes a name and drops the options that the new component does not take.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from imgrec_jax import optim
+from imgrec_jax.assemble import data, model, task
+from imgrec_jax.assemble.lookup import BATCH_OPS, HIDDEN, OPS, ConfigError
+from imgrec_jax.data.proposals import SearchOptions
+from imgrec_jax.tasks import two_stage
+
+_KINDS = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple}
+
+
+class Option(NamedTuple):
+    """default: inspect.Parameter.empty where one must be given; kind: the type of an option whose default is None."""
+
+    default: Any
+    kind: type | None = None
+
+
+def options_like(factory: Callable, skip: int = 0, but: tuple[str, ...] = ()) -> dict[str, Option]:
+    """The arguments of `factory` that a config can give: those with plain values."""
+    options = {}
+    for name, parameter in list(inspect.signature(factory).parameters.items())[skip:]:
+        plain = parameter.default is inspect.Parameter.empty or isinstance(
+            parameter.default, bool | int | float | str | tuple | None
+        )
+        if name in (*HIDDEN, "dtype", *but) or not plain or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        written = parameter.annotation if isinstance(parameter.annotation, str) else getattr(
+            parameter.annotation, "__name__", str(parameter.annotation)
+        )  # fmt: skip
+        options[name] = Option(parameter.default, next((kind for word, kind in _KINDS.items() if word in str(written)), None))
+    return options
+
+
+def _model(config: ConfigDict) -> dict[str, Option] | None:
+    found = model.find(config)
+    if found is None:
+        return None
+    options = options_like(found[0])
+    if found[1] is None:
+        return options
+    # A preset of another model has its own defaults.
+    return {name: option._replace(default=_plain(getattr(found[1], name))) for name, option in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+
+
+def _loss(config: ConfigDict) -> dict[str, Option] | None:
+    found = task.find_loss(config)
+    return (
+        options_like(found[0], skip=found[1]) | ({"aux_weight": Option(0.5)} if config.task == "segmentation" else {})
+        if found
+        else None
+    )
+
+
+def _optimiser(config: ConfigDict) -> dict[str, Option] | None:
+    try:
+        return options_like(optim.find(config.optim.name), but=("learning_rate", "weight_decay", "mask"))
+    except ValueError:
+        return None
+
+
+def _set(config: ConfigDict) -> dict[str, Option] | None:
+    try:
+        entry = data.entry_of(config)
+    except ConfigError:
+        return None
+    return options_like(entry.options_like or entry.open, skip=1, but=("split", "in_memory", "keys"))
+
+
+def _detection(config: ConfigDict) -> dict[str, Option]:
+    if config.task != "detection":
+        return {}
+    settings = two_stage.DEFAULTS
+    values = {
+        name: getattr(getattr(settings, part) if part else settings, field) for name, (part, field) in two_stage.NAMES.items()
+    }
+    return {name: Option(value, float) for name, value in values.items()}
+
+
+def _search(config: ConfigDict) -> dict[str, Option]:
+    return options_like(SearchOptions) if config.task == "detection" and config.data.max_proposals else {}
+
+
+# Key of the name, key of the section of its options, and what they are; None where the name is unknown.
+COMPONENTS: tuple[tuple[str | None, str, Callable], ...] = (
+    ("model.name", "model", _model),
+    ("loss.name", "loss", _loss),
+    ("optim.name", "optim.options", _optimiser),
+    ("data.name", "data.options", _set),
+    (None, "detection", _detection),
+    (None, "data.search", _search),
+)
+
+
+def _section(config: ConfigDict, key: str) -> ConfigDict:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """A copy in which every option of every component that is named has a key, at its default where the config says nothing."""
+    config = config.copy_and_resolve_references()
+    locked = config.is_locked
+    with config.unlocked():
+        for _, section, options_of in COMPONENTS:
+            _fill(_section(config, section), options_of(config) or {})
+        for section in (config.data.train_ops, config.data.eval_ops):
+            for name in section:
+                factory = {**OPS, **BATCH_OPS}.get(name)
+                if factory and isinstance(section[name], ConfigDict):
+                    _fill(section[name], options_like(factory))
+    if locked:
+        config.lock()
+    return config
+
+
+def _fill(section: ConfigDict, options: dict[str, Option]) -> None:
+    for name, option in options.items():
+        if name in section or option.default is inspect.Parameter.empty:
+            continue
+        if option.default is None:
+            section[name] = placeholder(option.kind or object)
+        else:
+            section[name] = option.default
+
+
+def switch(config: ConfigDict, key: str, name: str) -> str | None:
+    """Sets the name of a component, in place, and drops the options that the new one does not take; returns what to say."""
+    _, section_key, options_of = next(component for component in COMPONENTS if component[0] == key)
+    before = _section(config, key.rpartition(".")[0])["name"]
+    with config.unlocked():
+        _section(config, key.rpartition(".")[0])["name"] = name
+        taken, section = options_of(config), _section(config, section_key)
+        if taken is None or name == before:
+            return None
+        dropped = [option for option in section if option not in taken and option != "name"]
+        for option in dropped:
+            del section[option]
+    return f"note: {key}={name} takes no {', '.join(dropped)}; dropped, as {before} had them" if dropped else None
+
+
+NAME_KEYS = tuple(key for key, _, _ in COMPONENTS if key)

@@ -1,0 +1,207 @@
+"""What the values of a config may be, and which keys which task, schedule or choice uses."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from imgrec_jax.assemble.lookup import ConfigError
+from imgrec_jax.config import base, flatten
+
+Check = tuple[Callable[[Any], bool], str]
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Check:
+    """A finite number from low to high; above, below: without the limit itself."""
+
+    def good(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (value > low if above else value >= low) and (value < high if below else value <= high)
+
+    bounds = f"{'more than' if above else 'at least'} {low:g}" + (
+        f" and {'less than' if below else 'at most'} {high:g}" if high < math.inf else ""
+    )
+    return good, f"a number, {bounds}"
+
+
+def _integer(low: int) -> Check:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low, f"an integer, at least {low}"
+
+
+def _or_none(check: Check) -> Check:
+    return lambda v: v is None or check[0](v), f"{check[1]}, or None"
+
+
+def _each(check: Check, least: int = 0) -> Check:
+    return (
+        lambda v: isinstance(v, tuple | list) and len(v) >= least and all(check[0](x) for x in v),
+        f"a tuple{f' of at least {least}' if least else ''}, each {check[1]}",
+    )
+
+
+def _is_regex(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError):
+        return False
+    return isinstance(value, str)
+
+
+_REGEX: Check = (_is_regex, "a regular expression")
+_TEXT: Check = (lambda v: isinstance(v, str), "text")
+
+
+def _rules(check: Check) -> Check:
+    return _each((
+        lambda v: isinstance(v, tuple | list) and len(v) == 2 and _is_regex(v[0]) and check[0](v[1]),
+        f"a pair of a regular expression and {check[1]}",
+    ))  # fmt: skip
+
+
+def _size(length: int) -> Check:
+    one = _integer(1)[0]
+    return (
+        lambda v: isinstance(v, tuple | list) and (not v or (len(v) == length and all(map(one, v)))),
+        f"() or {length} integers, at least 1 each",
+    )
+
+
+VALUES: dict[str, Check] = {
+    "seed": _integer(0),
+    "data.batch_size": _integer(1),
+    "data.eval_batch_size": _integer(1),
+    "data.threads": _integer(0),
+    "data.mean": _each(_number(-math.inf), 1),
+    "data.std": _each(_number(0, above=True), 1),
+    "data.pad_multiple": _integer(1),
+    "data.pad_to": _size(2),
+    "data.min_size": _each(_integer(1), 1),
+    "data.max_size": _integer(1),
+    "data.canvases": _each((lambda v: bool(v) and _size(2)[0](v), "(height, width)")),
+    "data.max_boxes": _integer(1),
+    "data.max_proposals": _integer(0),
+    "optim.learning_rate": _number(0),
+    "optim.base_batch_size": _or_none(_integer(1)),
+    "optim.weight_decay": _rules(_number(0)),
+    "optim.lr_multiplier": _rules(_number(0)),
+    "optim.frozen": _each(_REGEX),
+    "optim.clip_norm": _or_none(_number(0, above=True)),
+    "optim.ema_decay": _number(0, 1, below=True),
+    "optim.accumulate": _integer(1),
+    "schedule.warmup_factor": _number(0, 1),
+    "schedule.final_factor": _number(0),
+    "schedule.boundaries_epochs": _each(_number(0)),
+    "schedule.gamma": _number(0, above=True),
+    "schedule.power": _number(0),
+    "schedule.peak_fraction": _number(0, 1),
+    "schedule.div_factor": _number(0, above=True),
+    "pretrained.allow_missing": _each(_REGEX),
+    "pretrained.allow_unexpected": _each(_REGEX),
+    "pretrained.allow_wrong_shape": _each(_REGEX),
+    "parallel.fsdp": _integer(1),
+    "eval.top_k": _each(_integer(1)),
+    "eval.window": _size(2),
+    "eval.overlap": _number(0, 1, below=True),
+    "select.patience": _or_none(_integer(1)),
+    "checkpoint.keep": _integer(1),
+    "log.every_steps": _integer(1),
+    "log.show": _each(_TEXT),
+    "profile.first_step": _or_none(_integer(0)),
+    "profile.steps": _integer(1),
+    **{f"{name}_steps": _or_none(_integer(1)) for name in ("train.total", "eval.every", "checkpoint.every")},
+    **{f"{name}_epochs": _or_none(_number(0, above=True)) for name in ("train.total", "eval.every", "checkpoint.every")},
+    **{f"{name}_examples": _or_none(_integer(1)) for name in ("train.total", "eval.every", "checkpoint.every")},
+    "schedule.warmup_steps": _or_none(_integer(0)),
+    "schedule.warmup_epochs": _or_none(_number(0)),
+    "schedule.warmup_examples": _or_none(_integer(0)),
+}
+# Options of whatever component has one of that name.
+OPTIONS: dict[str, Check] = {
+    "dropout": _number(0, 1, below=True),
+    "label_smoothing": _number(0, 1, below=True),
+    "num_classes": _integer(1),
+    "hidden": (lambda v: _integer(1)[0](v) or _each(_integer(1))[0](v), "an integer or a tuple of integers, at least 1 each"),
+    "width": _integer(1),
+    "depth": _integer(1),
+    "momentum": _or_none(_number(0, 1)),
+    "probability": _number(0, 1),
+    "flip": _number(0, 1),
+    "sigma": _number(0),
+    "alpha": _number(0, above=True),
+}
+
+# Keys that only some tasks use; elsewhere they must have their default.
+_DETECTION = (
+    "data.min_size", "data.max_size", "data.canvases", "data.max_boxes", "data.max_proposals", "data.search",
+    "data.drop_degenerate_boxes", "data.drop_extra_boxes", "detection",
+)  # fmt: skip
+TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_DETECTION, ("detection",)),
+    **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.window", "eval.test_time"), ("segmentation",)),
+    "eval.top_k": ("classification",),
+    "loss": ("classification", "segmentation"),
+}
+_WITH_WARMUP = ("constant", "step", "cosine", "polynomial")  # one_cycle has its own
+# Keys of a schedule that only some of them use.
+SCHEDULES_OF_KEY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("warmup_steps", "warmup_epochs", "warmup_examples", "warmup_factor"), _WITH_WARMUP),
+    "final_factor": ("cosine", "polynomial", "one_cycle"),
+    "boundaries_epochs": ("step",),
+    "gamma": ("step",),
+    "power": ("polynomial",),
+    "peak_fraction": ("one_cycle",),
+    "div_factor": ("one_cycle",),
+}  # fmt: skip
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for the first value that cannot be: key, value, what is expected."""
+    flat = flatten(config)
+    for key, (good, expected) in VALUES.items():
+        if key in flat and not good(flat[key]):
+            raise ConfigError(f"config.{key}={flat[key]!r}; expected {expected}")
+    for key, value in flat.items():
+        rule = OPTIONS.get(key.rpartition(".")[2])
+        if rule and key not in VALUES and key.startswith(("model.", "loss.", "optim.options.", "data.")) and not rule[0](value):
+            raise ConfigError(f"config.{key}={value!r}; expected {rule[1]}")
+
+
+def check_used(config: ConfigDict) -> None:
+    """Raises ConfigError for a key that was given a value and that nothing in this config uses; says what would use it."""
+    default = base()
+    for key, tasks in TASKS_OF_KEY.items():
+        if config.task not in tasks and _differs(config, default, key):
+            raise ConfigError(
+                f"config.{key}={_value(config, key)!r} is not used for {config.task}, but for {' and '.join(tasks)}; leave it "
+                f"at {_value(default, key)!r}"
+            )
+    name = config.schedule.name
+    for key, names in SCHEDULES_OF_KEY.items():
+        if name not in names and _differs(config.schedule, default.schedule, key):
+            given = f"config.schedule.{key}={config.schedule[key]!r}"
+            raise ConfigError(f"{given} is not used by the schedule {name!r}, but by {', '.join(names)}")
+    if not config.select.metric and config.select.patience is not None:
+        raise ConfigError(f"config.select.patience={config.select.patience} needs a config.select.metric to wait for")
+
+
+def check_channels(config: ConfigDict, channels: int) -> None:
+    """Raises ConfigError when the normalisation is of another number of channels than the images."""
+    for key in ("mean", "std"):
+        if len(config.data[key]) not in (1, channels):
+            given = f"config.data.{key}={tuple(config.data[key])}"
+            raise ConfigError(
+                f"{given}: the images have {channels} channels; expected 1 number" + f" or {channels}" * (channels > 1)
+            )
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config.to_dict() if isinstance(config, ConfigDict) else config
+
+
+def _differs(config: ConfigDict, default: ConfigDict, key: str) -> bool:
+    return flatten({"": _value(config, key)}) != flatten({"": _value(default, key)})
