@@ -342,6 +342,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     if not isinstance(section, ConfigDict) or name not in section:
         raise OverrideError(_no_key(key, known))
     kind = section.get_type(name)
+    if kind is type(None):  # a key without a value has the type that `base` gives it
+        kind = _base_type(key) or kind
     try:
         value = _parse(text, kind)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -356,13 +358,22 @@ def override(config: ConfigDict, key: str, text: str) -> None:
             section[name] = value
 
 
+def _base_type(key: str) -> type | None:
+    section, (*sections, name) = base(), key.split(".")
+    for part in sections:
+        if not isinstance(section, ConfigDict) or part not in section:
+            return None
+        section = section[part]
+    return section.get_type(name) if isinstance(section, ConfigDict) and name in section else None
+
+
 def _parse(text: str, kind: type) -> object:
     if kind is str:
         return text
-    if kind is bool:
+    if kind is bool and text != "None":
         truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         return truth[text.lower()] if text.lower() in truth else _raise(text)
-    if text.strip() in ("None", "none", "null"):
+    if text.strip() in ("None", "none", "null") and kind not in (ConfigDict, tuple):
         return None
     if kind is int:
         return int(text)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import data, model, optimizer, preprocess, pretrained, task, values
-from imgrec_jax.assemble.components import complete
+from imgrec_jax.assemble.components import check_types, complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
 from imgrec_jax.data import batch as batch_lib
@@ -38,6 +38,7 @@ def check(config: ConfigDict) -> None:
     choice("dtype", config.dtype, DTYPES)
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
+    check_types(config)
     values.check(config)
     values.check_used(config)
     choice("select.mode", config.select.mode, ("min", "max"))
@@ -97,7 +98,11 @@ def build(config: ConfigDict) -> Experiment:
     epoch, spec = train.steps_per_epoch, train.batch(0)
     values.check_channels(config, spec["image"].shape[-1])
     made = task.make_task(config, layout.axis_name)
-    shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
+    try:
+        shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
+    except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:
+        given = tuple(spec["image"].shape[1:])
+        raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}") from error
     optimisation = _optimisation(config, epoch, shapes["params"])
     eval_every = steps_of(config.eval, "eval.every", epoch, batch_size)
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, batch_size, default=eval_every)

@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 from imgrec_jax import optim
 from imgrec_jax.assemble import data, model, task
 from imgrec_jax.assemble.lookup import BATCH_OPS, HIDDEN, OPS, ConfigError
+from imgrec_jax.config import base, flatten
 from imgrec_jax.data.proposals import SearchOptions
 from imgrec_jax.tasks import two_stage
 
@@ -138,6 +139,32 @@ def _fill(section: ConfigDict, options: dict[str, Option]) -> None:
             section[name] = placeholder(option.kind or object)
         else:
             section[name] = option.default
+
+
+def check_types(config: ConfigDict) -> None:
+    """Raises ConfigError for a value of another type than its key or its component has."""
+    flat = flatten(config)
+    for key, default in flatten(base()).items():
+        if default is not None and key in flat and not isinstance(default, dict):
+            _check_type(key, flat[key], default)
+    for _, section_key, options_of in COMPONENTS:
+        section = _section(config, section_key)
+        for name, option in (options_of(config) or {}).items():
+            if name not in section:
+                continue
+            if option.default is None or option.default is inspect.Parameter.empty:
+                if option.default is not None and section[name] is None:
+                    raise ConfigError(f"config.{section_key}.{name}=None; expected a value")
+                continue
+            _check_type(f"{section_key}.{name}", section[name], option.default)
+
+
+def _check_type(key: str, value: Any, default: Any) -> None:
+    kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (tuple, list), list: (tuple, list)}
+    expected = kinds.get(type(default), (object,))
+    if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected and expected != (object,)):
+        kind = "tuple" if list in expected else type(default).__name__
+        raise ConfigError(f"config.{key}={value!r}; expected {kind}, e.g. {default!r}")
 
 
 def switch(config: ConfigDict, key: str, name: str) -> str | None:

@@ -83,8 +83,11 @@ def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
         in_memory=data.in_memory,
     )
     evals = {"validation": data.validation_split, "test": data.test_split}
-    opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
-    return entry.open(request, **options), opened
+    try:
+        opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
+        return entry.open(request, **options), opened
+    except (TypeError, AttributeError, KeyError, IndexError) as error:  # an option of another type than the set expects
+        raise ConfigError(f"config.data.options={options}: {error}") from error
 
 
 def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -> None:

@@ -20,8 +20,8 @@ def check(config: ConfigDict) -> None:
     try:  # an optimiser for no parameters: names and options, not rules
         _optimizer(config, lambda step: 0.0)(params={})
         make_schedule(config, 1, 1)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"config.optim or config.schedule: {error}") from error
 
 
 def make_optimizer(config: ConfigDict, schedule: Callable, *, params: Any) -> Any:
@@ -29,7 +29,7 @@ def make_optimizer(config: ConfigDict, schedule: Callable, *, params: Any) -> An
     rules = {name: config.optim[name] for name in ("weight_decay", "lr_multiplier", "frozen")}
     try:
         return _optimizer(config, schedule)(params=params, **rules)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"config.optim: {error}") from error
 
 

@@ -131,6 +131,23 @@ OPTIONS: dict[str, Check] = {
     "flip": _number(0, 1),
     "sigma": _number(0),
     "alpha": _number(0, above=True),
+    "padding": (lambda v: str(v) in ("SAME", "VALID", "same", "valid"), "'SAME' or 'VALID'"),
+    "aspect_ratios": _each(_number(0, above=True), 1),
+    "anchor_sizes": _each(_each(_number(0, above=True), 1), 1),
+    "widths": _each(_integer(1)),
+}
+_SHARE, _COUNT = _number(0, 1), _integer(1)
+# Settings of detectors, by the end of their name.
+DETECTION: dict[str, Check] = {
+    "_thresh": _SHARE,
+    "_fraction": _SHARE,
+    "_per_img": _COUNT,
+    "_per_image": _COUNT,
+    "_train": _COUNT,
+    "_test": _COUNT,
+    "_top_n": _COUNT,
+    "_weights": (lambda v: _each(_number(0, above=True))[0](v) and len(v) == 4, "four numbers, more than 0"),
+    "_beta": _number(0),
 }
 
 # Keys that only some tasks use; elsewhere they must have their default.
@@ -164,9 +181,29 @@ def check(config: ConfigDict) -> None:
         if key in flat and not good(flat[key]):
             raise ConfigError(f"config.{key}={flat[key]!r}; expected {expected}")
     for key, value in flat.items():
-        rule = OPTIONS.get(key.rpartition(".")[2])
-        if rule and key not in VALUES and key.startswith(("model.", "loss.", "optim.options.", "data.")) and not rule[0](value):
+        rule = _rule(key, value)
+        if rule and key not in VALUES and not rule[0](value):
             raise ConfigError(f"config.{key}={value!r}; expected {rule[1]}")
+    if (
+        config.task == "classification"
+        and config.eval.top_k
+        and max(config.eval.top_k) > config.model.get("num_classes", 10**9)
+    ):
+        raise ConfigError(f"config.eval.top_k={config.eval.top_k}: there are only {config.model.num_classes} classes")
+
+
+def _rule(key: str, value: Any) -> Check | None:
+    """What the option of a component must be, by its name."""
+    section, _, name = key.partition(".")
+    if section == "detection":
+        return next(
+            (_or_none(rule) if name == "crowd_thresh" else rule for end, rule in DETECTION.items() if name.endswith(end)), None
+        )
+    if section == "loss" and isinstance(value, int | float) and not isinstance(value, bool) and name not in OPTIONS:
+        return _number(0)
+    if section == "model" and isinstance(value, int) and not isinstance(value, bool) and name not in OPTIONS:
+        return _integer(1)
+    return OPTIONS.get(key.rpartition(".")[2]) if key.startswith(("model.", "loss.", "optim.options.", "data.")) else None
 
 
 def check_used(config: ConfigDict) -> None:
