@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> None:
     if FLAGS.config is None and not FLAGS.workdir:
         raise SystemExit("error: --config is missing; try --config=mnist, or a --workdir to go on in")
     if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)  # libraries warn of what no user can act on
     config, notes = choose_config()
     # JAX is imported only now: --help and a misspelt key answer at once
     from jax import process_count
@@ -153,6 +153,8 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
             return
         say(summary(experiment, folder))
         loop.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
+        if experiment.cadence.checkpoint_every:
+            say(f"in {folder}: checkpoints, metrics.jsonl, config.json; to evaluate: imgrec --workdir={folder} --mode=eval")
     except Exception as error:
         if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
             raise  # another process may be gone

@@ -223,9 +223,13 @@ class Step:
             self._compiling[key] = _COMPILERS.submit(lambda: self._jitted.lower(*args).compile())
         return key
 
-    def wait(self) -> None:
-        """Until the first shapes are compiled."""
-        next(iter(self._compiling.values())).result()
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until the first shapes are compiled, or so many seconds; returns whether they are."""
+        first = next(iter(self._compiling.values()))
+        if not wait([first], timeout=seconds).done:
+            return False
+        first.result()
+        return True
 
     def prepare(self, state: Any, batch: dict[str, jax.Array], check: Callable[[], None] = lambda: None) -> None:
         """Until the program for this batch is compiled; it is in jit's own cache then. `check` is called while waiting."""

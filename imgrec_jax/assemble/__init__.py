@@ -5,6 +5,7 @@ needs no data runs first (`check`), so that a mistake costs a second, not a down
 (`inference`) is made without any data.
 """
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -185,6 +186,8 @@ def _optimisation(config: ConfigDict, epoch: int, params: Any) -> Optimisation:
 def _eval_batch_size(wanted: int, sources: dict[str, Source]) -> int:
     """At most the largest split, and rounded up to what divides among the devices: the rest is padding anyway."""
     size = min(wanted, max(map(len, sources.values()), default=wanted))
+    if size == 1 and "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
+        size = 2  # with that flag XLA takes 14 GB to compile a detector's evaluation of a single image, and 1 GB for two
     return -(-size // jax.device_count()) * jax.device_count()
 
 

@@ -121,6 +121,8 @@ def train(
                 f"{folder} holds checkpoints, and with config.checkpoint.enabled=False this start could not go on from them; "
                 "give another --workdir (--restart begins anew and keeps the old files under another name)"
             )
+        if (results := _already_done(experiment, folder, say)) is not None:
+            return results
         run, state, train_step, eval_step, phase = _begin(experiment, folder, say, stop, callbacks)
         with stop.noting(), contextlib.closing(run):
             results = _train(run, state, train_step, eval_step, phase, say, stop)
@@ -146,7 +148,7 @@ def _begin(
     elif keeps:
         checkpoint.load_orbax()  # meanwhile the steps compile
     environment = workdirs.environment(clock["step"])
-    train_step.wait()
+    _wait_for(train_step, say)
     if start is not None:
         set_damaged_aside(folder, start, say)
         _say_what_changed(experiment, folder, clock, environment, say)
@@ -246,6 +248,34 @@ def _finish_step(
     if ending or terminated or (cadence.checkpoint_every and done % cadence.checkpoint_every == 0):
         run.save(done, state, WHOLE)
     return not terminated
+
+
+def _wait_for(step: parallel.Step, say: Callable[[str], None]) -> None:
+    """Until the step is compiled; says so where that takes long."""
+    began = time.perf_counter()
+    if not step.wait(2.0):
+        say("compiling the train step (once) ...")
+        step.wait()
+        say(f"compiled in {time.perf_counter() - began:.0f} s")
+
+
+def _already_done(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> Results | None:
+    """The results of a run that is at its end, without compiling anything; None where there is something to do."""
+    start = find(folder) if experiment.cadence.checkpoint_every else None
+    if start is None or start.damaged or start.clock["phase"] != WHOLE:
+        return None
+    clock = start.clock
+    if clock["step"] < experiment.optimisation.total_steps and not clock["stopped"]:
+        return None
+    for split, values in clock["results"].items():
+        say(f"step {clock['step']}  {split}: {headline(values, experiment.show)}")
+    if clock["stopped"]:
+        memory = clock["selection"]
+        say(f"stopped early at step {clock['step']}: {experiment.selection.metric} was best at step {memory['best_step']}")
+    if parallel.is_lead():
+        workdirs.write_record(folder, experiment.config, experiment.card)
+    say(f"nothing left to train at step {clock['step']}")
+    return clock["results"]
 
 
 def _initialise(experiment: Experiment, say: Callable[[str], None]) -> Callable | None:

@@ -135,12 +135,19 @@ class TensorBoard:
 
             self._writer = SummaryWriter(str(self._folder))
         for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value):
+            if isinstance(value, int | float) and math.isfinite(value) and not _is_noise(name, values):
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _is_noise(name: str, values: dict[str, Any]) -> bool:
+    """Counts, and an objective that is the loss: `metrics.jsonl` keeps them, nobody looks at their curves."""
+    split, _, metric = name.rpartition("/")
+    same = metric == "objective" and values.get(f"{split}/loss") == values[name]
+    return same or metric == "examples" or metric.endswith(("_count", "_correct"))
 
 
 class Profile:

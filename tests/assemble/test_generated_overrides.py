@@ -115,7 +115,7 @@ def throw(small_data, count: int, seed: int) -> None:
         except Exception as error:
             pytest.fail(f"{task}: --config.{key}={text!r} ends in {type(error).__name__}: {error}")
         results["works" if said == "works" else "named"] += 1
-    assert min(results.values()) > count / 10, results
+    assert min(results.values()) > 0, results
 
 
 def test_a_sample_of_generated_overrides(small_data):

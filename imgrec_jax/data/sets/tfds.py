@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from imgrec_jax.data.annotated import prepared_folder
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, ArraySource, Request, Source, SourceInfo, digest, parse_split, part
+
+HOST, HOST_TIMEOUT_S = "storage.googleapis.com", 4.0
 
 
 def open_labelled(request: Request, *, keys: tuple[str, ...] = ("image", "label")) -> Source:
@@ -204,6 +207,13 @@ def prepare_with_tfds(name: str, data_dir: Path) -> None:
     """Downloads and prepares a stock TFDS set as ArrayRecord; many of TFDS's builders read their files with TensorFlow."""
     import tensorflow_datasets as tfds
 
+    try:  # TFDS itself would try for minutes
+        socket.create_connection((HOST, 443), timeout=HOST_TIMEOUT_S).close()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name} is not prepared in {data_dir}, and this machine does not reach {HOST}, whence TFDS downloads ({error}). "
+            "Prepare it on a machine that does (file_format='array_record'), and copy it there"
+        ) from error
     print(f"{name} is not in {data_dir}; TFDS downloads and prepares it (once)", file=sys.stderr, flush=True)
     try:
         tfds.builder(name, data_dir=data_dir, file_format="array_record").download_and_prepare()
