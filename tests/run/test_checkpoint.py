@@ -39,7 +39,7 @@ def cases(workdir):
 
 @pytest.mark.parametrize("task", small_runs.TASKS)
 def test_damage_to_any_file_of_the_newest_checkpoint_leaves_the_one_before(finished, tmp_path, task):
-    """About 90 cases a task: each file deleted, emptied, halved, lengthened, and with one bit flipped."""
+    """60 to 100 cases a task: each file deleted, emptied, halved, lengthened, and with one bit flipped."""
     workdir, rng, count = finished[task], random.Random(0), 0
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
@@ -53,7 +53,7 @@ def test_damage_to_any_file_of_the_newest_checkpoint_leaves_the_one_before(finis
         assert small_runs.contents(copy) == before, "looking changes nothing"
         target.write_bytes(path.read_bytes())
         count += 1
-    assert start.find(copy).found.step == 6 and count > 70
+    assert start.find(copy).found.step == 6 and count >= 50
 
 
 @pytest.mark.parametrize("which", ["clock.json", "manifest.json", "_METADATA", "biggest"])
