@@ -82,7 +82,8 @@ def make_train_step(
       schedule: step -> learning rate, reported.
       ema_decay: 0 for none; ramped up as min(decay, (1 + t) / (10 + t)) so that the average forgets the initialisation.
       accumulate: the batch is split into so many parts, one after the other, to save memory; gradients are averaged by the
-        number of valid examples in each.
+        number of valid examples that each has on all devices, so the gradient of a mean over examples is that of the whole
+        batch. What is no such mean (Dice, means over sampled RoIs) is computed for each part and averaged alike.
       remat: which activations the backward pass computes again, a name of REMAT.
       axis_name: mapped axis under `pmap`; gradients are summed over it.
       gather: parameters as the state holds them -> as the model takes them (`parallel.Sharded.gather`).
@@ -99,8 +100,15 @@ def make_train_step(
 
     def accumulated(state: TrainState, batch: dict, rng: jax.Array):
         # Row i goes to part i % accumulate: then a batch sharded over devices stays evenly sharded in every part.
+        rows = len(batch["example_valid"])
+        if rows % accumulate:
+            where = "a batch" if axis_name is None else "one device's share of a batch"
+            raise ValueError(f"optim.accumulate={accumulate} does not divide the {rows} rows of {where}; choose a divisor")
         parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1), batch)
         weights = jnp.sum(parts["example_valid"], axis=1, dtype=jnp.float32)
+        if axis_name is not None:
+            # A part's value is this device's share of the mean over that part on all devices, so all of them weigh it alike.
+            weights = jax.lax.psum(weights, axis_name)
         weights = weights / jnp.maximum(jnp.sum(weights), 1.0)
 
         def one(carry, inputs):

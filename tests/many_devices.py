@@ -9,6 +9,7 @@ import optax
 
 from imgrec_jax import losses, parallel
 from imgrec_jax.models.convnet import ConvNet
+from imgrec_jax.models.mlp import Mlp
 from imgrec_jax.models.norm import make_norm
 from imgrec_jax.models.unet import UNet
 from imgrec_jax.step import init_state, make_eval_step, make_train_step
@@ -58,6 +59,47 @@ def run(layout, accumulate=1):
     return np.array(values), np.concatenate(leaves), np.asarray(counts), all(jax.tree.leaves(same))
 
 
+def gradients():
+    """{layout and parts: largest difference of a step's gradient from that of softmax regression in float64 numpy}."""
+    rng = np.random.default_rng(1)
+    batch = {
+        "image": rng.random((32, 2, 2, 1), np.float32),
+        "label": rng.integers(0, 3, 32, dtype=np.int32),
+        # 13 rows that count: parts and devices hold different numbers of them, some none
+        "example_valid": np.isin(np.arange(32), [0, 1, 2, 4, 5, 8, 9, 10, 11, 16, 21, 26, 31]),
+        "index": np.arange(32, dtype=np.int32),
+    }
+    x, valid = batch["image"].reshape(32, 4).astype(np.float64), batch["example_valid"]
+
+    def expected(params):
+        kernel, bias = (np.asarray(leaf, np.float64) for leaf in (params["logits"]["kernel"], params["logits"]["bias"]))
+        scores = np.exp(x @ kernel + bias)
+        error = (scores / scores.sum(1, keepdims=True) - np.eye(3)[batch["label"]])[valid] / valid.sum()
+        return {"logits": {"kernel": x[valid].T @ error, "bias": error.sum(0)}}
+
+    def difference(layout, accumulate):
+        made = classify.make_task(
+            model=Mlp(num_classes=3), loss_fn=losses.softmax_cross_entropy, num_classes=3, mean=(0.0,), std=(1.0,),
+            axis_name=layout.axis_name,
+        )  # fmt: skip
+        before = made.init(jax.random.PRNGKey(0), batch)
+        state, options = layout.put_state(init_state(before, optax.sgd(1.0), with_ema=False)), {"axis_name": layout.axis_name}
+        step = make_train_step(made, optax.sgd(1.0), seed=0, schedule=lambda step: 1.0, accumulate=accumulate, **options)
+        state, sums = layout.compile_train_step(step, state, batch)(state, layout.put_batch(batch))
+        after = layout.whole(state).params
+        moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), before["params"], after)
+        error = jax.tree.map(lambda m, e: np.abs(m - e).max(), moved, expected(before["params"]))
+        sums = layout.to_host(sums)
+        return [float(max(jax.tree.leaves(error))), float(sums["objective"].total - sums["loss"].total / sums["loss"].count)]
+
+    layouts = {"jit": parallel.Sharded(), "fsdp": parallel.Sharded(4), "pmap": parallel.Mapped()}
+    report = {f"{name} {parts}": difference(layout, parts) for name, layout in layouts.items() for parts in (1, 2, 4)}
+    alone = parallel.Sharded()
+    alone.mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (parallel.DATA, parallel.FSDP))
+    alone._replicated = alone._rows = jax.sharding.NamedSharding(alone.mesh, jax.sharding.PartitionSpec())
+    return report | {f"one {parts}": difference(alone, parts) for parts in (1, 2, 4)}
+
+
 def bytes_of(layout):
     model = UNet(8, depth=3, width=16, norm=partial(make_norm("batch")))
     params = model.init(jax.random.PRNGKey(0), np.zeros((1, 32, 32, 3), np.float32))
@@ -86,6 +128,7 @@ def main():
     alone = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(state)])
     report = {
         "bytes": {str(n): bytes_of(parallel.Sharded(n)) for n in (1, 8)},
+        "gradients": gradients(),
         "born": {str(n): born(parallel.Sharded(n)) for n in (1, 8)},
     }
     for name, (losses_, leaves, counts, same) in results.items():
