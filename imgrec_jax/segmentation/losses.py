@@ -25,7 +25,7 @@ def focal(logits: jax.Array, label: jax.Array, gamma: float = 2.0, label_smoothi
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     of_label = jnp.take_along_axis(log_probs, label[..., None].astype(jnp.int32), axis=-1)[..., 0]
-    return (-jnp.expm1(of_label)) ** gamma * losses.negative_log_likelihood(log_probs, label, label_smoothing)
+    return (-jnp.expm1(of_label)) ** gamma * losses.of_log_probabilities(log_probs, label, label_smoothing)
 
 
 @struct.dataclass
