@@ -50,9 +50,17 @@ class Task(NamedTuple):
 
 
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 0..255 or float 0..1 [B, H, W, C] -> float32 (image - mean) / std; mean and std in 0..1, per channel or one."""
+    """uint8 0..255 or float 0..1 [B, H, W, C] -> float32 (image - mean) / std; mean and std in 0..1, per channel or one.
+
+    Raises:
+      ValueError: for any other type, e.g. uint16.
+    """
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255.0
+    elif not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"images of a batch are {image.dtype}; expected uint8 0..255 or float 0..1: divide by their white, e.g. 65535 of uint16"
+        )
     return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
