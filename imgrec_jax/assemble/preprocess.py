@@ -11,7 +11,7 @@ from imgrec_jax.assemble.data import make_search
 from imgrec_jax.assemble.lookup import BATCH_OPS, OPS, ConfigError, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
-from imgrec_jax.data.ops import canvases, targets
+from imgrec_jax.data.ops import canvases, mixing, targets
 from imgrec_jax.data.pipeline import Order, sequential_order, shuffled_order
 from imgrec_jax.data.preprocess import Preprocess
 from imgrec_jax.data.source import Source
@@ -29,6 +29,11 @@ class Training(NamedTuple):
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for ops that do not exist and sizes that cannot be."""
     make_ops("data.train_ops", config.data.train_ops, {**OPS, **BATCH_OPS})
+    mixes = sorted(set(config.data.train_ops) & set(BATCH_OPS))
+    if mixes and config.task != "classification":
+        raise ConfigError(
+            f"config.data.train_ops: {mixes} mix labels of whole images, which {config.task} has none of; remove them"
+        )
     make_ops("data.eval_ops", config.data.eval_ops, OPS)
     if config.task == "detection" and config.data.remainder != "pad" and config.data.canvases:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
@@ -50,7 +55,8 @@ def training(config: ConfigDict) -> Training:
     """The random ops of training, its batches and their order."""
     data = config.data
     ops = make_ops("data.train_ops", data.train_ops, OPS)
-    batch_ops = make_ops("data.train_ops", data.train_ops, BATCH_OPS)
+    mixes = make_ops("data.train_ops", data.train_ops, BATCH_OPS)
+    batch_ops = [mixing.mix_batch(mixes)] if mixes else []
     if config.task == "detection":
         check_boxes = targets.check_boxes(drop=data.drop_degenerate_boxes)
         ops += [check_boxes, targets.drop_crowd(), _resize(config)(tuple(data.min_size))]
