@@ -59,7 +59,7 @@ def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> 
         image = image.astype(jnp.float32) / 255.0
     elif not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(
-            f"images of a batch are {image.dtype}; expected uint8 0..255 or float 0..1: divide by their white, e.g. 65535 of uint16"
+            f"images of a batch are {image.dtype}; expected uint8 0..255 or float 0..1: divide uint16 by its white, e.g. 65535"
         )
     return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
