@@ -44,8 +44,9 @@ def test_metrics_count_every_valid_row_once_and_a_state_survives_a_change_of_lay
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 @pytest.mark.parametrize("layout", ["one", "jit", "fsdp", "pmap"])
-def test_the_gradient_is_that_of_the_mean_over_the_valid_examples(report, layout, accumulate):
-    of_gradient, of_objective = report["gradients"][f"{layout} {accumulate}"]
+@pytest.mark.parametrize("elements", ["images", "pixels"])
+def test_the_gradient_is_that_of_the_mean_over_what_is_valid(report, elements, layout, accumulate):
+    of_gradient, of_objective = report["gradients"][f"{elements} {layout} {accumulate}"]
     assert of_gradient < 1e-7 and abs(of_objective) < 1e-6
 
 

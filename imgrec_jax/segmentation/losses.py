@@ -85,6 +85,11 @@ class LossSums(metrics.SumState):
         """Differentiable float32 scalar."""
         return sum(weight * self.terms[name].value(axis_name) for name, weight in self.weights)
 
+    def count(self) -> jax.Array | None:
+        """The sum of the weights that cross-entropy, focal loss and their auxiliary terms are means by, the same of each; None
+        for a loss that is Dice alone, which is no mean."""
+        return next((term.count for term in self.terms.values() if isinstance(term, MeanTerm)), None)
+
     def with_aux(self, aux: "LossSums", weight: float) -> "LossSums":
         """This loss plus `weight` times that of an auxiliary head, whose terms are called aux_..."""
         terms = {f"aux_{name}": term for name, term in aux.terms.items()}

@@ -20,10 +20,13 @@ class Aux(NamedTuple):
     Attributes:
       model_state: the new non-parameter collections, e.g. {"batch_stats": ...}; {} when there are none.
       metrics: named sums of this batch, at least "loss" and every term of it.
+      count: float32 scalar, how many elements the loss is a mean of on this device (or the sum of their weights), which weighs
+        the parts of an accumulated gradient; None for valid examples.
     """
 
     model_state: dict[str, Any]
     metrics: dict[str, metrics.SumState]
+    count: jax.Array | None = None
 
 
 class Task(NamedTuple):
