@@ -49,12 +49,20 @@ def softmax_cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: 
       float32 [...].
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return negative_log_likelihood(log_probs, label, label_smoothing)
+    return of_log_probabilities(log_probs, label, label_smoothing)
 
 
-def negative_log_likelihood(log_probs: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """`-log_probs[label]`, for models that end in a log-softmax. float [..., C], int [...] -> float32 [...]."""
-    log_probs = log_probs.astype(jnp.float32)
+def negative_log_likelihood(outputs: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of the outputs' log-softmax, whether a model ends in one or in logits. As `softmax_cross_entropy`.
+
+    A log-softmax of log-probabilities is themselves, up to rounding; without it this loss would have no lower bound on logits,
+    all of which can grow together.
+    """
+    return softmax_cross_entropy(outputs, label, label_smoothing)
+
+
+def of_log_probabilities(log_probs: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """`-log_probs[label]` of what is a log-softmax already. float32 [..., C], int [...] -> float32 [...]."""
     picked = jnp.take_along_axis(log_probs, label[..., None].astype(jnp.int32), axis=-1)[..., 0]
     if not label_smoothing:
         return -picked

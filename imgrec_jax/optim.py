@@ -4,6 +4,7 @@ Rules are lists of `(regex, value)` over parameter names such as `backbone/layer
 is found (`re.search`) in a name wins, and every parameter must be matched by one.
 """
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +18,17 @@ import optax
 Rules = Sequence[tuple[str, float]]
 
 # Optimisers whose own weight decay is decoupled from the gradient (Loshchilov & Hutter 2017, arXiv 1711.05101).
-DECOUPLED = ("adamw", "nadamw", "lion", "lamb", "lars", "adabelief", "muon")
+DECOUPLED = ("adamw", "nadamw", "adamaxw", "adan", "lion", "adabelief", "muon")
+# Optimisers that decay in the midst of their step, and what optax calls it: Lamb between Adam's step and the trust ratio
+# (You et al. 2019, arXiv 1904.00962), NovoGrad within its momentum (Ginsburg et al. 2019, arXiv 1905.11286), Adafactor after
+# its own scaling and not times the learning rate. These are given their decay by optax itself.
+INSIDE = {"lamb": "weight_decay", "novograd": "weight_decay", "adafactor": "weight_decay_rate"}
+# What a train step does not have: it hands over the gradient of a batch, the optimiser's state and the parameters.
+REFUSED = {
+    "lbfgs": "the loss as a function, for its line search",
+    "polyak_sgd": "the value of the loss",
+    "dpsgd": "the gradient of every example",
+}
 
 
 def parameter_names(params: Any) -> list[str]:
@@ -112,28 +123,42 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Builds the chain: clip, coupled decay, the optimiser, decoupled decay, per-parameter rates; what is frozen stands still.
 
+    Where optax's optimiser takes a weight decay, one rule for all parameters makes the steps that optax makes with that decay.
+
     Args:
-      name: any optimiser of optax that takes a learning rate, "sgd", "adam", "adamw", "lion", ..., or "muon" as below.
+      name: any optimiser of optax that takes a schedule as its learning rate, "sgd", "adam", "adamw", "lion", ..., or "muon" as
+        below; but none that needs more than gradients, state and parameters (REFUSED).
       schedule: step -> learning rate.
       params: the parameters, for their names.
       options: further arguments of the optimiser, e.g. {"momentum": 0.9, "nesterov": True}.
-      weight_decay: rules; added to the gradient (L2), or for the optimisers in DECOUPLED to the step.
+      weight_decay: rules; for the optimisers in DECOUPLED added to the step, times the learning rate; for those in INSIDE where
+        optax adds it; for all others added to the gradient (L2).
       lr_multiplier: rules; factors on the learning rate.
       frozen: regexes of parameters that are not trained and have no optimiser state.
       clip_norm: largest global norm of the trained parameters' gradient.
 
     Raises:
-      ValueError: unknown optimiser or option, with what exists.
+      ValueError: an optimiser that is unknown or cannot be used here, or an unknown option, with what exists; rules beside a
+        decay among the options.
     """
-    core = _core(name, schedule, options or {})
+    options = options or {}
+    twice = [key for key in ("weight_decay", "weight_decay_rate") if weight_decay and options.get(key)]
+    if twice:
+        raise ValueError(
+            f"optim.options: {twice[0]}={options[twice[0]]} and optim.weight_decay={weight_decay} would both decay; give one"
+        )
+    core = _core(name, schedule, options)
     chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    decoupled = name in DECOUPLED
+    decay = match_rules(weight_decay, params, "weight_decay") if weight_decay else None
     # `partition` hands on the parameters with the frozen ones masked; the trees of values are masked the same way by `_like`.
-    if weight_decay and not decoupled:
-        chain.append(_add_decay(match_rules(weight_decay, params, "weight_decay"), None))
+    if decay is not None and name not in DECOUPLED and name not in INSIDE:
+        chain.append(_add_decay(decay, None))
+    if decay is not None and name in INSIDE:
+        cores = {d: _core(name, schedule, {**options, INSIDE[name]: d}) for d in set(jax.tree.leaves(decay))}
+        core = optax.partition(cores, lambda params: _like(decay, params))
     chain.append(core)
-    if weight_decay and decoupled:
-        chain.append(_add_decay(match_rules(weight_decay, params, "weight_decay"), schedule))
+    if decay is not None and name in DECOUPLED:
+        chain.append(_add_decay(decay, schedule))
     if lr_multiplier:
         chain.append(_multiply(match_rules(lr_multiplier, params, "lr_multiplier")))
     tx = optax.chain(*chain)
@@ -235,15 +260,15 @@ def orthogonalise(x: jax.Array, steps: int) -> jax.Array:
 
 
 def find(name: str) -> Callable:
-    """The optimiser of that name, of optax or of this file; ValueError, with those that exist, for an unknown one."""
-    factory = muon if name == "muon" else getattr(optax, name, None) if not name.startswith("_") else None
-    if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
-        known = sorted(
-            n for n, f in vars(optax).items()
-            if inspect.isfunction(f) and "learning_rate" in inspect.signature(f).parameters and not n.startswith("_")
-        )  # fmt: skip
-        raise ValueError(f"unknown optimiser {name!r}; optax has {known}, and there is 'muon'")
-    return factory
+    """The optimiser of that name, of optax or of this file; ValueError for one that is unknown or cannot be used."""
+    known = _optimisers()
+    if name in REFUSED:
+        raise ValueError(
+            f"optimiser {name!r} needs {REFUSED[name]}, which a train step does not have; choose one of {sorted(known)}"
+        )
+    if name not in known:
+        raise ValueError(f"unknown optimiser {name!r}; optax has {sorted(set(known) - {'muon'})}, and there is 'muon'")
+    return known[name]
 
 
 def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:
@@ -254,7 +279,29 @@ def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.Gradi
         raise ValueError(f"optim.options: {name} takes no {sorted(unknown)}; it takes {sorted(accepted)}")
     if "weight_decay" in accepted and "weight_decay" not in options:
         options = {**options, "weight_decay": 0.0}  # decay comes from the rules alone
-    return factory(learning_rate=schedule, **options)
+    try:
+        tx = factory(learning_rate=schedule, **options)
+        # One step of a small kernel, by its shapes alone: what cannot be used is named now, not when training begins.
+        kernel = {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+        jax.eval_shape(tx.update, kernel, jax.eval_shape(tx.init, kernel), kernel)
+    except Exception as error:
+        raise ValueError(
+            f"optimiser {name!r} with options {options} cannot be used with gradients, state and parameters alone, and with a "
+            f"schedule as its learning rate: {error}"
+        ) from error
+    return tx
+
+
+def _optimisers() -> dict[str, Callable]:
+    """Those of optax by name, and ours: what takes a learning rate and is no mere part of an optimiser."""
+    factories = {
+        name: value
+        for name, value in vars(optax).items()
+        if inspect.isfunction(value) or isinstance(value, functools.partial)  # nadam and nadamw are partials
+        if not name.startswith(("_", "scale_by_")) and name not in REFUSED
+    }
+    taken = {n: f for n, f in factories.items() if "learning_rate" in inspect.signature(f).parameters}
+    return {**taken, "muon": muon}
 
 
 def _stateless(update: Callable) -> optax.GradientTransformation:

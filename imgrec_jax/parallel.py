@@ -12,6 +12,7 @@ optimiser and averages are stored in pieces and gathered to be used).
 Shape letters: B global batch, D devices of this process.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
@@ -51,6 +52,9 @@ class Sharded:
         self.mesh = Mesh(devices.reshape(-1, fsdp), (DATA, FSDP))
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._rows = NamedSharding(self.mesh, PartitionSpec((DATA, FSDP)))
+        # Splits on the devices, as long as anyone holds their source: each is asked for again at every evaluation.
+        self._splits: weakref.WeakKeyDictionary[Any, dict[str, jax.Array]] = weakref.WeakKeyDictionary()
+        self._take = jax.jit(_take, out_shardings=self._rows)
 
     def placement(self, leaf: Any) -> NamedSharding:
         """Of one array of the state: its largest axis that divides among "fsdp", the last of equals, is cut."""
@@ -122,17 +126,17 @@ class Sharded:
         return Step(jitted, (state, specs), jitted.eval_shape(state, specs))
 
     def gathered(self, pipeline: Pipeline, start: int, stop: int) -> Iterator[dict]:
-        """Batches of a split that lies on every device whole, gathered there."""
-        arrays = jax.device_put(pipeline.source.arrays, self._replicated)
+        """Batches of a split that lies on every device whole, gathered there.
 
-        def take(arrays, index):
-            return {name: array[index] for name, array in arrays.items()}
-
-        gather = jax.jit(take, out_shardings=self._rows)
+        The split goes to the devices once, and stays there as long as its source lives.
+        """
+        arrays = self._splits.get(pipeline.source)
+        if arrays is None:
+            arrays = self._splits[pipeline.source] = jax.device_put(pipeline.source.arrays, self._replicated)
         for step in range(start, stop):
             index, valid, _ = pipeline.rows(step)
             placed = self.put_batch({"index": index.astype(np.int32), "example_valid": valid})
-            yield {**gather(arrays, placed["index"]), **placed}
+            yield {**self._take(arrays, placed["index"]), **placed}
 
 
 class Mapped:
@@ -279,6 +283,10 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         return leaf
     value = _host(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _take(arrays: dict[str, jax.Array], index: jax.Array) -> dict[str, jax.Array]:
+    return {name: array[index] for name, array in arrays.items()}
 
 
 def _over_devices(value: np.ndarray) -> np.ndarray:

@@ -81,8 +81,9 @@ def make_train_step(
       seed: of dropout and whatever else the loss draws.
       schedule: step -> learning rate, reported.
       ema_decay: 0 for none; ramped up as min(decay, (1 + t) / (10 + t)) so that the average forgets the initialisation.
-      accumulate: the batch is split into so many parts, one after the other, to save memory; gradients are averaged by the
-        number of valid examples in each.
+      accumulate: the batch is split into so many parts, one after the other, to save memory; gradients are averaged by how much
+        each part's loss is a mean of on all devices (`Aux.count`), so that of a mean is the whole batch's. What is no such mean
+        (Dice, a detector's means over its sampled boxes) is computed of each part, and averaged alike.
       remat: which activations the backward pass computes again, a name of REMAT.
       axis_name: mapped axis under `pmap`; gradients are summed over it.
       gather: parameters as the state holds them -> as the model takes them (`parallel.Sharded.gather`).
@@ -99,25 +100,31 @@ def make_train_step(
 
     def accumulated(state: TrainState, batch: dict, rng: jax.Array):
         # Row i goes to part i % accumulate: then a batch sharded over devices stays evenly sharded in every part.
+        rows = len(batch["example_valid"])
+        if rows % accumulate:
+            where = "a batch" if axis_name is None else "one device's share of a batch"
+            raise ValueError(f"optim.accumulate={accumulate} does not divide the {rows} rows of {where}; choose a divisor")
         parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1), batch)
-        weights = jnp.sum(parts["example_valid"], axis=1, dtype=jnp.float32)
-        weights = weights / jnp.maximum(jnp.sum(weights), 1.0)
 
         def one(carry, inputs):
-            model_state, total, sums = carry
-            part, weight, index = inputs
+            model_state, total, weights, sums = carry
+            part, index = inputs
             (value, aux), grads = value_and_grad(state.replace(model_state=model_state), part, jax.random.fold_in(rng, index))
+            weight = jnp.sum(part["example_valid"], dtype=jnp.float32) if aux.count is None else aux.count
+            if axis_name is not None:
+                # A part's value is this device's share of the mean over the part on all devices, so all of them weigh it alike.
+                weight = jax.lax.psum(weight, axis_name)
             total = jax.tree.map(lambda t, g: t + weight * g, total, (value, grads))
-            return (aux.model_state, total, jax.tree.map(jnp.add, sums, aux.metrics)), None
+            return (aux.model_state, total, weights + weight, jax.tree.map(jnp.add, sums, aux.metrics)), None
 
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(value_and_grad, state, first, rng)
         (value, aux), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         # XLA's CPU backend runs a convolution inside a loop on one thread.
         unroll = accumulate if jax.default_backend() == "cpu" else 1
-        inputs = (parts, weights, jnp.arange(accumulate))
-        carry = (state.model_state, (value, grads), aux.metrics)
-        (model_state, (value, grads), sums), _ = jax.lax.scan(one, carry, inputs, unroll=unroll)
+        carry = (state.model_state, (value, grads), jnp.zeros((), jnp.float32), aux.metrics)
+        (model_state, total, weights, sums), _ = jax.lax.scan(one, carry, (parts, jnp.arange(accumulate)), unroll=unroll)
+        value, grads = jax.tree.map(lambda t: t / jnp.maximum(weights, 1e-12), total)
         return (value, aux._replace(model_state=model_state, metrics=sums)), grads
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:

@@ -6,13 +6,16 @@ from functools import partial
 import jax
 import numpy as np
 import optax
+from flax import linen as nn
 
 from imgrec_jax import losses, parallel
 from imgrec_jax.models.convnet import ConvNet
+from imgrec_jax.models.mlp import Mlp
 from imgrec_jax.models.norm import make_norm
 from imgrec_jax.models.unet import UNet
+from imgrec_jax.segmentation.losses import segmentation_loss
 from imgrec_jax.step import init_state, make_eval_step, make_train_step
-from imgrec_jax.tasks import classify
+from imgrec_jax.tasks import classify, segment
 
 STEPS, BATCH = 6, 16
 
@@ -58,6 +61,70 @@ def run(layout, accumulate=1):
     return np.array(values), np.concatenate(leaves), np.asarray(counts), all(jax.tree.leaves(same))
 
 
+class Pixels(nn.Module):
+    """Softmax regression of each pixel by itself."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return {"logits": nn.Dense(3, name="logits")(x)}
+
+
+def gradients():
+    """{task, layout, parts: [largest difference of a step's gradient from softmax regression's in float64 numpy, difference of
+    the objective and the loss that is reported]}."""
+    rng = np.random.default_rng(1)
+    batch = {
+        "image": rng.random((32, 2, 2, 1), np.float32),
+        "label": rng.integers(0, 3, 32, dtype=np.int32),
+        # 13 rows that count: parts and devices hold different numbers of them, some none
+        "example_valid": np.isin(np.arange(32), [0, 1, 2, 4, 5, 8, 9, 10, 11, 16, 21, 26, 31]),
+        "index": np.arange(32, dtype=np.int32),
+        "segmentation": rng.integers(0, 3, (32, 2, 2), dtype=np.int32),
+        "pixel_valid": rng.random((32, 2, 2)) < 0.4,
+    }
+    image = batch["image"].astype(np.float64)
+    of_pixels = batch["pixel_valid"] & batch["example_valid"][:, None, None]
+    elements = {  # features, labels, valid
+        "images": (image.reshape(32, 4), batch["label"], batch["example_valid"]),
+        "pixels": (image.reshape(-1, 1), batch["segmentation"].ravel(), of_pixels.ravel()),
+    }
+
+    def expected(kind, params):
+        x, label, valid = elements[kind]
+        scores = np.exp(
+            x @ np.asarray(params["logits"]["kernel"], np.float64) + np.asarray(params["logits"]["bias"], np.float64)
+        )
+        error = (scores / scores.sum(1, keepdims=True) - np.eye(3)[label])[valid] / valid.sum()
+        return {"logits": {"kernel": x[valid].T @ error, "bias": error.sum(0)}}
+
+    def difference(kind, layout, accumulate):
+        common = {"num_classes": 3, "mean": (0.0,), "std": (1.0,), "axis_name": layout.axis_name}
+        if kind == "images":
+            made = classify.make_task(model=Mlp(num_classes=3), loss_fn=losses.softmax_cross_entropy, **common)
+        else:
+            made = segment.make_task(model=Pixels(), loss_fn=segmentation_loss, **common)
+        before = made.init(jax.random.PRNGKey(0), batch)
+        state, options = layout.put_state(init_state(before, optax.sgd(1.0), with_ema=False)), {"axis_name": layout.axis_name}
+        step = make_train_step(made, optax.sgd(1.0), seed=0, schedule=lambda step: 1.0, accumulate=accumulate, **options)
+        state, sums = layout.compile_train_step(step, state, batch)(state, layout.put_batch(batch))
+        after = layout.whole(state).params
+        moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), before["params"], after)
+        error = jax.tree.map(lambda m, e: np.abs(m - e).max(), moved, expected(kind, before["params"]))
+        sums = layout.to_host(sums)
+        return [float(max(jax.tree.leaves(error))), float(sums["objective"].total) - sums["loss"].compute()[""]]
+
+    alone = parallel.Sharded()
+    alone.mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (parallel.DATA, parallel.FSDP))
+    alone._replicated = alone._rows = jax.sharding.NamedSharding(alone.mesh, jax.sharding.PartitionSpec())
+    layouts = {"one": alone, "jit": parallel.Sharded(), "fsdp": parallel.Sharded(4), "pmap": parallel.Mapped()}
+    return {
+        f"{kind} {name} {parts}": difference(kind, layout, parts)
+        for kind in elements
+        for name, layout in layouts.items()
+        for parts in (1, 2, 4)
+    }
+
+
 def bytes_of(layout):
     model = UNet(8, depth=3, width=16, norm=partial(make_norm("batch")))
     params = model.init(jax.random.PRNGKey(0), np.zeros((1, 32, 32, 3), np.float32))
@@ -86,6 +153,7 @@ def main():
     alone = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(state)])
     report = {
         "bytes": {str(n): bytes_of(parallel.Sharded(n)) for n in (1, 8)},
+        "gradients": gradients(),
         "born": {str(n): born(parallel.Sharded(n)) for n in (1, 8)},
     }
     for name, (losses_, leaves, counts, same) in results.items():

@@ -15,11 +15,22 @@ def test_cross_entropy_by_hand():
     assert smoothed[0] == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_negative_log_likelihood_takes_log_probabilities():
-    logits = jnp.array([[1.0, -2.0, 0.5]])
-    label = jnp.array([2])
-    expected = losses.softmax_cross_entropy(logits, label)
-    np.testing.assert_allclose(losses.negative_log_likelihood(jax.nn.log_softmax(logits), label), expected, rtol=1e-6)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_negative_log_likelihood_takes_logits_and_log_probabilities_alike(label_smoothing):
+    logits = np.random.default_rng(0).normal(0, 5, (64, 7))
+    label = np.arange(64) % 7
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))  # float64
+    expected = -(1 - label_smoothing) * log_probs[np.arange(64), label] - label_smoothing * log_probs.mean(1)
+    for outputs in (logits, log_probs, logits + 1000):
+        got = losses.negative_log_likelihood(jnp.asarray(outputs, jnp.float32), jnp.asarray(label), label_smoothing)
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-4 if outputs[0, 0] > 100 else 4e-6)
+
+
+def test_negative_log_likelihood_cannot_fall_below_zero():
+    """Raw logits that grow together, which made this loss as negative as one likes."""
+    assert losses.negative_log_likelihood(jnp.full((1, 3), 1e6), jnp.array([1]))[0] == pytest.approx(np.log(3))
+    gradient = jax.grad(lambda x: losses.negative_log_likelihood(x, jnp.array([1])).sum())(jnp.array([[1.0, 2.0, 3.0]]))
+    assert float(gradient.sum()) == pytest.approx(0, abs=1e-6)  # no direction in which all of them grow
 
 
 def test_binary_cross_entropy_and_mean_squared_error_by_hand():

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,86 @@ def test_adamw_without_rules_decays_nothing():
     tx = optax.adam(0.1)
     expected = tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one_update(name="adamw"), expected)
+
+
+NUMBERS_ONLY = {"optimistic_adam", "rprop", "sm3"}  # they take no schedule as their learning rate
+MORE_THAN_GRADIENTS = {"lbfgs", "polyak_sgd", "dpsgd"}
+OFFERED = sorted(
+    name
+    for name, value in vars(optax).items()
+    if not inspect.isclass(value) and not name.startswith(("_", "scale_by_"))
+    if hasattr(value, "__code__") or hasattr(value, "func")
+    if "learning_rate" in inspect.signature(value).parameters
+)
+
+
+def five_steps(tx):
+    """Parameters of several shapes after five steps by gradients of several sizes."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv": (3, 3, 4, 8), "dense": (8, 5), "bias": (5,)}
+    params = {name: {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32)} for name, shape in shapes.items()}
+    state = tx.init(params)
+    for scale in (1.0, 1e-2, 30.0, 0.1, 1.0):
+        gradients = jax.tree.map(lambda p, scale=scale: scale * jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def like_params():
+    return {name: {"kernel": jnp.zeros(2)} for name in ("conv", "dense", "bias")}
+
+
+def falling(step):
+    return 0.02 / (1 + step)
+
+
+@pytest.mark.parametrize("decayed", [False, True])
+@pytest.mark.parametrize("name", [name for name in OFFERED if name not in NUMBERS_ONLY | MORE_THAN_GRADIENTS])
+def test_every_optimiser_makes_the_steps_of_optax_s_own_with_and_without_decay(name, decayed):
+    factory, options = getattr(optax, name), {"key": 0} if name == "noisy_sgd" else {}
+    decay = {"weight_decay", "weight_decay_rate"} & set(inspect.signature(factory).parameters)
+    if decayed and not decay:
+        theirs = optax.chain(optax.add_decayed_weights(0.3), factory(learning_rate=falling, **options))  # L2, as for SGD
+        theirs = five_steps(theirs if name != "adabelief" else optax.chain(
+            optax.scale_by_belief(), optax.add_decayed_weights(0.3), optax.scale_by_learning_rate(falling)
+        ))  # fmt: skip
+    else:
+        theirs = five_steps(factory(learning_rate=falling, **options, **dict.fromkeys(decay, 0.3 if decayed else 0.0)))
+    rules = ((".*", 0.3),) if decayed else ()
+    ours = optim.make_optimizer(name, schedule=falling, params=like_params(), options=options, weight_decay=rules)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), five_steps(ours), theirs)
+
+
+@pytest.mark.parametrize("name", ["lamb", "novograd", "adafactor", "adan", "lars"])
+def test_rules_of_several_values_decay_each_parameter_as_its_own_optimiser_would(name):
+    """These optimisers know no parameter but the one they move, so each moves as if its decay were that of all."""
+    rules = (("conv", 0.3), ("dense", 0.1), (".*", 0.0))
+    mixed = five_steps(optim.make_optimizer(name, schedule=falling, params=like_params(), weight_decay=rules))
+    of = "weight_decay_rate" if name == "adafactor" else "weight_decay"
+    for part, decay in (("conv", 0.3), ("dense", 0.1), ("bias", 0.0)):
+        alone = five_steps(getattr(optax, name)(learning_rate=falling, **{of: decay}))
+        np.testing.assert_allclose(mixed[part]["kernel"], alone[part]["kernel"], rtol=2e-6, atol=1e-6)
+
+
+def test_decay_inside_an_optimiser_and_frozen_parameters_go_together():
+    rules = (("dense", 0.1), (".*", 0.0))
+    tx = optim.make_optimizer("lamb", schedule=falling, params=like_params(), weight_decay=rules, frozen=("conv",))
+    frozen, free = five_steps(tx), five_steps(optax.lamb(falling, weight_decay=0.1))
+    np.testing.assert_allclose(frozen["dense"]["kernel"], free["dense"]["kernel"], rtol=2e-6, atol=1e-6)
+    start = five_steps(optax.set_to_zero())
+    np.testing.assert_array_equal(frozen["conv"]["kernel"], start["conv"]["kernel"])
+
+
+@pytest.mark.parametrize("name", sorted(NUMBERS_ONLY | MORE_THAN_GRADIENTS))
+def test_what_a_train_step_cannot_use_is_refused_by_name_when_it_is_made(name):
+    with pytest.raises(ValueError, match=f"optimiser '{name}'"):
+        optim.make_optimizer(name, schedule=falling, params={})
+
+
+def test_two_decays_are_refused():
+    with pytest.raises(ValueError, match=r"weight_decay=0.1 and optim.weight_decay=.* would both decay"):
+        one_update(name="adamw", options={"weight_decay": 0.1}, weight_decay=((".*", 0.3),))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

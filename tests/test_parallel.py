@@ -1,9 +1,11 @@
 """Layouts: the same numbers from one device, 8 under jit, 8 under pmap, and parameters in pieces; several processes."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -12,6 +14,8 @@ import pytest
 
 from imgrec_jax import distributed, parallel
 from imgrec_jax.data.batch import examples_per_process
+from imgrec_jax.data.pipeline import Pipeline, sequential_order
+from imgrec_jax.data.source import ArraySource, SourceInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +42,14 @@ def test_metrics_count_every_valid_row_once_and_a_state_survives_a_change_of_lay
     assert report[layout]["whole and back"]
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("layout", ["one", "jit", "fsdp", "pmap"])
+@pytest.mark.parametrize("elements", ["images", "pixels"])
+def test_the_gradient_is_that_of_the_mean_over_what_is_valid(report, elements, layout, accumulate):
+    of_gradient, of_objective = report["gradients"][f"{elements} {layout} {accumulate}"]
+    assert of_gradient < 1e-7 and abs(of_objective) < 1e-6
+
+
 def test_state_in_eight_pieces_takes_a_seventh_of_the_memory(report):
     assert report["bytes"]["8"] <= report["bytes"]["1"] / 7
 
@@ -52,6 +64,41 @@ def test_one_device_keeps_everything_whole():
     placed = layout.put_state(state)
     assert placed["kernel"].sharding.is_fully_replicated and int(placed["step"]) == 4
     assert parallel.bytes_per_device(placed) == 3 * 3 * 8 * 16 * 4 + 4
+
+
+def test_a_split_on_the_devices_is_uploaded_and_compiled_for_once(monkeypatch):
+    """However often it is asked for; and it leaves them with its source."""
+    layout, uploads, compiled = parallel.make_layout("jit", 1), [], []
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda tree, *args: uploads.append(tree) or put(tree, *args))
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
+
+    def source():
+        return ArraySource({"image": images.copy(), "label": np.arange(50)}, SourceInfo("numbers"))
+
+    def evaluate(split):
+        pipeline = Pipeline(split, sequential_order(50, 16), seed=0)
+        batches = [batch for _, batch in parallel.feed(pipeline, 0, 4, layout, on_device=True)]
+        for batch in batches:
+            np.testing.assert_array_equal(batch["image"], images[np.asarray(batch["index"])])
+        assert np.concatenate([batch["index"][batch["example_valid"]] for batch in batches]).tolist() == list(range(50))
+
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    splits = [source(), source()]
+    evaluate(splits[0])  # what comes first compiles, also numpy's ways of looking at arrays
+    assert len(uploads) == 1 and len(compiled) >= 1
+    before = len(compiled)
+    for split in splits * 3:
+        evaluate(split)
+    assert len(uploads) == 2 and len(compiled) == before
+    assert layout._take._cache_size() == 1
+    kept = [weakref.ref(layout._splits[split]["image"]) for split in splits]
+    del split, splits
+    uploads.clear()
+    gc.collect()
+    assert not layout._splits and [ref() for ref in kept] == [None, None]
 
 
 def test_layouts_that_cannot_be():

@@ -11,7 +11,7 @@ from imgrec_jax.assemble.data import make_search
 from imgrec_jax.assemble.lookup import BATCH_OPS, OPS, TASKS_OF_OP, ConfigError, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
-from imgrec_jax.data.ops import canvases, targets
+from imgrec_jax.data.ops import canvases, mixing, targets
 from imgrec_jax.data.pipeline import Order, sequential_order, shuffled_order
 from imgrec_jax.data.preprocess import Preprocess
 from imgrec_jax.data.source import Source
@@ -54,7 +54,8 @@ def training(config: ConfigDict) -> Training:
     """The random ops of training, its batches and their order."""
     data = config.data
     ops = make_ops("data.train_ops", data.train_ops, OPS)
-    batch_ops = make_ops("data.train_ops", data.train_ops, BATCH_OPS)
+    mixes = make_ops("data.train_ops", data.train_ops, BATCH_OPS)
+    batch_ops = [mixing.mix_batch(mixes)] if mixes else []
     if config.task == "detection":
         check_boxes = targets.check_boxes(drop=data.drop_degenerate_boxes)
         ops += [check_boxes, targets.drop_crowd(), _resize(config)(tuple(data.min_size))]

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,11 +16,19 @@ from imgrec_jax.segmentation.losses import segmentation_loss
 from imgrec_jax.tasks import classify, detect, segment, two_stage
 from imgrec_jax.tasks.task import Task
 
-CLASSIFICATION_LOSSES: dict[str, Callable] = {
-    "softmax_cross_entropy": losses.softmax_cross_entropy,
-    "negative_log_likelihood": losses.negative_log_likelihood,
-    "binary_cross_entropy": losses.binary_cross_entropy,
-    "mean_squared_error": losses.mean_squared_error,
+
+class ClassificationLoss(NamedTuple):
+    """loss: (outputs, label, **options) -> values; probabilities: outputs of a model trained by it -> probabilities."""
+
+    loss: Callable
+    probabilities: Callable = jax.nn.softmax
+
+
+CLASSIFICATION_LOSSES = {
+    "softmax_cross_entropy": ClassificationLoss(losses.softmax_cross_entropy),
+    "negative_log_likelihood": ClassificationLoss(losses.negative_log_likelihood),
+    "binary_cross_entropy": ClassificationLoss(losses.binary_cross_entropy, classify.one_against_all),
+    "mean_squared_error": ClassificationLoss(losses.mean_squared_error, classify.clipped),
 }
 
 
@@ -38,11 +47,14 @@ def make_task(config: ConfigDict, axis_name: str | None = None) -> Task:
 
 
 def _classification(config: ConfigDict, **common: Any) -> Task:
+    options = options_of(config.loss)
+    loss, probabilities = CLASSIFICATION_LOSSES[choice("loss.name", options.pop("name"), CLASSIFICATION_LOSSES)]
+    check_options("loss", options, loss, skip=2)
     return classify.make_task(
-        loss_fn=_classification_loss(config),
+        loss_fn=functools.partial(loss, **options),
+        probabilities=probabilities,
         num_classes=common["model"].num_classes,
         top_k=config.eval.top_k,
-        outputs_are_probabilities=config.loss.name == "mean_squared_error",
         **common,
     )
 
@@ -51,15 +63,8 @@ def find_loss(config: ConfigDict) -> tuple[Callable, int] | None:
     """(the loss that a config names, how many of its first arguments are no options); None where there is none."""
     if config.task == "segmentation":
         return (segmentation_loss, 4) if config.loss.name == "segmentation" else None
-    loss = CLASSIFICATION_LOSSES.get(config.loss.name) if config.task == "classification" else None
-    return (loss, 2) if loss else None
-
-
-def _classification_loss(config: ConfigDict) -> Callable:
-    options = options_of(config.loss)
-    loss = CLASSIFICATION_LOSSES[choice("loss.name", options.pop("name"), CLASSIFICATION_LOSSES)]
-    check_options("loss", options, loss, skip=2)
-    return functools.partial(loss, **options)
+    found = CLASSIFICATION_LOSSES.get(config.loss.name) if config.task == "classification" else None
+    return (found[0], 2) if found else None
 
 
 def _detection(config: ConfigDict, *, model: Any, **common: Any) -> Task:

@@ -1,8 +1,8 @@
 """The annotations of one detection split as one table of arrays, whatever format they came from.
 
-Evaluation, sanity report and bucket order read this table and never touch an image. Boxes are float32 xyxy pixels of the
-original image; labels are 1..K without holes (0 is background); `category_ids` keeps the numbers of the data set itself
-(COCO uses 80 of 1..90) for writing results.
+Evaluation, sanity report and bucket order read this table and never touch an image. Boxes are xyxy pixels of the original
+image, in float64 so that evaluation is that of the file to the last digit (examples carry float32); labels are 1..K without
+holes (0 is background); `category_ids` keeps the numbers of the data set itself (COCO uses 80 of 1..90) for writing results.
 
 Shape letters: n images, M boxes of the split, N boxes of one image, K classes.
 """
@@ -29,26 +29,27 @@ class Annotations:
     file_names: tuple[str, ...]  # n
     sizes: np.ndarray  # int32 [n, 2] (height, width)
     offsets: np.ndarray  # int64 [n + 1]: image i owns boxes offsets[i]:offsets[i + 1]
-    boxes: np.ndarray  # float32 [M, 4]
+    boxes: np.ndarray  # float64 [M, 4]
     labels: np.ndarray  # int64 [M]
     crowd: np.ndarray  # bool [M]: a region, not one object; ignored in training and evaluation
     ids: np.ndarray  # int64 [M], as the data set numbers its annotations
-    areas: np.ndarray  # float32 [M], of the mask where there is one: COCO's size classes go by it
+    areas: np.ndarray  # float64 [M], of the mask where there is one: COCO's size classes go by it
     segmentations: tuple[Segmentation | None, ...] | None = None  # M
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def identity(self) -> str:
-        """Digest of everything but the masks."""
+        """Digest of everything but ids, areas and masks; of boxes as examples carry them, in float32."""
+        boxes = self.boxes.astype(np.float32)
         names = ("\n".join(self.class_names), str(self.category_ids), "\n".join(self.file_names))
-        return digest("annotations", (*names, self.image_ids, self.sizes, self.offsets, self.boxes, self.labels, self.crowd))
+        return digest("annotations", (*names, self.image_ids, self.sizes, self.offsets, boxes, self.labels, self.crowd))
 
     def targets(self, index: int) -> dict:
-        """boxes [N, 4], box_label, box_crowd, box_id [N], image_id, file_name and original_size [2] of image `index`."""
+        """boxes float32 [N, 4], box_label, box_crowd, box_id [N], image_id, file_name, original_size [2] of image `index`."""
         span = slice(self.offsets[index], self.offsets[index + 1])
         return {
-            "boxes": self.boxes[span].copy(),
+            "boxes": self.boxes[span].astype(np.float32),
             "box_label": self.labels[span].copy(),
             "box_crowd": self.crowd[span].copy(),
             "box_id": self.ids[span].copy(),
@@ -86,14 +87,14 @@ class Annotations:
     def to_coco(self) -> dict:
         """The table as a COCO ground-truth dict (images, categories, annotations), for pycocotools."""
         image_of = np.repeat(self.image_ids, np.diff(self.offsets))
-        wh = self.boxes[:, 2:] - self.boxes[:, :2]
+        bbox = to_xywh(self.boxes).tolist()
         annotations = [
             {
                 # pycocotools takes annotation id 0 for "no match", and ids may repeat across merged files
                 "id": row + 1,
                 "image_id": int(image_of[row]),
                 "category_id": int(self.category_ids[self.labels[row] - 1]),
-                "bbox": [*self.boxes[row, :2].tolist(), *wh[row].tolist()],
+                "bbox": bbox[row],
                 "area": float(self.areas[row]),
                 "iscrowd": int(self.crowd[row]),
             }
@@ -126,7 +127,10 @@ class Annotations:
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, masks: bool) -> Annotations:
-        """Read what `save` wrote; `masks=False` leaves the segmentations on disk."""
+        """Read what `save` wrote; `masks=False` leaves the segmentations on disk.
+
+        Early versions wrote float32 boxes and areas, which become float64 as they are.
+        """
         with np.load(path) as file:
             arrays: dict[str, Any] = {name: file[name] for name in file.files if masks or not name.startswith("mask_")}
         segmentations = None
@@ -140,11 +144,12 @@ class Annotations:
             )
         for name in ("class_names", "category_ids", "file_names"):
             arrays[name] = tuple(arrays[name].tolist())
+        arrays |= {name: arrays[name].astype(_DTYPES[name]) for name in ("boxes", "areas")}
         return cls(**arrays, segmentations=segmentations)
 
 
 _PER_BOX = ("boxes", "labels", "crowd", "ids", "areas")
-_DTYPES = {"boxes": np.float32, "labels": np.int64, "crowd": np.bool_, "ids": np.int64, "areas": np.float32}
+_DTYPES = {"boxes": np.float64, "labels": np.int64, "crowd": np.bool_, "ids": np.int64, "areas": np.float64}
 
 
 def from_images(images: list[dict], *, class_names: tuple, category_ids: tuple | None = None) -> Annotations:
@@ -168,6 +173,16 @@ def from_images(images: list[dict], *, class_names: tuple, category_ids: tuple |
         segmentations=tuple(s for image in images for s in image["segmentations"]) if with_masks else None,
         **{name: column(name) for name in _PER_BOX},
     )
+
+
+def to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """xyxy [N, 4] -> COCO's x, y, width, height, float64 [N, 4].
+
+    Widths and heights are rounded to 9 decimals: (x + w) - x is w but for some 1e-13, and files write w in few decimals, so it
+    comes back to the last bit.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], axis=1)
 
 
 def encode_mask(mask: np.ndarray) -> dict:

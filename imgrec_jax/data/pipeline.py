@@ -82,7 +82,9 @@ class Pipeline:
       order: epoch -> Order; the number of steps must not depend on the epoch.
       seed: of the augmentations.
       ops: `op(example, rng) -> example`, each example's generator seeded by (seed, step, row of the global batch).
-      batch_ops: `op(batch, rng) -> batch`, applied to one process's rows.
+      batch_ops: `op(batch, partners, rngs) -> batch` on one process's rows: row i of `partners` is the next row of the global
+        batch (of its last row, the first), each row's generator seeded by (seed, step, row). So what a row becomes does not
+        depend on the number of processes; each makes one row more than its own for it.
       collate: list of examples -> batch.
       process_index, process_count: which rows of the global batch this process makes.
       threads: how many batches are made at a time.
@@ -113,14 +115,31 @@ class Pipeline:
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(indices int64, valid bool, rows of the global batch), each [B / process_count], of this process."""
+        batch_size = self.order(0).indices.shape[1]
+        return self._rows(step, np.array_split(np.arange(batch_size), self.process_count)[self.process_index])
+
+    def _rows(self, step: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, position = divmod(step, self.steps_per_epoch)
         order = self.order(epoch)
-        rows = np.array_split(np.arange(order.indices.shape[1]), self.process_count)[self.process_index]
         return order.indices[position][rows], order.valid[position][rows], rows
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`, counted over all epochs."""
         indices, valid, rows = self.rows(step)
+        if not self.batch_ops:
+            return self._made(step, indices, valid, rows)
+        # The partner of the last row is another process's, made here too; without other processes it is the first row.
+        more = (rows[-1:] + 1) % self.order(0).indices.shape[1] if self.process_count > 1 else rows[:0]
+        made = self._made(step, *self._rows(step, np.concatenate([rows, more])))
+        after = np.arange(1, len(rows) + 1) % (len(rows) + len(more))
+        batch, partners = ({name: array[take] for name, array in made.items()} for take in (slice(len(rows)), after))
+        rngs = [rng_for(self.seed, "batch", step, row) for row in rows]
+        for op in self.batch_ops:
+            batch = op(batch, partners, rngs)
+        return batch
+
+    def _made(self, step: int, indices: np.ndarray, valid: np.ndarray, rows: np.ndarray) -> Batch:
+        """These rows of the global batch of `step`, as they are before `batch_ops`."""
         if self.is_plain:
             batch = {name: array[indices] for name, array in self.source.arrays.items()}
         else:
@@ -129,8 +148,6 @@ class Pipeline:
             )
         batch["index"] = indices.astype(np.int32)
         batch["example_valid"] = valid
-        for op in self.batch_ops:
-            batch = op(batch, rng_for(self.seed, "batch", step, self.process_index))
         return batch
 
     def _read(self, indices: np.ndarray) -> list[dict]:

@@ -142,14 +142,17 @@ def _detected(truth, detections: np.ndarray | list[dict], iou_type: str):
 
 def _as_results(rows: np.ndarray) -> list[dict]:
     return [
-        {
-            "image_id": int(row[0]),
-            "category_id": int(row[6]),
-            "bbox": [row[1], row[2], row[3] - row[1], row[4] - row[2]],
-            "score": row[5],
-        }
-        for row in rows.tolist()
+        {"image_id": int(image_id), "category_id": int(category), "bbox": box, "score": score}
+        for (image_id, *_, score, category), box in zip(rows.tolist(), _xywh(rows).tolist(), strict=True)
     ]
+
+
+def _xywh(rows: np.ndarray) -> np.ndarray:
+    """x, y, width, height [D, 4] of rows; as in the files that rows were read from, or are written to.
+
+    (x + w) - x is w but for some 1e-13, and files write w in few decimals: rounded to 9 of them it comes back to the last bit.
+    """
+    return np.concatenate([rows[:, 1:3], np.round(rows[:, 3:5] - rows[:, 1:3], 9)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +203,7 @@ def _count_image(counts: np.ndarray, found: np.ndarray, annotations: list[dict],
     crowds = [a for a in annotations if a["iscrowd"]]
     detected = np.array([position[int(category)] for category in found[:, 6]], np.int64)
     true = np.array([position[a["category_id"]] for a in objects], np.int64)
-    xywh = np.concatenate([found[:, 1:3], found[:, 3:5] - found[:, 1:3]], axis=1)
+    xywh = _xywh(found)
     iou = np.zeros((len(found), len(objects)))
     if len(found) and len(objects):
         iou = coco_mask.iou(xywh, np.array([a["bbox"] for a in objects], np.float64), [0] * len(objects))

@@ -1,5 +1,6 @@
 """What a run remembers between steps, and writes down."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,13 @@ class EarlyStop:
         self.memory = memory or {"best": None, "best_step": None, "waited": 0}
 
     def update(self, step: int, values: dict[str, Any]) -> bool:
-        """Takes a validation result; returns whether it is the best so far."""
+        """Takes a validation result; returns whether it is the best so far.
+
+        A value that is undefined (None, as AP of a split without objects) or not finite is never the best, and gives way to any
+        other where an early version kept one.
+        """
         value, best = values[self.metric], self.memory["best"]
-        # An undefined value (AP of a split without objects) is never the best.
-        better = value is not None and (best is None or self._sign * (value - best) > 0)
+        better = _is_number(value) and (not _is_number(best) or self._sign * (value - best) > 0)
         if better:
             self.memory = {"best": value, "best_step": step, "waited": 0}
         else:
@@ -82,6 +86,10 @@ class EarlyStop:
     @property
     def exhausted(self) -> bool:
         return self._patience is not None and self.memory["waited"] >= self._patience
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 class Run:

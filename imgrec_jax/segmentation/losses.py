@@ -25,7 +25,7 @@ def focal(logits: jax.Array, label: jax.Array, gamma: float = 2.0, label_smoothi
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     of_label = jnp.take_along_axis(log_probs, label[..., None].astype(jnp.int32), axis=-1)[..., 0]
-    return (-jnp.expm1(of_label)) ** gamma * losses.negative_log_likelihood(log_probs, label, label_smoothing)
+    return (-jnp.expm1(of_label)) ** gamma * losses.of_log_probabilities(log_probs, label, label_smoothing)
 
 
 @struct.dataclass
@@ -84,6 +84,11 @@ class LossSums(metrics.SumState):
     def value(self, axis_name: str | None = None) -> jax.Array:
         """Differentiable float32 scalar."""
         return sum(weight * self.terms[name].value(axis_name) for name, weight in self.weights)
+
+    def count(self) -> jax.Array | None:
+        """The sum of the weights that cross-entropy, focal loss and their auxiliary terms are means by, the same of each; None
+        for a loss that is Dice alone, which is no mean."""
+        return next((term.count for term in self.terms.values() if isinstance(term, MeanTerm)), None)
 
     def with_aux(self, aux: "LossSums", weight: float) -> "LossSums":
         """This loss plus `weight` times that of an auxiliary head, whose terms are called aux_..."""

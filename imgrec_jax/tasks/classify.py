@@ -14,6 +14,18 @@ from imgrec_jax import losses, metrics
 from imgrec_jax.tasks.task import Aux, Task, apply_model, normalise
 
 
+def one_against_all(logits: jax.Array) -> jax.Array:
+    """The sigmoid of each logit, [B, K]: what `losses.binary_cross_entropy` trains it to be, the probability that the label is
+    that class. The K of an image are estimates of their own and are not scaled to add up to 1: that would change each of them,
+    and an image of no class may be told by all of them being small."""
+    return jax.nn.sigmoid(logits)
+
+
+def clipped(outputs: jax.Array) -> jax.Array:
+    """Outputs of regression on class indicators, [B, K], as they are but within 0..1; they add up to 1 only about."""
+    return jnp.clip(outputs, 0, 1)
+
+
 def make_task(
     *,
     model: nn.Module,
@@ -22,7 +34,7 @@ def make_task(
     mean: Sequence[float],
     std: Sequence[float],
     top_k: Sequence[int] = (),
-    outputs_are_probabilities: bool = False,
+    probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
     axis_name: str | None = None,
 ) -> Task:
     """A classification task.
@@ -33,7 +45,8 @@ def make_task(
       num_classes: K.
       mean, std: of the pixels in 0..1, per channel or one for all.
       top_k: further accuracies to report, e.g. (5,).
-      outputs_are_probabilities: the outputs are used as they are, not through a softmax (linear regression).
+      probabilities: (float32 outputs [B, K]) -> predicted probabilities [B, K], those that belong to the loss: predictions and
+        the calibration error are made of them.
       axis_name: mapped axis under `pmap`.
     """
 
@@ -58,8 +71,7 @@ def make_task(
     def predict(variables, batch):
         logits, _ = forward(variables, batch, None, False)
         logits = logits.astype(jnp.float32)
-        probs = jnp.clip(logits, 0, 1) if outputs_are_probabilities else jax.nn.softmax(logits)
-        return {"logits": logits, "probs": probs, "label": jnp.argmax(logits, axis=1)}
+        return {"logits": logits, "probs": probabilities(logits), "label": jnp.argmax(logits, axis=1)}
 
     def task_metrics(predictions, batch):
         label, valid = batch["label"], batch["example_valid"]

@@ -90,7 +90,7 @@ def make_task(
             sums = sums.with_aux(loss_fn(outputs["aux_logits"], label, valid, weight), aux_weight)
         hits = (jnp.argmax(logits, -1) == label) & valid
         accuracy = metrics.Accuracy(jnp.sum(hits, dtype=jnp.int32), jnp.sum(valid, dtype=jnp.int32))
-        return sums.value(axis_name), Aux(model_state, {"loss": sums, "pixel_accuracy": accuracy})
+        return sums.value(axis_name), Aux(model_state, {"loss": sums, "pixel_accuracy": accuracy}, sums.count())
 
     def predict(variables, batch):
         probs = probabilities(variables, batch)

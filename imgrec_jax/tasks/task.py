@@ -20,10 +20,13 @@ class Aux(NamedTuple):
     Attributes:
       model_state: the new non-parameter collections, e.g. {"batch_stats": ...}; {} when there are none.
       metrics: named sums of this batch, at least "loss" and every term of it.
+      count: float32 scalar, how many elements the loss is a mean of on this device (or the sum of their weights), which weighs
+        the parts of an accumulated gradient; None for valid examples.
     """
 
     model_state: dict[str, Any]
     metrics: dict[str, metrics.SumState]
+    count: jax.Array | None = None
 
 
 class Task(NamedTuple):
@@ -50,9 +53,17 @@ class Task(NamedTuple):
 
 
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 0..255 or float 0..1 [B, H, W, C] -> float32 (image - mean) / std; mean and std in 0..1, per channel or one."""
+    """uint8 0..255 or float 0..1 [B, H, W, C] -> float32 (image - mean) / std; mean and std in 0..1, per channel or one.
+
+    Raises:
+      ValueError: for any other type, e.g. uint16.
+    """
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255.0
+    elif not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"images of a batch are {image.dtype}; expected uint8 0..255 or float 0..1: divide uint16 by its white, e.g. 65535"
+        )
     return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 

@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from imgrec_jax.assemble import preprocess
+from imgrec_jax.assemble.lookup import ConfigError
+from imgrec_jax.config import base
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.ops import mixing, photometric
 from imgrec_jax.data.pipeline import Pipeline, rng_for, sequential_order, shuffled_order
@@ -90,27 +94,72 @@ def test_a_batch_that_does_not_divide_names_the_nearest():
         batch_lib.examples_per_process(30, 1, 8)
 
 
-def labelled_batch(valid=True):
+def labelled_batch(valid=True, dtype=np.uint8):
     image = np.stack([np.full((8, 8, 1), v, np.uint8) for v in (0, 100, 200, 40)])
+    image = image if dtype == np.uint8 else (image / 255).astype(dtype)
     example_valid = np.array([True, True, True, valid])
     return {"image": image, "label": np.arange(4), "example_valid": example_valid}
 
 
-@pytest.mark.parametrize("op", [mixing.mixup(alpha=1.0), mixing.cutmix(alpha=1.0)])
-def test_the_weight_of_a_mix_is_the_share_of_the_image(op):
-    batch = labelled_batch()
-    mixed = op(batch, np.random.default_rng(1))
+def mixed_by(*mixes, batch, seed=1):
+    partners = {name: np.roll(array, -1, 0) for name, array in batch.items()}
+    return mixing.mix_batch(mixes)(batch, partners, [rng_for(seed, "batch", row) for row in range(4)])
+
+
+@pytest.mark.parametrize("mix", [mixing.mixup(alpha=1.0), mixing.cutmix(alpha=1.0)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_weight_of_a_mix_is_the_share_of_the_image(mix, dtype):
+    batch = labelled_batch(dtype=dtype)
+    mixed = mixed_by(mix, batch=batch)
+    assert mixed["image"].dtype == dtype
     value = batch["image"][:, 0, 0, 0].astype(float)
     expected = mixed["mix"] * value + (1 - mixed["mix"]) * value[mixed["label_b"]]
-    np.testing.assert_allclose(mixed["image"].mean((1, 2, 3)), expected, atol=0.51)
+    np.testing.assert_allclose(mixed["image"].mean((1, 2, 3)), expected, atol=0.51 if dtype == np.uint8 else 1e-6)
     assert (mixed["mix"] < 1).any()
 
 
 def test_padding_lends_nothing_to_a_mix():
-    mixed = mixing.mixup(alpha=1.0)(labelled_batch(valid=False), np.random.default_rng(1))
+    mixed = mixed_by(mixing.mixup(alpha=1.0), batch=labelled_batch(valid=False))
     lone = mixed["label_b"] == 3
-    assert lone.any() and np.all(mixed["mix"][lone] == 1.0)
+    assert lone.sum() == 1 and np.all(mixed["mix"][lone] == 1.0)
     np.testing.assert_array_equal(mixed["image"][lone], labelled_batch()["image"][lone])
+
+
+def test_of_two_mixes_each_example_gets_one_whole_and_either_half_of_the_time():
+    """A mixed-up image is one value in between; a cut one is one of the two in each pixel, and its weight says how often."""
+    batch, cut = labelled_batch(), []
+    for seed in range(200):
+        mixed = mixed_by(mixing.mixup(alpha=1.0), mixing.cutmix(alpha=1.0), batch=batch, seed=seed)
+        for row in range(4):
+            own, other = (int(batch["image"][i % 4, 0, 0, 0]) for i in (row, row + 1))
+            values, weight = set(np.unique(mixed["image"][row]).tolist()), mixed["mix"][row]
+            assert mixed["label_b"][row] == (row + 1) % 4
+            assert mixed["image"][row].mean() == pytest.approx(weight * own + (1 - weight) * other, abs=0.51)
+            cut.append(values <= {own, other})
+            assert cut[-1] or len(values) == 1
+    assert 0.43 < np.mean(cut) < 0.57  # four standard deviations of 800 draws
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_what_a_row_is_mixed_with_does_not_depend_on_the_number_of_processes(processes):
+    mixes = [mixing.mix_batch([mixing.mixup(alpha=1.0), mixing.cutmix(alpha=1.0)])]
+    options = {"order": shuffled_order(50, 8, 3, "pad"), "ops": [photometric.erase(probability=1.0)], "batch_ops": mixes}
+    whole = pipeline(**options)
+    parts = [pipeline(**options, process_index=index, process_count=processes) for index in range(processes)]
+    for step, lent in ((0, 8), (6, 1)):  # two rows of step 6 are valid, so one lends
+        batch, shares = whole.batch(step), [part.batch(step) for part in parts]
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], np.concatenate([share[key] for share in shares]))
+        assert 0 < (batch["mix"] < 1).sum() <= lent + (step == 6)
+    assert not equal(whole.batch(0), whole.batch(7))
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_mixes_are_for_labels_of_whole_images(task):
+    config = base()
+    config.task, config.data.train_ops = task, ConfigDict({"cutmix": {"alpha": 1.0}})
+    with pytest.raises(ConfigError, match=rf"train_ops.cutmix is for classification, not for {task}"):
+        preprocess.check(config)
 
 
 def test_erase_fills_a_rectangle_of_the_drawn_area():

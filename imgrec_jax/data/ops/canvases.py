@@ -16,6 +16,7 @@ import numpy as np
 
 from imgrec_jax.data.batch import Batch, stack
 from imgrec_jax.data.ops.geometry import Example, Op, Size, box_areas
+from imgrec_jax.data.ops.pixels import white
 from imgrec_jax.data.pipeline import Order, rng_for
 
 DIVISOR = 32  # torchvision pads to multiples of 32, the stride of C5
@@ -100,7 +101,7 @@ def resize(min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *,
         old = image.shape[:2]
         new = resized_size(old, int(rng.choice(min_sizes)) if len(min_sizes) > 1 else min_sizes[0], max_size)
         if as_float:
-            image = image.astype(np.float32) / 255
+            image = image.astype(np.float32) / np.float32(white(image.dtype))
         out = {
             **example,
             "image": cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR) if new != old else image,

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from imgrec_jax.data.ops.geometry import Example, Op, Size
+from imgrec_jax.data.ops.pixels import white
 
 
 def cubic_weights(size: int, points: int) -> np.ndarray:
@@ -37,8 +38,8 @@ def displacement_field(coarse: np.ndarray, size: Size) -> np.ndarray:
 def deform(example: Example, field: np.ndarray, *, fill: int = 0) -> Example:
     """Pixel (y, x) takes what is at (y, x) + field[:, y, x] float32 [2, H, W].
 
-    image is bilinear, outside = `fill`; segmentation, instances and pixel_valid are nearest neighbour, outside = 0 and False
-    (void). A segmentation without pixel_valid gains one.
+    image is bilinear, outside = `fill` (0..255; of 1/255 in a float image); segmentation, instances and pixel_valid are nearest
+    neighbour, outside = 0 and False (void). A segmentation without pixel_valid gains one.
 
     Raises:
       ValueError: for an example with boxes, which would no longer bound their objects.
@@ -48,11 +49,11 @@ def deform(example: Example, field: np.ndarray, *, fill: int = 0) -> Example:
     height, width = field.shape[1:]
     y, x = np.indices((height, width), np.float32) + field
 
-    def warp(array: np.ndarray, interpolation: int, value: int = 0) -> np.ndarray:
+    def warp(array: np.ndarray, interpolation: int, value: float = 0) -> np.ndarray:
         border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (value,) * 4}
         return cv2.remap(array, x, y, interpolation, **border).reshape(array.shape)
 
-    out = {**example, "image": warp(example["image"], cv2.INTER_LINEAR, fill)}
+    out = {**example, "image": warp(example["image"], cv2.INTER_LINEAR, fill * white(example["image"].dtype) / 255)}
     for key in ("segmentation", "instances"):
         if key in example:
             # OpenCV remaps no wide integers; float32 holds ids up to 2**24 exactly.

@@ -4,9 +4,9 @@ Coordinates are continuous pixels: pixel (i, j) covers [j, j + 1) x [i, i + 1), 
 image of height H spans 0..H. A matrix is float64 [3, 3] and maps input (x, y, 1) to output (x, y, 1); `b @ a` applies a
 first. Sizes are (height, width). An op is `op(example, rng) -> example`; keys that are absent are not touched.
 
-Keys warped: image [H, W, C] bilinear, outside = `fill`; boxes [N, 4] xyxy; masks [N, H, W] bool, segmentation [H, W],
-instances [H, W] and pixel_valid [H, W] bool nearest neighbour, outside = 0 and False (void); proposals [P, 4]. Every `box_*`
-key is filtered with the boxes. Shape letters: H W C image, N boxes, P proposals.
+Keys warped: image [H, W, C] bilinear, outside = `fill` (0..255; of 1/255 in a float image); boxes [N, 4] xyxy; masks
+[N, H, W] bool, segmentation [H, W], instances [H, W] and pixel_valid [H, W] bool nearest neighbour, outside = 0 and False
+(void); proposals [P, 4]. Every `box_*` key is filtered with the boxes. Shape letters: H W C image, N boxes, P proposals.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+
+from imgrec_jax.data.ops.pixels import white
 
 Example = dict
 Op = Callable[[Example, np.random.Generator], Example]
@@ -170,6 +172,7 @@ def warp_example(
     """
     out = dict(example)
     input_size = example["image"].shape[:2]
+    fill = np.multiply(fill, white(example["image"].dtype) / 255)
     out["image"] = warp_array(example["image"], matrix, size, nearest=False, fill=fill)
     if "boxes" in example:
         out.update(_warp_instances(example, matrix, size, min_side, min_visible))

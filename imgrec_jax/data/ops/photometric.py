@@ -1,6 +1,7 @@
 """Photometric ops of one example; numpy and OpenCV.
 
-An op is `op(example, rng) -> example`; geometry (rotate, scale, translate, flip, crop) is in `geometry.py`.
+An op is `op(example, rng) -> example`; geometry (rotate, scale, translate, flip, crop) is in `geometry.py`. Images are uint8
+0..255 or float 0..1 and stay what they are; strengths are of 255 for both. Anything else is a ValueError (`pixels.py`).
 Shape letters: H W C image.
 """
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 
 from imgrec_jax.data.ops.geometry import Example, Op
+from imgrec_jax.data.ops.pixels import as_image, checked, white
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL and torchvision
 
@@ -19,13 +21,13 @@ def erase(*, probability: float = 0.5, area: tuple[float, float] = (0.02, 0.2), 
       probability: of an image being touched.
       area: range of the rectangle's share of the image.
       ratio: largest ratio of its sides.
-      fill: its value, 0..255.
+      fill: its value, 0..255; of 1/255 in a float image.
     """
 
     def op(example: Example, rng: np.random.Generator) -> Example:
+        image = checked(example["image"])
         if rng.random() >= probability:
             return example
-        image = example["image"]
         height, width = image.shape[:2]
         pixels = rng.uniform(*area) * height * width
         shape = np.exp(rng.uniform(-1, 1) * np.log(ratio))
@@ -33,7 +35,7 @@ def erase(*, probability: float = 0.5, area: tuple[float, float] = (0.02, 0.2), 
         w = min(max(round(np.sqrt(pixels / shape)), 1), width)
         y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
         image = image.copy()
-        image[y : y + h, x : x + w] = fill
+        image[y : y + h, x : x + w] = fill * (white(image.dtype) / 255)
         return {**example, "image": image}
 
     return op
@@ -48,6 +50,7 @@ def colour_jitter(*, brightness: float = 0.0, contrast: float = 0.0, saturation:
     def op(example: Example, rng: np.random.Generator) -> Example:
         factors = 1 + rng.uniform(-1, 1, 3) * (brightness, contrast, saturation)
         turn = rng.uniform(-hue, hue)
+        dtype = checked(example["image"]).dtype
         image = example["image"].astype(np.float32) * np.float32(factors[0])
         coloured = image.shape[2] == 3
         if contrast:
@@ -56,22 +59,32 @@ def colour_jitter(*, brightness: float = 0.0, contrast: float = 0.0, saturation:
         if saturation and coloured:
             grey = (image @ _LUMA)[..., None]
             image = grey + np.float32(factors[2]) * (image - grey)
-        image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        image = as_image(image, dtype)
         if hue and coloured:
-            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-            hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # the full circle is 256 steps and wraps around
-            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+            image = _turn_hue(image, turn)
         return {**example, "image": image}
 
     return op
+
+
+def _turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """The hue turned by a share of the circle: exactly in floats, by 256 steps in uint8."""
+    if image.dtype == np.uint8:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+        hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # the full circle is 256 steps and wraps around
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + np.float32(360 * turn)) % 360
+    return as_image(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), image.dtype)
 
 
 def gaussian_noise(*, sigma: float) -> Op:
     """Adds noise of standard deviation `sigma` (of 255) to every pixel."""
 
     def op(example: Example, rng: np.random.Generator) -> Example:
-        noise = rng.standard_normal(example["image"].shape, np.float32) * np.float32(sigma)
-        return {**example, "image": np.clip(np.rint(example["image"] + noise), 0, 255).astype(np.uint8)}
+        image = checked(example["image"])
+        noise = rng.standard_normal(image.shape, np.float32) * np.float32(sigma * white(image.dtype) / 255)
+        return {**example, "image": as_image(image + noise, image.dtype)}
 
     return op
 
@@ -80,11 +93,11 @@ def to_channels(channels: int) -> Op:
     """Grey images to three equal channels, or colour to one by luma; what fits already is left alone.
 
     Raises:
-      ValueError: for a count of channels other than 1 and 3 (drop an alpha channel beforehand).
+      ValueError: for a count of channels other than 1 and 3 (drop an alpha channel beforehand), or what is no image.
     """
 
     def op(example: Example, rng: np.random.Generator) -> Example:
-        image = example["image"]
+        image = checked(example["image"])
         if image.ndim == 2:
             image = image[..., None]
         have = image.shape[2]
@@ -93,7 +106,7 @@ def to_channels(channels: int) -> Op:
         if have == 1 and channels == 3:
             image = np.repeat(image, 3, axis=2)
         elif have == 3 and channels == 1:
-            image = np.rint(image @ _LUMA).astype(np.uint8)[..., None]
+            image = as_image(image @ _LUMA, image.dtype)[..., None]
         return {**example, "image": image}
 
     return op

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder, open_prepared
-from imgrec_jax.data.annotations import from_images
+from imgrec_jax.data.annotations import from_images, to_xywh
 from imgrec_jax.data.sets.tfds import download_and_prepare
 from imgrec_jax.data.source import Request, parse_split
 
@@ -118,13 +118,17 @@ def prepare(dataset: str, splits: Mapping[str, FolderSplit], data_dir: str | Pat
 
 
 def results(detections: np.ndarray) -> list[dict]:
-    """Rows (image_id, x1, y1, x2, y2, score, category_id) float64 [D, 7] -> COCO's results list, for json."""
+    """Rows (image_id, x1, y1, x2, y2, score, category_id) float64 [D, 7] -> COCO's results list, for json.
+
+    Coordinates and scores are written whole: rounded, they would tie or cross thresholds, and pycocotools would give the file
+    other numbers than `coco_eval` gave the rows.
+    """
     return [
         {
             "image_id": int(image_id),
             "category_id": int(category),
-            "bbox": [round(float(v), 3) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(float(score), 5),
+            "bbox": box,
+            "score": score,
         }
-        for image_id, x1, y1, x2, y2, score, category in detections
+        for (image_id, *_, score, category), box in zip(detections.tolist(), to_xywh(detections[:, 1:5]).tolist(), strict=True)
     ]

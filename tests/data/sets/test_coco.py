@@ -1,5 +1,6 @@
 """COCO-format folders: what is read, by hand; and that a prepared set gives the very same examples."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data import annotated as detection_source
-from imgrec_jax.data.annotations import Annotations, decode_mask
+from imgrec_jax.data.annotations import Annotations, decode_mask, from_images
 from imgrec_jax.data.sets import coco
 from tests.data import coco_folder
 
@@ -104,8 +105,6 @@ def test_ground_truth_survives(folder):
 def test_table_survives_the_disk(tmp_path):
     mask = np.zeros((4, 6), np.bool_)
     mask[1:3, 2:5] = True
-    from imgrec_jax.data.annotations import from_images
-
     row = {"image_id": 3, "file_name": "ä.png", "size": (4, 6), "boxes": [[2, 1, 5, 3]] * 2, "labels": [1, 2]}
     row |= {"crowd": [False, True], "ids": [5, 6], "areas": [6, 6], "segmentations": [[[2, 1, 5, 1, 5, 3, 2, 3]], None]}
     table = from_images([row], class_names=("a", "b"), category_ids=(2, 9))
@@ -115,9 +114,26 @@ def test_table_survives_the_disk(tmp_path):
     np.testing.assert_array_equal(decode_mask(loaded.segmentations[0], 4, 6), mask)
     np.testing.assert_array_equal(loaded.masks(0), [mask, np.zeros_like(mask)])
     bare = Annotations.load(tmp_path / "t.npz", masks=False)
+    assert loaded.boxes.dtype == loaded.areas.dtype == np.float64 and loaded.targets(0)["boxes"].dtype == np.float32
     with pytest.raises(ValueError, match="hold no masks"):
         bare.masks(0)
     assert list(tmp_path.iterdir()) == [tmp_path / "t.npz"]
+
+
+def test_a_table_of_float32_is_read_and_has_the_same_identity(tmp_path):
+    """As early versions wrote it, and the digest that they gave this table."""
+    row = {"image_id": 3, "file_name": "a.png", "size": (400, 600), "boxes": [[2.1, 1, 5.37, 3], [0.1, 0.2, 0.3, 0.7]]}
+    row |= {"labels": [1, 2], "crowd": [False, True], "ids": [5, 6], "areas": [6.54, 0.1]}
+    table = from_images([row], class_names=("a", "b"), category_ids=(2, 9))
+    early = dataclasses.replace(table, boxes=table.boxes.astype(np.float32), areas=table.areas.astype(np.float32))
+    early.save(tmp_path / "t.npz")
+    loaded = Annotations.load(tmp_path / "t.npz", masks=True)
+    assert loaded.boxes.dtype == loaded.areas.dtype == np.float64
+    np.testing.assert_array_equal(loaded.boxes, np.float32(row["boxes"]))
+    np.testing.assert_array_equal(loaded.targets(0)["boxes"], table.targets(0)["boxes"])
+    assert (
+        table.identity() == loaded.identity() == "annotations:adbff038154a04b3adad6fadb9d42538513127b68d5c808df528a6b0653587d2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +167,7 @@ def test_absent_and_cut_files_are_named(tmp_path):
 
 def test_results():
     rows = np.array([[7, 1.0, 2.0, 4.5, 6.0, 0.87654321, 18]])
-    assert coco.results(rows) == [{"image_id": 7, "category_id": 18, "bbox": [1.0, 2.0, 3.5, 4.0], "score": 0.87654}]
+    assert coco.results(rows) == [{"image_id": 7, "category_id": 18, "bbox": [1.0, 2.0, 3.5, 4.0], "score": 0.87654321}]
 
 
 def test_real_coco_images():

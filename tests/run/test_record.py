@@ -1,0 +1,43 @@
+"""What a run remembers: the early stop."""
+
+import json
+import math
+
+import pytest
+
+from imgrec_jax.run.record import EarlyStop
+
+UNDEFINED = [None, math.nan, math.inf, -math.inf]
+
+
+def updates(values, mode="max", patience=None, memory=None):
+    stop = EarlyStop("AP", mode, patience, memory)
+    return [stop.update(step, {"AP": value}) for step, value in enumerate(values)], stop
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("value", UNDEFINED)
+def test_what_is_no_number_is_never_best_nor_better(mode, value):
+    better, stop = updates([value, 0.5, value, 0.7, 0.3], mode)
+    assert better == [False, True, False, mode == "max", mode == "min"]
+    assert stop.memory == {
+        "best": 0.7 if mode == "max" else 0.3,
+        "best_step": 3 if mode == "max" else 4,
+        "waited": mode == "max",
+    }
+
+
+@pytest.mark.parametrize("value", UNDEFINED)
+def test_a_run_of_them_wears_patience_out(value):
+    better, stop = updates([value, value, value], patience=3)
+    assert better == [False] * 3 and stop.exhausted and stop.memory == {"best": None, "best_step": None, "waited": 3}
+
+
+def test_a_nan_that_an_early_version_kept_as_best_gives_way():
+    memory = json.loads(json.dumps({"best": math.nan, "best_step": 2, "waited": 1}))
+    better, stop = updates([math.nan, 0.1], memory=memory)
+    assert better == [False, True] and stop.memory == {"best": 0.1, "best_step": 1, "waited": 0}
+
+
+def test_an_equal_value_is_no_better():
+    assert updates([0.5, 0.5])[0] == [True, False]
