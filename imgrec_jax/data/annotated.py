@@ -35,7 +35,7 @@ class FolderSplit(NamedTuple):
 
     annotations: Annotations
     paths: tuple[Path, ...]  # of image i
-    origin: str = ""  # the file that lists them, for messages
+    origin: str = ""  # the file or folder that annotates them, for messages
 
 
 class DetectionSource:
@@ -44,7 +44,7 @@ class DetectionSource:
     read(i) -> {"image": uint8 [H, W, 3]} and optionally "instances" uint8 [H, W] (n + 1 where object n is visible), from which
     masks are cut; otherwise masks come from the annotations. targets: which of TARGETS the examples carry; where neither boxes
     nor masks are asked for, `info.class_names` begins with the background, class 0 of the segmentation. paths: of image i where
-    each is a file of its own. origin: the file that the annotations were read from, for messages.
+    each is a file of its own. origin: the file or folder that annotates them, for messages.
 
     An image whose size is not the annotated one raises `ImageSizeError`: its boxes would lie elsewhere.
     """

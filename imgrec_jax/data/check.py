@@ -158,17 +158,23 @@ def check_files(source: DetectionSource, max_pixels: int) -> None:
       ValueError: for a file that is no image or no regular file, or an image whose size is not the annotated one.
     """
     problems = [(path, problem) for path in source.paths if (problem := file_problem(path))]
-    if problems:
-        shown = ", ".join(f"{path} {problem}" for path, problem in problems[:3])
-        absent = next((folder for path, _ in problems if not (folder := path.parent).is_dir()), None)
-        hint = f"the folder {absent} does not exist: correct config.data.manual_dir or data.options"
-        gone = any(problem == "is not there" for _, problem in problems)
-        raise (FileNotFoundError if gone else ValueError)(
-            f"{source.title}: {len(problems)} of {len(source.paths)} image files cannot be used: {shown}"
-            f"{', ...' if len(problems) > 3 else ''}; {hint if absent else 'put them there, or take them out of the list'}"
+    missing = [path for path, problem in problems if problem == "is not there"]
+    if missing:
+        absent = next((path.parent for path in missing if not path.parent.is_dir()), None)
+        remedy = f"there is no folder {absent}: correct config.data.manual_dir or config.data.options" if absent else ""
+        raise FileNotFoundError(
+            f"{source.title}: {len(missing)} of {len(source.paths)} image files are missing: {_first(missing)}; "
+            f"{remedy or 'put them there, or take them out of the list'}"
         )
+    if problems:
+        shown = _first([f"{path} {problem}" for path, problem in problems])
+        raise ValueError(f"{source.title}: {len(problems)} of {len(source.paths)} image files cannot be read: {shown}")
     for index, path in enumerate(source.paths[:HEADERS]):
         source.check_size(index, file_header(path, max_pixels)[:2])
+
+
+def _first(items: Sequence[object], count: int = 3) -> str:
+    return ", ".join(map(str, items[:count])) + (", ..." if len(items) > count else "")
 
 
 def check_counts(source: DetectionSource, max_boxes: int) -> None:

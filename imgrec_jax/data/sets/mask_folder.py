@@ -30,6 +30,7 @@ from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceI
 CLASS_NAMES = ("background", "foreground")
 KINDS = ("index", "binary", "instances")
 FRACTIONS = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
+_SHOWN_FROM = 500  # images, which take seconds to read
 _BYTES_PER_PIXEL = 6  # decoded: RGB, class, and an instance number of two bytes
 
 
@@ -194,7 +195,7 @@ def open_mask_folder(
 
 def _read_all(read: Callable[[Entry], dict], entries: Sequence[Entry], files: Files) -> None:
     """Decodes every example, here where there is one thread and a decoder's warnings can be given to their file."""
-    for entry in progress(entries, f"reading {files.root}"):
+    for entry in progress(entries, f"reading {files.root}") if len(entries) > _SHOWN_FROM else entries:
         with decoder_warnings() as said:
             read(entry)
         if said[0].damage:

@@ -71,7 +71,8 @@ def read_folder(
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
     rows = [_read_xml(root / "Annotations" / f"{stem}.xml", i, label_of, one_based) for i, stem in enumerate(stems, 1)]
     annotations = from_images(rows, class_names=tuple(class_names))
-    return FolderSplit(annotations, tuple(root / "JPEGImages" / name for name in annotations.file_names), str(list_file))
+    paths = tuple(root / "JPEGImages" / name for name in annotations.file_names)
+    return FolderSplit(annotations, paths, str(root / "Annotations"))
 
 
 def _stems(list_file: Path, folder: Path) -> list[str]:
@@ -100,7 +101,7 @@ def _stems(list_file: Path, folder: Path) -> list[str]:
         found = next((name for name in names if name in there), None)
         if found is None:
             raise FileNotFoundError(
-                f"{list_file}, line {number}: {reprlib.repr(line)} has no {folder / cut}.xml; put it there, or remove the line"
+                f"{list_file}, line {number}: {folder} has no xml file of {reprlib.repr(cut)}; put it there, or remove the line"
             )
         stems.append(found)
     return stems
