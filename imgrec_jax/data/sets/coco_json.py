@@ -17,7 +17,7 @@ from imgrec_jax.data.images import read_regular
 MOST_PIXELS = 2**31 - 1  # of a side
 MOST_ID = 2**53  # evaluation writes ids into rows of float64
 CROWD = {0: False, 1: True, "0": False, "1": True}  # False and True are 0 and 1
-_NUMBERS = (int, float)  # and no bool, whose type is its own
+_NUMBERS = frozenset((int, float))  # and no bool, whose type is its own
 _ABSENT = object()
 
 
@@ -188,8 +188,10 @@ def _object(entry: _Entry, sizes: dict[int, tuple[int, int]], known: set[int], n
 
 
 def _finite(numbers: list) -> bool:
-    """Whether all are numbers of pixels."""
-    return all(type(v) in _NUMBERS and -MOST_PIXELS <= v <= MOST_PIXELS for v in numbers)
+    """Whether all of these (one or more) are numbers of pixels; a set of COCO's size has 50 million of them."""
+    if not _NUMBERS.issuperset(map(type, numbers)) or not -MOST_PIXELS <= min(numbers) <= max(numbers) <= MOST_PIXELS:
+        return False
+    return math.isfinite(sum(numbers))  # min and max overlook NaN where it does not come first
 
 
 def _segmentation_problem(segmentation: Any, height: int, width: int) -> str | None:
