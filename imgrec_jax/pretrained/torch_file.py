@@ -150,9 +150,13 @@ def _load_pickle(file: io.BufferedIOBase, storage: Callable[[np.dtype, str, int]
         raise WeightsFileError(f"not a torch pickle: {error}") from error
 
 
+def _check_length(length: int, dtype: np.dtype, size: int, what: str) -> None:
+    if not 0 <= size * dtype.itemsize <= length:
+        raise TruncatedFileError(f"{what} has {length} bytes of {size * dtype.itemsize}; download the file again")
+
+
 def _elements(data: bytes, dtype: np.dtype, size: int, what: str) -> np.ndarray:
-    if len(data) < size * dtype.itemsize:
-        raise TruncatedFileError(f"{what} has {len(data)} bytes of {size * dtype.itemsize}; download the file again")
+    _check_length(len(data), dtype, size, what)
     return np.frombuffer(data, dtype, size)
 
 
@@ -172,6 +176,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             if f"data/{key}" not in members:
                 raise TruncatedFileError(f"storage {key} is missing; download the file again")
             member = members[f"data/{key}"]
+            _check_length(archive.getinfo(member).file_size, dtype, size, f"storage {key}")
             return _Storage(dtype, size, lambda: _elements(archive.read(member), dtype, size, f"storage {key}"))
 
         with archive.open(members["data.pkl"]) as file:
