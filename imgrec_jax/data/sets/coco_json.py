@@ -179,7 +179,7 @@ def _object(entry: _Entry, sizes: dict[int, tuple[int, int]], known: set[int], n
     if not isinstance(crowd, int | float | str) or crowd not in CROWD:
         entry.refuse("iscrowd", "0 or 1")
     area = values.get("area", box[2] * box[3])
-    if "area" in values and not (type(area) in _NUMBERS and 0 <= area < math.inf):
+    if "area" in values and not (type(area) in _NUMBERS and 0 <= area <= MOST_PIXELS**2):
         entry.refuse("area", "a finite number, 0 or more (without one, that of the box is taken)")
     segmentation = values.get("segmentation") or None
     if segmentation is not None and (problem := _segmentation_problem(segmentation, *sizes[image])):
