@@ -111,6 +111,7 @@ def _data() -> ConfigDict:
     section.in_memory = placeholder(bool)  # None: where it fits
     section.on_device = placeholder(bool)  # None: where it fits, on accelerators
     section.threads = 2
+    section.max_pixels = 200_000_000  # of an image; a larger one is refused before it is decoded
     return section
 
 
@@ -179,6 +180,7 @@ MAY_CHANGE = (
     "data.threads",
     "data.in_memory",
     "data.on_device",
+    "data.max_pixels",
     "parallel.",
     "profile.",
 )

@@ -6,6 +6,7 @@ needs no data runs first (`check`), so that a mistake costs a second, not a down
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -92,8 +93,8 @@ def build(config: ConfigDict) -> Experiment:
         raise ConfigError(str(error)) from error
     source, eval_sources = data.open_sources(config)
     data.check_overlap(config, source, eval_sources)
-    data.check_boxes(config, source)
-    model.check_classes(config, source.info.name, source.info.class_names)
+    data.check_detection(config, source, eval_sources, _warn)
+    model.check_classes(config, getattr(source, "title", source.info.name), source.info.class_names)
     eval_batch = _eval_batch_size(config.data.eval_batch_size, eval_sources)
     train, evals = _pipelines(config, source, eval_sources, eval_batch)
     epoch, spec = train.steps_per_epoch, train.batch(0)
@@ -136,6 +137,11 @@ def build(config: ConfigDict) -> Experiment:
         show=tuple(config.log.show),
         tensorboard=config.log.tensorboard,
     )
+
+
+def _warn(line: str) -> None:
+    if jax.process_index() == 0:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def _pipelines(

@@ -81,13 +81,19 @@ def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
         manual_dir=Path(data.manual_dir).expanduser() if data.manual_dir else None,
         targets=TARGETS[config.task],
         in_memory=data.in_memory,
+        max_pixels=data.max_pixels,
     )
     evals = {"validation": data.validation_split, "test": data.test_split}
     try:
         opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
-        return entry.open(request, **options), opened
+        train = entry.open(request, **options)
     except (TypeError, AttributeError, KeyError, IndexError) as error:  # an option of another type than the set expects
         raise ConfigError(f"config.data.options={options}: {error}") from error
+    if config.task == "detection":  # files may list their classes in another order each
+        table = train.info.meta["annotations"]
+        known = (table.class_names, table.category_ids, train.title)
+        opened = {name: source.relabelled(*known) for name, source in opened.items()}
+    return train, opened
 
 
 def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -> None:
@@ -128,10 +134,31 @@ def with_proposals(config: ConfigDict, source: Source) -> Source:
     return proposals.ProposalSource(source, proposals.compute(source, folder, options=make_search(config)))
 
 
-def check_boxes(config: ConfigDict, train: Source) -> None:
-    """Raises ValueError for boxes that must not be trained on; reads no image."""
-    if config.task == "detection" and not config.data.drop_degenerate_boxes:
-        check_data.check_annotations(train.info.name, train.info.meta["annotations"]).raise_if_bad()
+def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source], warn: Callable[[str], None]) -> None:
+    """What is wrong with annotations and files is met here, before the first step; no image is decoded.
+
+    Raises:
+      ValueError: for bad boxes or too many that would be trained on, images that are none or of another size than annotated.
+      FileNotFoundError: for missing images of any split.
+    """
+    if config.task != "detection":
+        return
+    data, table = config.data, train.info.meta["annotations"]
+    if not data.drop_degenerate_boxes:
+        check_data.check_annotations(train.title, table).raise_if_bad()
+    if not data.drop_extra_boxes:
+        check_data.check_counts(train, data.max_boxes)
+    for source in (train, *evals.values()):
+        check_data.check_files(source, data.max_pixels)
+    if table.crowd.all():
+        warn(f"{train.title} has no objects (crowd regions are none): there is nothing to learn but background")
+    for split, source in evals.items():
+        report = check_data.check_annotations(source.title, source.info.meta["annotations"])
+        if report.boxes == report.crowd:
+            warn(f"split {split!r} has no objects ({source.title}): AP is undefined")
+        bad = [finding for finding in report.bad() if finding.kind == "degenerate"]
+        if bad:
+            warn(f"{source.title} has {len(bad)} boxes without area, which count as objects that nothing finds: {bad[0]}")
 
 
 def reports(config: ConfigDict) -> Iterator[check_data.Report]:

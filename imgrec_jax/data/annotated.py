@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import stat
 import sys
 import zipfile
 import zlib
@@ -21,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgrec_jax.data.annotations import Annotations, encode_mask, from_images
-from imgrec_jax.data.files import decode_image, encoded_size
+from imgrec_jax.data.images import MAX_PIXELS, ImageSizeError, decode_image, encoded_size, orientation, read_image_file
 from imgrec_jax.data.ops import targets as target_ops
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import SourceInfo, digest, parse_split, split_range
@@ -34,6 +36,7 @@ class FolderSplit(NamedTuple):
 
     annotations: Annotations
     paths: tuple[Path, ...]  # of image i
+    origin: str = ""  # the file or folder that annotates them, for messages
 
 
 class DetectionSource:
@@ -41,7 +44,10 @@ class DetectionSource:
 
     read(i) -> {"image": uint8 [H, W, 3]} and optionally "instances" uint8 [H, W] (n + 1 where object n is visible), from which
     masks are cut; otherwise masks come from the annotations. targets: which of TARGETS the examples carry; where neither boxes
-    nor masks are asked for, `info.class_names` begins with the background, class 0 of the segmentation.
+    nor masks are asked for, `info.class_names` begins with the background, class 0 of the segmentation. paths: of image i where
+    each is a file of its own. origin: the file or folder that annotates them, for messages.
+
+    An image whose size is not the annotated one raises `ImageSizeError`: its boxes would lie elsewhere.
     """
 
     def __init__(
@@ -51,11 +57,14 @@ class DetectionSource:
         read: Callable[[int], dict],
         targets: Sequence[str] = ("boxes",),
         identity: str = "",
+        paths: Sequence[Path] = (),
+        origin: str = "",
     ):
         unknown = sorted(set(targets) - set(TARGETS))
         if unknown or not targets:
             raise ValueError(f"targets={tuple(targets)!r}: expected one or more of {TARGETS}")
         self._annotations, self._read, self._targets = annotations, read, tuple(targets)
+        self.paths, self.origin = tuple(paths), origin
         names = (
             annotations.class_names if "boxes" in targets or "masks" in targets else ("background", *annotations.class_names)
         )
@@ -68,6 +77,7 @@ class DetectionSource:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.info.name}: example {index} of {len(self)}")
         pixels = self._read(index)
+        self.check_size(index, pixels["image"].shape[:2])
         example = {"image": pixels["image"], **self._annotations.targets(index)}
         if self._targets == ("boxes",):
             return example
@@ -84,6 +94,41 @@ class DetectionSource:
             example = {k: v for k, v in example.items() if k != "boxes" and not k.startswith("box_")}
         return example
 
+    @property
+    def title(self) -> str:
+        """Name and origin, for messages."""
+        return f"{self.info.name} ({self.origin})" if self.origin else self.info.name
+
+    def check_size(self, index: int, found: tuple[int, int]) -> None:
+        """Raises ImageSizeError when the image's size is not the one that is annotated."""
+        annotated = tuple(self._annotations.sizes[index].tolist())
+        if tuple(found) == annotated:
+            return
+        path = self.paths[index] if self.paths else None
+        tag = orientation(path) if path is not None else None
+        turned = f"; its EXIF orientation tag is {tag}, and boxes are expected on the pixels as stored" if tag else ""
+        raise ImageSizeError(
+            f"{path or self._annotations.file_names[index]} has (height, width) {tuple(found)}, annotated as {annotated}"
+            f"{f' in {self.origin}' if self.origin else ''}{turned}; correct the annotation or replace the image"
+        )
+
+    def relabelled(self, class_names: Sequence[str], category_ids: Sequence[int], known_from: str) -> DetectionSource:
+        """This split with the labels of another one's class names; known_from: where those come from, for messages.
+
+        Raises:
+          ValueError: for a class that is not among them.
+        """
+        try:
+            annotations = self._annotations.relabelled(class_names, category_ids)
+        except ValueError as error:
+            raise ValueError(f"{self.title}: {error}, as in {known_from}; rename the class or leave it out") from error
+        return self if annotations is self._annotations else self._with(self.info.name, annotations, self._read, self.paths)
+
+    def _with(self, name: str, annotations: Annotations, read: Callable, paths: Sequence[Path]) -> DetectionSource:
+        made = DetectionSource(name, annotations, read, self._targets, self.info.identity, paths, self.origin)
+        made.info = dataclasses.replace(made.info, base_size=self.info.base_size)
+        return made
+
     def subset(self, split: str) -> DetectionSource:
         """The part of this base split that `split`, e.g. "train[:90%]", names."""
         start, stop = split_range(split, len(self))
@@ -91,22 +136,31 @@ class DetectionSource:
             return self
         name = f"{self.info.name}[{start}:{stop}]"
         annotations = self._annotations.subset(np.arange(start, stop))
-        part = DetectionSource(name, annotations, lambda index: self._read(start + index), self._targets, self.info.identity)
+        part = self._with(name, annotations, lambda index: self._read(start + index), self.paths[start:stop])
         part.info = dataclasses.replace(part.info, base_size=len(self))
         return part
 
 
-def open_folder(name: str, folder: FolderSplit, targets: Sequence[str] = ("boxes",)) -> DetectionSource:
-    """Read images straight from their files."""
+def open_folder(
+    name: str, folder: FolderSplit, targets: Sequence[str] = ("boxes",), max_pixels: int = MAX_PIXELS
+) -> DetectionSource:
+    """Read images straight from their files; max_pixels: of the largest that is decoded."""
 
     def read(index: int) -> dict:
         path = folder.paths[index]
-        return {"image": decode_image(path.read_bytes(), str(path))}
+        return {"image": decode_image(read_image_file(path, max_pixels), str(path), max_pixels)}
 
-    # A file that is not there has no size; whoever reads it says so.
-    sizes = (f"{path.stat().st_size}" if path.is_file() else "absent" for path in folder.paths)
-    identity = digest("files", (folder.annotations.identity(), *sizes))
-    return DetectionSource(name, folder.annotations, read, targets, identity)
+    identity = digest("files", (folder.annotations.identity(), *map(_described_size, folder.paths)))
+    return DetectionSource(name, folder.annotations, read, targets, identity, folder.paths, folder.origin)
+
+
+def _described_size(path: Path) -> str:
+    """A file that is not there has no size; `check.check_files` says so, or whoever reads it."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return "absent"
+    return f"{found.st_size}" if stat.S_ISREG(found.st_mode) else "absent"
 
 
 def prepared_folder(name: str, data_dir: Path) -> Path:
@@ -134,6 +188,7 @@ def open_prepared(
     targets: Sequence[str] = ("boxes",),
     category_ids: tuple[int, ...] | None = None,
     in_memory: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> DetectionSource:
     """A prepared ArrayRecord set with the features of coco, voc, `coco_folder` or `digit_scenes`; no TensorFlow.
 
@@ -157,10 +212,10 @@ def open_prepared(
     annotations = _table(name, base, records, table, class_names, category_ids, with_masks)
 
     def read(index: int) -> dict:
-        record = records[index]
-        pixels = {"image": decode_image(record["image"], annotations.file_names[index])}
+        record, file = records[index], f"{name} {base}: {annotations.file_names[index]}"
+        pixels = {"image": decode_image(record["image"], file, max_pixels)}
         if with_masks and "instances" in record:
-            pixels["instances"] = decode_image(record["instances"], annotations.file_names[index])[..., 0]
+            pixels["instances"] = decode_image(record["instances"], file, max_pixels)[..., 0]
         return pixels
 
     read = functools.cache(read) if in_memory else read
@@ -187,7 +242,7 @@ def _table(name, base, records, path: Path, class_names, category_ids, with_mask
 def _describe(record: dict, index: int) -> dict:
     """One TFDS record -> what `from_images` takes."""
     objects = record["objects"]
-    height, width = size = encoded_size(record["image"])
+    height, width = size = encoded_size(record["image"], bytes(record["image/filename"]).decode())
     normalised = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)  # ymin, xmin, ymax, xmax in 0..1
     boxes = normalised[:, [1, 0, 3, 2]] * [width, height, width, height]
     if "is_difficult" in objects:

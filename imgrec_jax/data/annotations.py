@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,32 @@ class Annotations:
             arrays[name] = tuple(arrays[name].tolist())
         arrays |= {name: arrays[name].astype(_DTYPES[name]) for name in ("boxes", "areas")}
         return cls(**arrays, segmentations=segmentations)
+
+    def relabelled(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Annotations:
+        """The same objects with labels 1..K of these class names (and their ids), found by name.
+
+        `category_ids` of the result are this table's own numbers, under which its ground truth and results are written; a class
+        that it does not list has the given one, or the next free number.
+
+        Raises:
+          ValueError: when it has a class that is not among `class_names`.
+        """
+        if self.class_names == tuple(class_names):
+            return self
+        unknown = [name for name in self.class_names if name not in class_names]
+        if unknown:
+            mine, theirs = list(self.class_names), list(class_names)
+            raise ValueError(f"it has the classes {mine}; expected {unknown[0]!r} to be among {theirs}")
+        own = dict(zip(self.class_names, self.category_ids, strict=True))
+        taken = set(self.category_ids)
+        for name, number in zip(class_names, category_ids, strict=True):
+            if name not in own:
+                own[name] = number if number not in taken else max(taken) + 1
+                taken.add(own[name])
+        label_of = {name: label for label, name in enumerate(class_names, start=1)}
+        labels = np.array([0, *(label_of[name] for name in self.class_names)], np.int64)[self.labels]
+        ids = tuple(own[name] for name in class_names)
+        return dataclasses.replace(self, class_names=tuple(class_names), category_ids=ids, labels=labels)
 
 
 _PER_BOX = ("boxes", "labels", "crowd", "ids", "areas")

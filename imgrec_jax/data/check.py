@@ -1,12 +1,15 @@
-"""Sanity report of a detection set: bad and repeated boxes, broken files, and how often each class occurs.
+"""Sanity report of a detection set: bad and repeated boxes, broken files, and how often each class occurs; and the checks that
+training makes at every start.
 
 Each finding names its file and annotation id. Boxes are checked on the table of annotations, without an image being read, so
-training can afford it at every start; files are decoded only where asked.
+training can afford it at every start, as it can look whether the files are there and what the first of them say of their
+size; files are decoded only where asked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +17,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.annotations import Annotations
+from imgrec_jax.data.images import ImageSizeError, decoder_warnings, file_header, file_problem
+from imgrec_jax.data.ops.geometry import box_areas
 from imgrec_jax.data.ops.targets import bad_boxes
 from imgrec_jax.data.progress import progress
 
 KINDS = ("degenerate", "outside", "duplicate", "missing file", "corrupt file", "wrong size")
 FATAL = tuple(kind for kind in KINDS if kind != "duplicate")  # a duplicate box harms, but stops nothing
+
+HEADERS = 200  # of the files of a split, looked at at every start: some milliseconds
 
 
 class Finding(NamedTuple):
@@ -69,9 +77,9 @@ class Report:
         """
         bad = self.bad()
         if bad:
-            shown = "\n".join(f"  {finding}" for finding in bad[:5])
+            shown = "; ".join(map(str, bad[:3]))
             raise ValueError(
-                f"{self.name} has {len(bad)} errors, the first being\n{shown}\nCorrect them (--mode=check lists all), or set "
+                f"{self.name} has {len(bad)} errors, the first being {shown}. Correct them (--mode=check lists all), or set "
                 "config.data.drop_degenerate_boxes=True to clip and drop bad boxes"
             )
 
@@ -111,7 +119,7 @@ def _check_boxes(target: dict, size: tuple[int, int], tolerance: float) -> list[
     return findings
 
 
-def check_source(source, *, decode: bool = True, tolerance: float = 1.0) -> Report:
+def check_source(source: DetectionSource, *, decode: bool = True, tolerance: float = 1.0) -> Report:
     """Check a `DetectionSource`; with `decode`, every image is read and compared with the size that is annotated."""
     annotations = source.info.meta["annotations"]
     report = check_annotations(source.info.name, annotations, tolerance=tolerance)
@@ -119,14 +127,68 @@ def check_source(source, *, decode: bool = True, tolerance: float = 1.0) -> Repo
         return report
     findings = list(report.findings)
     for index in progress(range(len(source)), f"reading {source.info.name}"):
-        file, size = annotations.file_names[index], tuple(annotations.sizes[index].tolist())
-        try:
-            found = source[index]["image"].shape[:2]
-        except FileNotFoundError as error:
-            findings.append(Finding("missing file", file, None, f"expected {error.filename}"))
-        except (ValueError, OSError) as error:
-            findings.append(Finding("corrupt file", file, None, str(error)))
-        else:
-            if found != size:
-                findings.append(Finding("wrong size", file, None, f"(height, width) {found}, annotated as {size}"))
+        found = _read(source, index)
+        findings += [Finding(found[0], annotations.file_names[index], None, found[1])] if found else []
     return dataclasses.replace(report, findings=tuple(findings))
+
+
+def _read(source: DetectionSource, index: int) -> tuple[str, str] | None:
+    """(kind, detail) of what is wrong with the file of an image; what else its decoder said is passed on with its name."""
+    try:
+        with decoder_warnings() as said:
+            source[index]
+    except ImageSizeError as error:
+        return "wrong size", str(error)
+    except FileNotFoundError as error:
+        return "missing file", f"expected {source.paths[index]}" if source.paths else str(error)
+    except (ValueError, OSError) as error:
+        return "corrupt file", str(error)
+    if said[0].damage:
+        return "corrupt file", f"the decoder says: {said[0].damage}"
+    if said[0].rest:
+        print(f"note: {source.info.meta['annotations'].file_names[index]}: {said[0].rest}", file=sys.stderr, flush=True)
+    return None
+
+
+def check_files(source: DetectionSource, max_pixels: int) -> None:
+    """Looks for every file of a source, and at the headers of the first HEADERS of them.
+
+    Raises:
+      FileNotFoundError: when files are missing; says how many, and names the first.
+      ValueError: for a file that is no image or no regular file, or an image whose size is not the annotated one.
+    """
+    problems = [(path, problem) for path in source.paths if (problem := file_problem(path))]
+    missing = [path for path, problem in problems if problem == "is not there"]
+    if missing:
+        absent = next((path.parent for path in missing if not path.parent.is_dir()), None)
+        remedy = f"there is no folder {absent}: correct config.data.manual_dir or config.data.options" if absent else ""
+        raise FileNotFoundError(
+            f"{source.title}: {len(missing)} of {len(source.paths)} image files are missing: {_first(missing)}; "
+            f"{remedy or 'put them there, or take them out of the list'}"
+        )
+    if problems:
+        shown = _first([f"{path} {problem}" for path, problem in problems])
+        raise ValueError(f"{source.title}: {len(problems)} of {len(source.paths)} image files cannot be read: {shown}")
+    for index, path in enumerate(source.paths[:HEADERS]):
+        source.check_size(index, file_header(path, max_pixels)[:2])
+
+
+def _first(items: Sequence[object], count: int = 3) -> str:
+    return ", ".join(map(str, items[:count])) + (", ..." if len(items) > count else "")
+
+
+def check_counts(source: DetectionSource, max_boxes: int) -> None:
+    """Raises ValueError for images of more than `max_boxes` good boxes that are no crowds; reads no image."""
+    table = source.info.meta["annotations"]
+    image_of = np.repeat(np.arange(len(table)), np.diff(table.offsets))
+    inside = np.clip(np.nan_to_num(table.boxes), 0, table.sizes[image_of][:, [1, 0, 1, 0]])
+    good = ~table.crowd & (box_areas(inside) > 0)
+    counts = np.bincount(image_of[good], minlength=len(table))
+    over = int((counts > max_boxes).sum())
+    if over:
+        most = int(counts.argmax())
+        raise ValueError(
+            f"{source.title}: {over} of {len(table)} images have more than config.data.max_boxes={max_boxes} objects, "
+            f"{table.file_names[most]} the most, {counts[most]}; raise config.data.max_boxes, or set "
+            "config.data.drop_extra_boxes=True to keep the largest"
+        )

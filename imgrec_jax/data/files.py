@@ -1,16 +1,20 @@
-"""Files: listing folders and zips, decoding images, cutting splits by hashed names, writing without a torn file."""
+"""Files: listing folders and zips, cutting splits by hashed names, writing without a torn file."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+
+from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, check_size, read_image_file
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -20,55 +24,47 @@ class Files(NamedTuple):
 
     root: Path
     names: tuple[PurePosixPath, ...]
-    read: Callable[[PurePosixPath], bytes]
+    read: Callable[[PurePosixPath], bytes]  # as `read_image_file`
     size: Callable[[PurePosixPath], int]  # of the file, in bytes
 
 
-def list_files(root: str | Path) -> Files:
-    """The files of a folder, of a zip file, or of the one zip file that a folder holds.
+def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
+    """The files of a folder, of a zip file, or of the one zip file that a folder holds; max_pixels: see `check_image`.
 
     Raises:
       FileNotFoundError: when there is no such folder or zip file.
     """
     root = Path(root).expanduser()
     zips = [root] if root.is_file() else sorted(root.glob("*.zip"))
-    if not root.exists() or (root.is_file() and not zipfile.is_zipfile(root)):
+    if not root.is_dir() and not (root.is_file() and zipfile.is_zipfile(root)):
         raise FileNotFoundError(f"{root} is neither a folder nor a zip file; give the folder that holds images and masks")
     if len(zips) == 1 and (root.is_file() or len(list(root.iterdir())) == 1):
-        archive = zipfile.ZipFile(zips[0])
-        names, read = archive.namelist(), lambda name: archive.read(str(name))
+        try:
+            archive = zipfile.ZipFile(zips[0])
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise ValueError(f"{zips[0]}: no zip file that can be read ({error}); was it copied as a whole?") from error
+        names, read = archive.namelist(), functools.partial(_read_member, archive, zips[0], max_pixels)
         size = lambda name: archive.getinfo(str(name)).file_size  # noqa: E731
     else:
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-        read = lambda name: (root / name).read_bytes()  # noqa: E731
+        read = lambda name: read_image_file(root / name, max_pixels)  # noqa: E731
         size = lambda name: (root / name).stat().st_size  # noqa: E731
     names = sorted(PurePosixPath(name) for name in names if not name.endswith("/"))
     hidden = lambda name: any(p.startswith((".", "__MACOSX")) for p in name.parts)  # noqa: E731
     return Files(root, tuple(n for n in names if n.suffix.lower() in IMAGES and not hidden(n)), read, size)
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded image -> uint8 [H, W, 3] RGB, as stored: the orientation tag is ignored, for boxes are drawn on stored pixels.
-
-    Raises:
-      ValueError: naming the file, when the bytes are not an image.
-    """
-    import cv2
-
-    image = None
-    if data:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ValueError(f"{name}: {len(data)} bytes that are no image OpenCV can decode; replace the file")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def encoded_size(data: bytes) -> tuple[int, int]:
-    """(height, width) from an image's header, without decoding its pixels."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        return image.height, image.width
+def _read_member(archive: zipfile.ZipFile, path: Path, max_pixels: int, name: PurePosixPath) -> bytes:
+    """A member of a zip file; its declared size is held against the image's before it is unpacked."""
+    try:
+        size = archive.getinfo(str(name)).file_size
+        check_size(lambda: archive.open(str(name)), f"{path}: {name}", size, max_pixels)
+        return archive.read(str(name))
+    except ImageFileError:
+        raise
+    # RuntimeError: encrypted; NotImplementedError: an unknown compression
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ImageFileError(f"{path}: {name} cannot be unpacked ({error}); pack the archive again") from error
 
 
 def split_by_hash(names: Sequence[str], fractions: Sequence[tuple[str, float]], seed: int) -> dict[str, list[str]]:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from imgrec_jax.data.images import MAX_PIXELS
+
 # Sets that take at most so much, decoded, are kept in memory.
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 
@@ -102,6 +104,7 @@ class Request(NamedTuple):
       manual_dir: the user's own folder or file; None where none was given.
       targets: what examples carry beside the image: "label", "boxes", "segmentation".
       in_memory: keep the decoded split; None: where it fits.
+      max_pixels: height x width above which no image is decoded.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Request(NamedTuple):
     manual_dir: Path | None = None
     targets: tuple[str, ...] = ("label",)
     in_memory: bool | None = None
+    max_pixels: int = MAX_PIXELS
 
     @property
     def folder(self) -> Path:

@@ -184,7 +184,7 @@ def confusion(ground_truth, detections: np.ndarray, *, score_threshold: float = 
     remains and lies by more than `iou_threshold` of its own area in a crowd region of its class is ignored.
     """
     truth = load_ground_truth(ground_truth) if isinstance(ground_truth, dict) else ground_truth
-    categories = sorted(truth.cats)
+    categories = list(truth.cats)  # in the order of the ground truth's list: that of the labels, whatever their ids
     position = {category: k for k, category in enumerate(categories)}
     counts = np.zeros((len(categories) + 1,) * 2, np.int64)
     rows = detections[detections[:, 5] >= score_threshold]

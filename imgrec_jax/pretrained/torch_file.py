@@ -22,6 +22,7 @@ import numpy as np
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
+_MOST_TIES = 16  # times that tensors may share storages, on average; tied weights share one twice
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")  # under which training scripts put weights
 
 _STORAGE_DTYPES = {
@@ -84,6 +85,10 @@ class _LazyTensor(NamedTuple):
     def read(self) -> np.ndarray:
         if len(self.shape) != len(self.strides) or min((self.offset, *self.shape, *self.strides)) < 0:
             raise WeightsFileError(f"a tensor has the layout {self[1:]}; expected non-negative offset, shape and strides")
+        if math.prod(self.shape) > self.storage.size:
+            raise WeightsFileError(
+                f"a tensor of shape {self.shape} repeats a storage of {self.storage.size}; save it contiguous"
+            )
         if math.prod(self.shape) == 0:
             return np.zeros(self.shape, self.storage.dtype)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
@@ -145,14 +150,22 @@ def _load_pickle(file: io.BufferedIOBase, storage: Callable[[np.dtype, str, int]
         raise WeightsFileError(f"not a torch pickle: {error}") from error
 
 
+def _check_length(length: int, dtype: np.dtype, size: int, what: str) -> None:
+    if not 0 <= size * dtype.itemsize <= length:
+        raise TruncatedFileError(f"{what} has {length} bytes of {size * dtype.itemsize}; download the file again")
+
+
 def _elements(data: bytes, dtype: np.dtype, size: int, what: str) -> np.ndarray:
-    if len(data) < size * dtype.itemsize:
-        raise TruncatedFileError(f"{what} has {len(data)} bytes of {size * dtype.itemsize}; download the file again")
+    _check_length(len(data), dtype, size, what)
     return np.frombuffer(data, dtype, size)
 
 
 def _read_zip(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
+        # torch stores its members as they are, so together they are no larger than the file
+        declared, size_on_disk = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+        if declared > size_on_disk:
+            raise WeightsFileError(f"its members declare {declared} bytes in a file of {size_on_disk}; not written by torch")
         members = {name.split("/", 1)[-1]: name for name in archive.namelist()}
         if "data.pkl" not in members:
             raise WeightsFileError("a zip archive without data.pkl; not a torch file")
@@ -163,10 +176,11 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             if f"data/{key}" not in members:
                 raise TruncatedFileError(f"storage {key} is missing; download the file again")
             member = members[f"data/{key}"]
+            _check_length(archive.getinfo(member).file_size, dtype, size, f"storage {key}")
             return _Storage(dtype, size, lambda: _elements(archive.read(member), dtype, size, f"storage {key}"))
 
         with archive.open(members["data.pkl"]) as file:
-            return _flatten(_load_pickle(io.BytesIO(file.read()), storage))
+            return _flatten(_load_pickle(io.BytesIO(file.read()), storage), size_on_disk)
 
 
 def _read_legacy(path: Path) -> dict[str, np.ndarray]:
@@ -176,6 +190,7 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
     def storage(dtype: np.dtype, key: str, size: int) -> _Storage:
         return referred.setdefault(key, _Storage(dtype, size, lambda: storages[key]))
 
+    size_on_disk = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
             raise TruncatedFileError("a zip archive without its directory; download the file again")
@@ -192,18 +207,24 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
             header = file.read(8)
             if len(header) < 8 or struct.unpack("<q", header)[0] != size:
                 raise TruncatedFileError(f"storage {key} does not have its {size} elements; download the file again")
+            if not 0 <= size * dtype.itemsize <= size_on_disk:
+                raise TruncatedFileError(f"storage {key} declares {size} elements in a file of {size_on_disk} bytes")
             storages[key] = _elements(file.read(size * dtype.itemsize), dtype, size, f"storage {key}")
-        return _flatten(content)
+        return _flatten(content, size_on_disk)
 
 
-def _flatten(content: Any) -> dict[str, np.ndarray]:
+def _flatten(content: Any, size_on_disk: int) -> dict[str, np.ndarray]:
     """The named tensors of a (wrapped) state dict; other entries, such as an epoch number, are left out."""
     if not isinstance(content, Mapping):
         raise WeightsFileError(f"the file holds a {type(content).__name__}; expected a state dict")
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    return {name: value.read() for name, value in content.items() if isinstance(value, _LazyTensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(value, _LazyTensor)}
+    total = sum(math.prod(value.shape) * value.storage.dtype.itemsize for value in tensors.values())
+    if total > _MOST_TIES * size_on_disk:
+        raise WeightsFileError(f"its tensors take {total} bytes, in a file of {size_on_disk}; save each storage once")
+    return {name: value.read() for name, value in tensors.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -216,13 +237,19 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise WeightsFileError(f"the header is not JSON: {error}") from error
     header.pop("__metadata__", None)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
+    left = len(data) - 8 - length  # tensors do not overlap
     for name, entry in header.items():
         if entry["dtype"] not in _SAFETENSORS_DTYPES:
             raise WeightsFileError(f"{name}: dtype {entry['dtype']} is not read; expected {list(_SAFETENSORS_DTYPES)}")
         dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
         start, stop = (8 + length + offset for offset in entry["data_offsets"])
         size = math.prod(entry["shape"])
+        left -= size * dtype.itemsize
+        if left < 0 or start < 8 + length or min(entry["shape"], default=0) < 0:
+            raise TruncatedFileError(
+                f"{name}: shape {entry['shape']} at {entry['data_offsets']} of {len(data)} bytes; download the file again"
+            )
         if stop - start != size * dtype.itemsize:
             raise WeightsFileError(f"{name}: {stop - start} bytes for shape {entry['shape']} of {dtype}")
         tensors[name] = _elements(data[start:stop], dtype, size, name).reshape(entry["shape"]).copy()
@@ -236,6 +263,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     subclasses `TruncatedFileError` and `ForbiddenPickleError`, naming the file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise WeightsFileError(f"{path} is no regular file; expected a .pth or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             tensors = _read_safetensors(path)
@@ -245,7 +274,9 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
             tensors = _read_legacy(path)
     except WeightsFileError as error:
         raise type(error)(f"{path}: {error}") from error
-    except (zipfile.BadZipFile, EOFError, AttributeError, KeyError, TypeError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
         raise WeightsFileError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
     if tensors and all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): value for name, value in tensors.items()}

@@ -2,6 +2,8 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 
 from imgrec_jax.data import annotated as detection_source
@@ -50,7 +52,7 @@ def test_every_kind_is_found(tmp_path):
 
 def test_training_stops_on_a_bad_box_but_not_on_a_repeated_one(tmp_path):
     folder = read(tmp_path, damage)
-    with pytest.raises(ValueError, match=r"bees has 2 errors(.|\n)*annotation 40: degenerate(.|\n)*drop_degenerate_boxes=True"):
+    with pytest.raises(ValueError, match=r"bees has 2 errors.*annotation 40: degenerate.*drop_degenerate_boxes=True"):
         check.check_annotations("bees", folder.annotations).raise_if_bad()
     with pytest.raises(ValueError, match="gone.jpg: missing file"):
         check.check_annotations("bees", folder.annotations, folder.paths).raise_if_bad()
@@ -77,3 +79,24 @@ def test_long_lists_are_cut(tmp_path):
 
     report = check.check_annotations("bees", read(tmp_path, spoil).annotations)
     assert report.table(limit=3).count("annotation") == 3 and "... and 22 more of kind 'degenerate'" in report.table(limit=3)
+
+
+def test_a_damaged_jpeg_is_named(tmp_path, capfd):
+    """libjpeg decodes it and only says on stderr, without a name, that it is damaged."""
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (640, 480))
+
+    def spoil(data, images):
+        for n, number in enumerate((3, 7)):
+            path = images / f"{number}.jpg"
+            cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
+            content = bytearray(path.read_bytes())
+            if n:
+                content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
+            path.write_bytes(content)
+            next(image for image in data["images"] if image["id"] == number).update(height=480, width=640)
+
+    report = check.check_source(detection_source.open_folder("bees", read(tmp_path, spoil)))
+    (finding,) = report.findings
+    assert str(finding).startswith("7.jpg: corrupt file, the decoder says: Corrupt JPEG data")
+    assert "Corrupt" not in capfd.readouterr().err

@@ -67,3 +67,22 @@ def masks(root: Path, count: int = 10, side: int = 32) -> Path:
         Image.fromarray(image).save(root / "images" / f"{n}.png")
         Image.fromarray(mask).save(root / "masks" / f"{n}.png")
     return root
+
+
+def voc(root: Path, count: int = 6, side: int = 64) -> Path:
+    """JPEGImages/, Annotations/ and lists train and val, in Pascal VOC's format; classes red and blue."""
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    for seed, split in enumerate(("train", "val")):
+        images, places = pictures(count, side, seed)
+        for n, (image, (x, y, kind)) in enumerate(zip(images, places, strict=True), start=1):
+            Image.fromarray(image).save(root / "JPEGImages" / f"{split}{n}.png")
+            corners = {"xmin": x + 1, "ymin": y + 1, "xmax": x + side // 3, "ymax": y + side // 3}
+            box = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
+            (root / "Annotations" / f"{split}{n}.xml").write_text(
+                f"<annotation><filename>{split}{n}.png</filename><size><width>{side}</width><height>{side}</height></size>"
+                f"<object><name>{('red', 'blue')[kind - 1]}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
+                "</annotation>"
+            )
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{split}{n}\n" for n in range(1, count + 1)))
+    return root

@@ -2,8 +2,10 @@
 
 import collections
 import io
+import json
 import os
 import pickle
+import resource
 import struct
 import zipfile
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from imgrec_jax.pretrained.torch_file import (
+    _LEGACY_MAGIC,
+    _LEGACY_PROTOCOL,
     ForbiddenPickleError,
     TruncatedFileError,
     WeightsFileError,
@@ -189,3 +193,82 @@ def test_published_legacy_files(file, count):
     torch = pytest.importorskip("torch")
     reference = torch.load(CIFAR / file, map_location="cpu", weights_only=True)["state_dict"]
     assert_same(tensors, {name.removeprefix("module."): value.numpy() for name, value in reference.items()})
+
+
+def pickled(size: int, shape: tuple[int, ...], strides: tuple[int, ...], names: int = 1) -> bytes:
+    """Tensors w0, w1, ... of one float storage that is declared to have `size` elements."""
+    numbers = lambda values: "".join(f"I{n}\n" for n in values)  # noqa: E731
+    tensor = (
+        f"ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI{size}\ntQ"
+        f"I0\n({numbers(shape)}t({numbers(strides)}tI00\nNtR"
+    )
+    return ("(d" + "".join(f"Vw{n}\n{tensor}s" for n in range(names)) + ".").encode()
+
+
+def zipped(path: Path, content: bytes, stored: int, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/data/0", bytes(4 * stored))
+    return path
+
+
+def test_declared_sizes_are_held_against_the_file(tmp_path):
+    """Each of these would take gigabytes, and none of them takes anything."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path, message in (
+        (zipped(tmp_path / "a.pth", pickled(6, (200,), (0,)), 6), "repeats a storage of 6"),
+        (zipped(tmp_path / "f.pth", pickled(6, (2**15, 2**15), (0, 0)), 6), "its tensors take 4294967296 bytes"),
+        (zipped(tmp_path / "b.pth", pickled(2**40, (2**40,), (1,)), 6), "storage 0 has 24 bytes"),
+        (zipped(tmp_path / "c.pth", pickled(2**23, (2**23,), (1,)), 2**23, zipfile.ZIP_DEFLATED), "its members declare"),
+        (zipped(tmp_path / "d.pth", pickled(2**14, (2**14,), (1,), 5000), 2**14), "its tensors take 327680000 bytes"),
+    ):
+        with pytest.raises(WeightsFileError, match=rf"{path.name}: .*{message}"):
+            read_tensors(path)
+    legacy = [pickle.dumps(v, 2) for v in (_LEGACY_MAGIC, _LEGACY_PROTOCOL, {"little_endian": True})]
+    legacy += [pickled(2**40, (2**40,), (1,)), pickle.dumps(["0"], 2), struct.pack("<q", 2**40), bytes(100)]
+    (tmp_path / "e.pth").write_bytes(b"".join(legacy))
+    with pytest.raises(TruncatedFileError, match=r"e.pth: storage 0 declares 1099511627776 elements in a file of"):
+        read_tensors(tmp_path / "e.pth")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}},
+        {"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
+        {"a": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}},
+        {f"w{n}": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]} for n in range(10)},
+    ],
+)
+def test_safetensors_that_cannot_be(tmp_path, entries):
+    header = json.dumps(entries).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4000))
+    with pytest.raises(WeightsFileError, match="a.safetensors: "):
+        read_tensors(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_only_regular_files_are_read(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"endless_{name}").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / f"endless_{name}"):
+        with pytest.raises(WeightsFileError, match=f"{path.name} is no regular file"):
+            read_tensors(path)
+    with pytest.raises(FileNotFoundError):
+        read_tensors(tmp_path / f"gone_{name}")
+
+
+@pytest.mark.parametrize("file", ["tiny_zip.pth", "tiny_legacy.pth"])
+def test_flipped_bits_are_named_errors_or_numbers(file, tmp_path):
+    data, rng = (GOLDENS / file).read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        (tmp_path / "a.pth").write_bytes(damaged)
+        try:
+            read_tensors(tmp_path / "a.pth")
+        except WeightsFileError as error:
+            assert "a.pth" in str(error)

@@ -263,7 +263,7 @@ def other_data(task, folder):
             "a box moved",
             changed("box", lambda f: edit_json(f / "train.json", lambda d: d["annotations"][0]["bbox"].reverse())),
         )
-        yield "another class", changed("class", lambda f: edit_json(f / "train.json", rename_class))
+        yield "another class", changed("class", lambda f: [edit_json(f / f"{s}.json", rename_class) for s in ("train", "val")])
         yield "another file", changed("file", lambda f: shutil.copy(f / "val/1.png", f / "train/1.png"))
     else:
         yield (

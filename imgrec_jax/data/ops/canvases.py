@@ -25,10 +25,11 @@ DIVISOR = 32  # torchvision pads to multiples of 32, the stride of C5
 def resized_size(size: Size, min_size: int, max_size: int) -> Size:
     """The shorter side becomes `min_size` unless the longer would exceed `max_size`.
 
-    Truncated like torchvision's: for some sides, e.g. 161 or 199, int(side * (800 / side)) is 799.
+    Truncated like torchvision's: for some sides, e.g. 161 or 199, int(side * (800 / side)) is 799. A side that would vanish
+    keeps one pixel.
     """
     scale = min(min_size / min(size), max_size / max(size))
-    return int(size[0] * scale), int(size[1] * scale)
+    return max(int(size[0] * scale), 1), max(int(size[1] * scale), 1)
 
 
 def round_up(size: Size, divisor: int = DIVISOR) -> Size:

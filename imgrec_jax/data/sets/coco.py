@@ -6,7 +6,6 @@ COCO's bbox is [x, y, width, height] with the origin at the image's corner; it b
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder, open_prepared
 from imgrec_jax.data.annotations import from_images, to_xywh
+from imgrec_jax.data.sets import coco_json
 from imgrec_jax.data.sets.tfds import download_and_prepare
 from imgrec_jax.data.source import Request, parse_split
 
@@ -23,79 +23,69 @@ CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66
 
 
 def open_coco_folder(
-    request: Request, *, images: str = "{split}2017", annotations: str = "annotations/instances_{split}2017.json"
+    request: Request,
+    *,
+    images: str = "{split}2017",
+    annotations: str = "annotations/instances_{split}2017.json",
+    allow_outside: bool = False,
 ) -> DetectionSource:
-    """A folder of images and an instances json per split, read as it is; `{split}` stands for the split's name."""
+    """A folder of images and an instances json per split, read as it is; `{split}` stands for the split's name.
+
+    allow_outside: image names of the json may be absolute or lead out of the folder; links in the folder are always followed.
+    """
     base = parse_split(request.split)[0]
-    folder = read_folder(request.folder / images.format(split=base), request.folder / annotations.format(split=base))
-    return open_folder(f"{request.name} {base}", folder, request.targets).subset(request.split)
+    images_dir, file = (request.folder / path.format(split=base) for path in (images, annotations))
+    folder = read_folder(images_dir, file, allow_outside=allow_outside)
+    return open_folder(f"{request.name} {base}", folder, request.targets, request.max_pixels).subset(request.split)
 
 
 def open_coco(request: Request) -> DetectionSource:
     """A prepared TFDS set of COCO: "coco/2017", "coco/2014"."""
-    return open_prepared(request.name, request.split, request.data_dir, targets=request.targets, category_ids=CATEGORY_IDS)
+    return open_prepared(
+        request.name,
+        request.split,
+        request.data_dir,
+        targets=request.targets,
+        category_ids=CATEGORY_IDS,
+        max_pixels=request.max_pixels,
+    )
 
 
-def read_folder(images_dir: str | Path, annotation_file: str | Path) -> FolderSplit:
+def read_folder(images_dir: str | Path, annotation_file: str | Path, *, allow_outside: bool = False) -> FolderSplit:
     """Read a COCO-format split; images in the order of their ids, labels 1..K in the order of the category ids.
 
     Raises:
-      ValueError: on a json that is not of this format, a repeated image or category id, or a box of an unknown image or
-        category; names the annotation.
-      FileNotFoundError: without the json.
+      ValueError, FileNotFoundError: as `coco_json.read`.
     """
     annotation_file, images_dir = Path(annotation_file), Path(images_dir)
-    if not annotation_file.is_file():
-        raise FileNotFoundError(f"{annotation_file} is not there; expected the COCO instances json of this split")
-    try:
-        data = json.loads(annotation_file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{annotation_file} is not valid JSON ({error}); was it copied as a whole?") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in (data if isinstance(data, dict) else {})]
-    if missing:
-        raise ValueError(
-            f"{annotation_file}: no {missing[0]!r}; expected a COCO instances file with images, annotations and categories"
-        )
-    images = sorted(data["images"], key=lambda image: image["id"])
-    categories = sorted(data["categories"], key=lambda category: category["id"])
-    for kind, entries in (("image", images), ("category", categories)):
-        ids = [entry["id"] for entry in entries]
-        if len(set(ids)) < len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
-            raise ValueError(f"{annotation_file}: {kind} id {twice} occurs twice; ids must be unique")
-    label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+    found = coco_json.read(annotation_file, allow_outside=allow_outside)
+    label_of = {category.id: label for label, category in enumerate(found.categories, start=1)}
     objects = defaultdict(list)
-    known = {image["id"] for image in images}
-    for entry in data["annotations"]:
-        if entry["image_id"] not in known or entry["category_id"] not in label_of:
-            raise ValueError(
-                f"{annotation_file}: annotation {entry['id']} refers to image {entry['image_id']} and category "
-                f"{entry['category_id']}; one of them is not listed in the file"
-            )
-        objects[entry["image_id"]].append(entry)
-    rows = [_image_row(image, objects[image["id"]], label_of) for image in images]
+    for entry in found.objects:
+        objects[entry.image_id].append(entry)
     annotations = from_images(
-        rows,
-        class_names=tuple(category["name"] for category in categories),
-        category_ids=tuple(category["id"] for category in categories),
+        [_image_row(image, objects[image.id], label_of) for image in found.images],
+        class_names=tuple(category.name for category in found.categories),
+        category_ids=tuple(category.id for category in found.categories),
     )
-    return FolderSplit(annotations, tuple(images_dir / image["file_name"] for image in images))
+    paths = tuple(images_dir / image.file_name for image in found.images)
+    return FolderSplit(annotations, paths, str(annotation_file))
 
 
-def _image_row(image: dict, objects: list[dict], label_of: Mapping[int, int]) -> dict:
-    objects = sorted(objects, key=lambda entry: entry["id"])
-    boxes = np.array([entry["bbox"] for entry in objects], np.float64).reshape(-1, 4)
+def _image_row(image: coco_json.Image, objects: list[coco_json.Object], label_of: Mapping[int, int]) -> dict:
+    objects = sorted(objects, key=lambda entry: entry.id)
+    boxes = np.array([entry.bbox for entry in objects], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return {
-        "image_id": image["id"],
-        "file_name": image["file_name"],
-        "size": (image["height"], image["width"]),
+        "image_id": image.id,
+        "file_name": image.file_name,
+        "size": (image.height, image.width),
         "boxes": boxes,
-        "labels": [label_of[entry["category_id"]] for entry in objects],
-        "crowd": [bool(entry.get("iscrowd", 0)) for entry in objects],
-        "ids": [entry["id"] for entry in objects],
-        "areas": [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in objects],
-        "segmentations": [entry.get("segmentation") or None for entry in objects],
+        "labels": [label_of[entry.category_id] for entry in objects],
+        "crowd": [entry.crowd for entry in objects],
+        "ids": [entry.id for entry in objects],
+        "areas": [entry.area for entry in objects],
+        "segmentations": [entry.segmentation for entry in objects],
     }
 
 

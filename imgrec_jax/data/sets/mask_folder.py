@@ -2,7 +2,8 @@
 
 Two layouts, told apart by `kind`; folders above `images` and `masks` may be any:
   .../images/NAME.jpg, .../masks/NAME.png           "index": grey or palette PNG, the value is the class
-                                                    "binary": what is not 0 is class 1
+                                                    "binary": what is not 0 is class 1; in a lossy file (JPEG), what is
+                                                    128 or more
   .../NAME/images/*.png, .../NAME/masks/*.png       "instances": one image, one mask file for each object of class 1
 
 Splits are the folders of that name where there are any (`train/images/...`). Otherwise they are cut from all images in the
@@ -14,18 +15,22 @@ from __future__ import annotations
 
 import functools
 import io
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.files import Files, decode_image, encoded_size, list_files, split_by_hash
-from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part
+from imgrec_jax.data.files import Files, list_files, split_by_hash
+from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, check_image, decode_image, decoder_warnings, is_lossy, open_image
+from imgrec_jax.data.progress import progress
+from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part, split_range
 
 CLASS_NAMES = ("background", "foreground")
 KINDS = ("index", "binary", "instances")
 FRACTIONS = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
+_SHOWN_FROM = 500  # images, which take seconds to read
 _BYTES_PER_PIXEL = 6  # decoded: RGB, class, and an instance number of two bytes
 
 
@@ -118,7 +123,8 @@ class MaskFolder:
 
 def open_masks(request: Request, **options) -> Source:
     """A mask folder or zip; options: of `open_mask_folder`."""
-    return open_mask_folder(request.folder, request.split, in_memory=request.in_memory, **options)
+    options = {"in_memory": request.in_memory, "max_pixels": request.max_pixels, **options}
+    return open_mask_folder(request.folder, request.split, **options)
 
 
 def open_mask_folder(
@@ -134,8 +140,9 @@ def open_mask_folder(
     fractions: Sequence[tuple[str, float]] = FRACTIONS,
     split_seed: int = 0,
     in_memory: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
-    """Opens a split of a mask folder.
+    """Opens a split of a mask folder, after looking at every file; what is kept in memory is decoded at once.
 
     Args:
       root: folder or zip file.
@@ -147,26 +154,38 @@ def open_mask_folder(
       fractions: (name, share) of the splits, where no folders name them.
       split_seed: of these splits.
       in_memory: keep what was decoded; None where it fits.
+      max_pixels: of an image; a larger one is not decoded.
 
     Raises:
-      ValueError: unknown kind or split; files without a partner; a mask whose size is not its image's.
+      ValueError: unknown kind or split; files without a partner, that are no images or damaged; a mask whose size is not its
+        image's, whose values cannot be classes, or that is lossy where values count; index masks of nothing but 0 and void.
     """
     if kind not in KINDS:
         raise ValueError(f"data.kind={kind!r} is unknown; choose one of {KINDS}")
-    files = list_files(root)
+    files = list_files(root, max_pixels)
     base, _, _ = parse_split(split)
-    entries = pair(files, kind=kind, images=images, masks=masks, mask_suffix=mask_suffix)
-    entries = take_split(entries, base, fractions, split_seed)
-    pixels = sum(_checked_size(files, entry) for entry in entries)
+    everything = pair(files, kind=kind, images=images, masks=masks, mask_suffix=mask_suffix)
+    entries = take_split(everything, base, fractions, split_seed)
+    checked = [_check(files, entry, kind, max_pixels) for entry in entries]
+    if lossy := sum(one for _, one in checked):
+        print(
+            f"note: {lossy} of the masks of {files.root} {base} are lossy files (JPEG): 128 and more is read as foreground",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def read(entry: Entry) -> dict:
-        image = decode_image(files.read(entry.image), str(entry.image))
+        image = decode_image(files.read(entry.image), str(files.root / entry.image), max_pixels)
         if kind == "instances":
             return {"image": image, **_from_instances(files, entry, image.shape[:2])}
         return {"image": image, **_from_mask(files, entry, kind, len(class_names), void)}
 
-    if in_memory or (in_memory is None and pixels * _BYTES_PER_PIXEL <= MAX_BYTES_IN_MEMORY):
+    if kind == "index" and void is not None:
+        others = set(everything) - set(entries)  # a small split may lack objects that the others have
+        _refuse_void_alone(files, (*entries, *sorted(others)), void)
+    if in_memory or (in_memory is None and sum(pixels for pixels, _ in checked) * _BYTES_PER_PIXEL <= MAX_BYTES_IN_MEMORY):
         read = functools.cache(read)
+        _read_all(read, entries[slice(*split_range(split, len(entries)))], files)
     names = tuple(str(entry.image) for entry in entries)
     described = (f"{path}:{files.size(path)}" for entry in entries for path in (entry.image, *entry.masks))
     identity = digest("files", (kind, str(void), *described))
@@ -174,22 +193,70 @@ def open_mask_folder(
     return part(MaskFolder(info, entries, read), split)
 
 
-def _checked_size(files: Files, entry: Entry) -> int:
-    """Pixels of an image; ValueError where a mask has another size."""
-    size = encoded_size(files.read(entry.image))
+def _read_all(read: Callable[[Entry], dict], entries: Sequence[Entry], files: Files) -> None:
+    """Decodes every example, here where there is one thread and a decoder's warnings can be given to their file."""
+    for entry in progress(entries, f"reading {files.root}") if len(entries) > _SHOWN_FROM else entries:
+        with decoder_warnings() as said:
+            read(entry)
+        if said[0].damage:
+            raise ImageFileError(f"{files.root / entry.image}: a damaged file (the decoder says: {said[0].damage}); replace it")
+
+
+def _check(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple[int, bool]:
+    """(pixels of an image, whether its mask is lossy), of encoded files.
+
+    Raises:
+      ValueError: for a file that is no image, a mask of another size, and a lossy one where its values count.
+    """
+    size = check_image(files.read(entry.image), str(files.root / entry.image), max_pixels)[:2]
+    lossy = False
     for mask in entry.masks:
-        found = encoded_size(files.read(mask))
-        if found != size:
-            raise ValueError(f"{mask} has (height, width) {found}, and its image {entry.image} has {size}; resize one of them")
-    return size[0] * size[1]
+        data, name = files.read(mask), str(files.root / mask)
+        header = check_image(data, name, max_pixels)
+        if header[:2] != size:
+            raise ValueError(
+                f"{name} has (height, width) {header[:2]}, and its image {entry.image} has {size}; resize one of them"
+            )
+        lossy = is_lossy(data, header.format)
+        if lossy and kind != "binary":
+            raise ValueError(
+                f"{name} is a lossy {header.format}, whose values are not those that were drawn; kind={kind!r} expects PNG; "
+                "write the masks as PNG again"
+            )
+    return size[0] * size[1], lossy
+
+
+def _refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None:
+    """Raises ValueError when pixels are void and none has a class above 0; the search ends at the first one that has."""
+    seen_void = False
+    for entry in entries:
+        values = _decode_mask(files, entry.masks[0])
+        seen_void |= bool((values == void).any())
+        if ((values != 0) & (values != void)).any():
+            return
+    if seen_void:
+        raise ValueError(
+            f"{files.root}: its masks, the first being {entries[0].masks[0]}, hold 0 and the void value {void} alone, so no "
+            f"class but the background occurs; did you mean data.options.kind='binary' (or another void than {void})?"
+        )
 
 
 def _decode_mask(files: Files, path: PurePosixPath) -> np.ndarray:
-    """Values [H, W] as stored (of a palette PNG: the indices), or [H, W, C] for a colour image."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(files.read(path))) as image:
-        return np.asarray(image)
+    """Values [H, W] as stored (of a palette PNG: the indices), or [H, W, C] for a colour image; of a lossy file 0 and 1."""
+    data, name = files.read(path), str(files.root / path)
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            lossy = is_lossy(data, image.format)
+            values = np.asarray(image.convert("L") if lossy else image)
+    except Exception as error:  # whatever damaged bytes do to a decoder
+        raise ImageFileError(
+            f"{name}: a mask that cannot be decoded ({' '.join(str(error).split())}); replace the file"
+        ) from error
+    if not lossy:
+        return values
+    if 0 < values.max() < 128:
+        raise ValueError(f"{name} is a lossy mask whose largest value is {values.max()}; expected 0 and 255; write it as PNG")
+    return (values >= 128).astype(np.uint8)
 
 
 def _nonzero(values: np.ndarray) -> np.ndarray:
@@ -211,17 +278,17 @@ def _from_instances(files: Files, entry: Entry, size: tuple[int, int]) -> dict:
 
 
 def _from_mask(files: Files, entry: Entry, kind: str, classes: int, void: int | None) -> dict:
-    values = _decode_mask(files, entry.masks[0])
+    values, name = _decode_mask(files, entry.masks[0]), files.root / entry.masks[0]
     if kind == "binary":
         return {"segmentation": _nonzero(values).astype(np.uint8), "pixel_valid": np.ones(values.shape[:2], np.bool_)}
     if values.ndim == 3:
-        raise ValueError(f"{entry.masks[0]} is a colour image; kind='index' expects grey or palette PNG of class numbers")
+        raise ValueError(f"{name} is a colour image; kind='index' expects grey or palette PNG of class numbers")
     values = values.astype(np.int64)
     valid = values != void if void is not None else np.ones(values.shape, np.bool_)
     strange = np.unique(values[valid & ((values < 0) | (values >= classes))])
     if strange.size:
         raise ValueError(
-            f"{entry.masks[0]} has values {strange[:5].tolist()}; expected classes 0..{classes - 1} or void ({void}); give all "
+            f"{name} has values {strange[:5].tolist()}; expected classes 0..{classes - 1} or void ({void}); give all "
             "data.class_names, or kind='binary' for masks of 0 and 255"
         )
     return {"segmentation": np.where(valid, values, 0).astype(np.int32), "pixel_valid": valid}

@@ -11,6 +11,8 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
 
 from __future__ import annotations
 
+import re
+import reprlib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -18,10 +20,17 @@ import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder, open_prepared
 from imgrec_jax.data.annotations import from_images
+from imgrec_jax.data.files import IMAGES
+from imgrec_jax.data.images import read_regular
 from imgrec_jax.data.sets.coco import prepare
 from imgrec_jax.data.source import Request, parse_split
 
 __all__ = ["CLASS_NAMES", "prepare", "open_voc", "open_voc_folder", "read_folder"]
+
+MOST_XML_BYTES = 64 * 2**20
+MOST_PIXELS = 2**31 - 1  # of a side
+_COLUMN = re.compile(r"\s+(-1|0|1)$")
+_EXTENSION = re.compile(r"\.(xml|" + "|".join(suffix[1:] for suffix in IMAGES) + ")$", re.IGNORECASE)
 
 CLASS_NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -33,12 +42,12 @@ def open_voc_folder(request: Request, *, class_names: tuple[str, ...] = CLASS_NA
     """A Pascal VOC folder, read as it is; the split's name is that of a list in ImageSets/Main."""
     base = parse_split(request.split)[0]
     folder = read_folder(request.folder, base, class_names=class_names, one_based=one_based)
-    return open_folder(f"{request.name} {base}", folder, request.targets).subset(request.split)
+    return open_folder(f"{request.name} {base}", folder, request.targets, request.max_pixels).subset(request.split)
 
 
 def open_voc(request: Request) -> DetectionSource:
     """A prepared TFDS set of VOC: "voc/2007", "voc/2012"."""
-    return open_prepared(request.name, request.split, request.data_dir, targets=request.targets)
+    return open_prepared(request.name, request.split, request.data_dir, targets=request.targets, max_pixels=request.max_pixels)
 
 
 def read_folder(
@@ -50,51 +59,113 @@ def read_folder(
 
     Raises:
       FileNotFoundError: when the list or an xml file is missing.
-      ValueError: on an xml that cannot be read or an object of another class; names the file and the object.
+      ValueError: on a list or an xml that cannot be read, a size or box that is no number, or an object of another class; names
+        the file and the object.
     """
     root = Path(root)
     list_file = root / "ImageSets" / "Main" / f"{image_set}.txt"
     if not list_file.exists():
         sets = sorted(path.stem for path in list_file.parent.glob("*.txt"))
         raise FileNotFoundError(f"{list_file} does not exist; there are {sets}")
-    # a per-class list has a second column, 1 or -1
-    stems = [line.split()[0] for line in list_file.read_text().splitlines() if line.strip()]
+    stems = _stems(list_file, root / "Annotations")
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
     rows = [_read_xml(root / "Annotations" / f"{stem}.xml", i, label_of, one_based) for i, stem in enumerate(stems, 1)]
     annotations = from_images(rows, class_names=tuple(class_names))
-    return FolderSplit(annotations, tuple(root / "JPEGImages" / name for name in annotations.file_names))
+    paths = tuple(root / "JPEGImages" / name for name in annotations.file_names)
+    return FolderSplit(annotations, paths, str(root / "Annotations"))
+
+
+def _stems(list_file: Path, folder: Path) -> list[str]:
+    """Names of the xml files in `folder` that a list names, one a line.
+
+    A per-class list has a second column, -1, 0 or 1; a name may have spaces, too, and a list extensions. What is there decides.
+
+    Raises:
+      FileNotFoundError: for a line without an xml file; names list and line.
+      ValueError: for a list that is no text or names nothing.
+    """
+    try:
+        text = read_regular(list_file, "a list of names").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{list_file} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise ValueError(f"{list_file} is empty; expected a name a line")
+    there = {path.stem for path in folder.glob("*.xml")}
+    columns = all(_COLUMN.search(line) for _, line in lines)
+    stems = []
+    for number, line in lines:
+        cut = _COLUMN.sub("", line)
+        names = [cut, line] if columns else [line, cut]
+        names += [_EXTENSION.sub("", name) for name in names]
+        found = next((name for name in names if name in there), None)
+        if found is None:
+            raise FileNotFoundError(
+                f"{list_file}, line {number}: {folder} has no xml file of {reprlib.repr(cut)}; put it there, or remove the line"
+            )
+        stems.append(found)
+    return stems
 
 
 def _read_xml(path: Path, image_id: int, label_of: dict[str, int], one_based: bool) -> dict:
     try:
-        tree = ElementTree.parse(path).getroot()
-        height, width = (int(_text(tree, f"size/{key}")) for key in ("height", "width"))
-        objects = tree.findall("object")
-        names = [_text(entry, "name") for entry in objects]
-        corners = [[float(_text(entry, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")] for entry in objects]
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{path}: not a Pascal VOC annotation ({error})") from error
-    unknown = [(n, name) for n, name in enumerate(names, start=1) if name not in label_of]
-    if unknown:
-        n, name = unknown[0]
-        raise ValueError(f"{path}: object {n} is a {name!r}; expected one of {sorted(label_of)}")
-    boxes = np.array(corners, np.float64).reshape(-1, 4)
+        tree = ElementTree.fromstring(read_regular(path, "a Pascal VOC annotation", MOST_XML_BYTES))
+        if tree.tag != "annotation":
+            raise ValueError(f"its root is <{tree.tag}>; expected <annotation>")
+        height, width = (_side(tree, f"size/{key}") for key in ("height", "width"))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that does not exist
+        raise ValueError(f"{path}: not a Pascal VOC annotation ({error}); correct the file") from error
+    objects = [_object(path, n, entry, label_of) for n, entry in enumerate(tree.findall("object"), start=1)]
+    boxes = np.array([box for box, _, _ in objects], np.float64).reshape(-1, 4)
     boxes[:, :2] -= one_based
     return {
         "image_id": image_id,
         # As in the devkit, the name of the xml counts: <filename> often went stale when files were renamed.
-        "file_name": path.stem + (Path(tree.findtext("filename", "").strip()).suffix or ".jpg"),
+        "file_name": path.stem + (Path((tree.findtext("filename") or "").strip()).suffix or ".jpg"),
         "size": (height, width),
         "boxes": boxes,
-        "labels": [label_of[name] for name in names],
-        "crowd": [entry.findtext("difficult", "0").strip() == "1" for entry in objects],
-        "ids": range(1, len(names) + 1),
+        "labels": [label for _, label, _ in objects],
+        "crowd": [difficult for _, _, difficult in objects],
+        "ids": range(1, len(objects) + 1),
         "areas": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
     }
+
+
+def _object(path: Path, number: int, entry: ElementTree.Element, label_of: dict[str, int]) -> tuple[list[float], int, bool]:
+    """(xmin, ymin, xmax, ymax), label, difficult; ValueError names file and object."""
+    try:
+        name = _text(entry, "name")
+        if name not in label_of:
+            raise ValueError(f"is a {name!r}; expected one of {sorted(label_of)} (data.options.class_names)")
+        corners = [_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+        difficult = (entry.findtext("difficult") or "0").strip() or "0"
+        if difficult not in ("0", "1"):
+            raise ValueError(f"has difficult={difficult!r}; expected 0 or 1")
+    except ValueError as error:
+        raise ValueError(f"{path}: object {number} {error}; correct the file") from error
+    return corners, label_of[name], difficult == "1"
+
+
+def _number(element: ElementTree.Element, path: str) -> float:
+    text = _text(element, path)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) <= MOST_PIXELS:  # NaN is not
+        raise ValueError(f"has {path}={reprlib.repr(text)}; expected a number of pixels")
+    return value
+
+
+def _side(tree: ElementTree.Element, path: str) -> int:
+    value = _number(tree, path)
+    if value < 1 or not value.is_integer():
+        raise ValueError(f"has {path}={value:g}; expected the image's, a whole number of 1 or more")
+    return int(value)
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
     text = element.findtext(path)
     if text is None:
-        raise ValueError(f"<{element.tag}> has no <{path}>")
+        raise ValueError(f"has no <{path}>")
     return text.strip()

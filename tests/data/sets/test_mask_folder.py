@@ -158,3 +158,104 @@ def test_nuclei_as_they_come():
     assert [len(part) for part in parts] == [155, 34, 33]
     # The split of configs/nuclei_unet.py, written down: the first images of each part.
     assert [part[0].name[-64:][:8] for part in parts] == ["0121d675", "00071198", "072ff14c"]
+
+
+@pytest.mark.parametrize("part", ["images/b.png", "masks/b.png"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: b"garbage", "7 bytes that are no image; replace the file"),
+        (lambda data: b"", r"an empty file \(0 bytes\); expected an image"),
+        (lambda data: data[:-20], r"a damaged PNG \(cut off after"),
+        (lambda data: data[:-18] + bytes([data[-18] ^ 1]) + data[-17:], r"a damaged PNG \(the checksum of its part IDAT"),
+    ],
+    ids=["garbage", "empty", "cut", "flipped"],
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_broken_files_are_named_at_the_start(tmp_path, part, damage, said, in_memory):
+    path = make(tmp_path, mask=MASK % 2) / part
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path}: {said}"):
+        open_mask_folder(tmp_path, "train", kind="index", in_memory=in_memory, **ONE_SPLIT)
+
+
+def test_a_damaged_jpeg_image_is_named_at_the_start(tmp_path):
+    """libjpeg decodes it to something, and says so on stderr without a name."""
+    make(tmp_path, names="ab", mask=np.ones((480, 640), np.uint8))
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), (640, 480))
+    for name in "ab":
+        (tmp_path / "images" / f"{name}.png").unlink()
+        write(tmp_path / "images" / f"{name}.jpg", picture)
+    open_mask_folder(tmp_path, "train", kind="index", **ONE_SPLIT)
+    data = bytearray((tmp_path / "images/b.jpg").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+    (tmp_path / "images/b.jpg").write_bytes(data)
+    with pytest.raises(ValueError, match=r"images/b.jpg: a damaged file \(the decoder says: Corrupt JPEG data.*\); replace it"):
+        open_mask_folder(tmp_path, "train", kind="index", **ONE_SPLIT)
+
+
+def test_masks_of_0_and_255_are_no_classes(tmp_path):
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:5] = 255
+    make(tmp_path / "a", mask=mask)
+    with pytest.raises(ValueError, match=r"masks/a.png, hold 0 and the void value 255 alone.*did you mean .*kind='binary'"):
+        open_mask_folder(tmp_path / "a", "train", kind="index", **ONE_SPLIT)
+    assert open_mask_folder(tmp_path / "a", "train", kind="binary", **ONE_SPLIT)[0]["segmentation"].sum() == 6
+    with pytest.raises(ValueError, match=r"has values \[255\]"):
+        open_mask_folder(tmp_path / "a", "train", kind="index", void=None, **ONE_SPLIT)
+    # a split may lack objects that another one has, and masks of background alone are masks
+    make(tmp_path / "b", names=("x",), mask=mask, above="val")
+    make(tmp_path / "b", names=("y",), mask=mask // 255, above="train")
+    assert not open_mask_folder(tmp_path / "b", "val", kind="index")[0]["segmentation"].any()
+    make(tmp_path / "c", mask=mask * 0)
+    open_mask_folder(tmp_path / "c", "train", kind="index", **ONE_SPLIT)
+
+
+def as_jpeg(root: Path, mask: np.ndarray, suffix: str = ".jpg") -> Path:
+    make(root, mask=mask)
+    for path in (root / "masks").iterdir():
+        data = cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes()
+        path.unlink()
+        path.with_suffix(suffix).write_bytes(data)
+    return root
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_lossy_masks(tmp_path, capfd, suffix, colour):
+    """JPEG, whatever its name says, has noise around its edges: what is 128 or more was drawn."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[5:19, 6:20] = 255
+    as_jpeg(tmp_path, np.repeat(mask[..., None], 3, axis=2) if colour else mask, suffix)
+    source = open_mask_folder(tmp_path, "train", kind="binary", **ONE_SPLIT)
+    np.testing.assert_array_equal(source[0]["segmentation"], mask > 0)
+    assert f"note: 2 of the masks of {tmp_path} train are lossy files (JPEG)" in capfd.readouterr().err
+    for kind in ("index", "instances"):
+        with pytest.raises(ValueError, match=r"(is a lossy JPEG.*expects PNG|names of several|without)"):
+            open_mask_folder(tmp_path, "train", kind=kind, **ONE_SPLIT)
+
+
+def test_lossy_instances_and_lossy_classes(tmp_path):
+    make_instances(tmp_path)
+    path = tmp_path / "set/one/masks/1.png"
+    write(path.with_suffix(".jpg"), np.full((4, 6), 255, np.uint8))
+    with pytest.raises(ValueError, match=r"masks/1.jpg is a lossy JPEG.*kind='instances' expects PNG"):
+        open_mask_folder(tmp_path, "train", kind="instances", **ONE_SPLIT)
+    as_jpeg(tmp_path / "dark", np.eye(32, dtype=np.uint8) * 20)
+    with pytest.raises(ValueError, match=r"a.jpg is a lossy mask whose largest value is \d+; expected 0 and 255"):
+        open_mask_folder(tmp_path / "dark", "train", kind="binary", **ONE_SPLIT)
+
+
+def test_what_is_neither_folder_nor_zip(tmp_path):
+    for name in ("/dev/zero", tmp_path / "gone"):
+        with pytest.raises(FileNotFoundError, match="is neither a folder nor a zip file"):
+            open_mask_folder(name, "train", kind="index")
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(ValueError, match="cut.zip: no zip file that can be read"):
+        open_mask_folder(tmp_path, "train", kind="index")
+
+
+def test_too_many_pixels(tmp_path):
+    make(tmp_path, mask=MASK % 2)
+    with pytest.raises(ValueError, match=r"images/a.png: an image of 2 x 4 pixels, more than config.data.max_pixels=7"):
+        open_mask_folder(tmp_path, "train", kind="index", max_pixels=7, **ONE_SPLIT)

@@ -1,0 +1,281 @@
+"""Encoded images: reading the file, checking it, decoding it.
+
+What is read here was written by others: nothing is opened that is no regular file, nothing is decoded before its header says
+how large it is, and every error names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import stat
+import sys
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+MAX_PIXELS = 200_000_000  # of an image that is decoded: 600 MB
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # as PIL names them
+_BYTES_UNCHECKED = 64 * 2**20  # a smaller file is read before its header is looked at
+_BYTES_PER_PIXEL = 16  # of a larger file: four channels of float32
+_PIL_LOCK = threading.Lock()
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|CRC error|not enough image data")
+
+
+class ImageFileError(ValueError):
+    """A file that is no image that may be read: names the file and says what is wrong with it."""
+
+
+class ImageSizeError(ValueError):
+    """An image whose size is not the annotated one: names the file and both sizes."""
+
+
+class Header(NamedTuple):
+    """What an image says of itself before its pixels; format: "PNG", "JPEG", ..."""
+
+    height: int
+    width: int
+    format: str
+
+
+def file_problem(path: Path) -> str | None:
+    """Why `path` cannot be read, told without opening it; None where nothing speaks against it. Links are followed."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "is not there"
+    except (OSError, ValueError) as error:  # no rights, a name that is too long, a loop of links
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    # a device or a pipe may never end
+    return None if stat.S_ISREG(mode) else "is no regular file"
+
+
+def read_regular(path: Path, what: str, most: int | None = None) -> bytes:
+    """The bytes of a regular file of at most `most` bytes; what: what is expected there, for messages.
+
+    Raises:
+      FileNotFoundError: when it is not there.
+      ValueError: for anything but a regular file, or one that is larger.
+    """
+    problem = file_problem(path)
+    if problem:
+        error = FileNotFoundError if problem == "is not there" else ValueError
+        raise error(f"{path} {problem}; expected {what}")
+    if most is not None and (size := path.stat().st_size) > most:
+        raise ValueError(f"{path} has {size:,} bytes; expected {what} of at most {most:,}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); expected {what}") from error
+
+
+def read_image_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of an image file; one with far more bytes than pixels is refused before it is read.
+
+    Raises:
+      FileNotFoundError: when it is not there.
+      ValueError: for anything but a regular file that can be an image.
+    """
+    if file_problem(path) is None:
+        check_size(lambda: path.open("rb"), str(path), path.stat().st_size, max_pixels)
+    return read_regular(path, "an image file")
+
+
+def check_size(open_file: Callable[[], BinaryIO], name: str, size: int, max_pixels: int) -> None:
+    """Raises ImageFileError for a file of `size` bytes whose header does not account for them; reads a small one not at all."""
+    if size > _BYTES_UNCHECKED:
+        with open_file() as file:
+            header = read_header(file, name, max_pixels)
+        if size > _BYTES_UNCHECKED + _BYTES_PER_PIXEL * header.height * header.width:
+            raise ImageFileError(f"{name}: {size:,} bytes for an image of {header.height} x {header.width}; replace the file")
+
+
+def file_header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
+    """`read_header` of a regular file; OSError becomes an ImageFileError that names it."""
+    try:
+        with path.open("rb") as file:
+            return read_header(file, str(path), max_pixels)
+    except OSError as error:
+        raise ImageFileError(f"{path} cannot be read ({error.strerror}); expected an image file") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this PIL has."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_image(file: BinaryIO) -> Any:
+    """`PIL.Image.open` for FORMATS, without its limit of pixels: ours is another, and an error that names the file."""
+    from PIL import Image
+
+    formats = _formats()
+    with _PIL_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """The header of an image, without its pixels being read.
+
+    Raises:
+      ImageFileError: when it is none, or one of more than `max_pixels`.
+    """
+    from PIL import Image
+
+    try:
+        with open_image(file) as image:
+            header = Header(image.height, image.width, image.format or "")
+    except Image.UnidentifiedImageError as error:
+        raise ImageFileError(f"{name}: no image; expected one of {', '.join(FORMATS)}; replace the file") from error
+    except Exception as error:  # whatever damaged bytes do to a parser
+        raise ImageFileError(f"{name}: an image with a damaged header ({_line(error)}); replace the file") from error
+    if header.height * header.width > max_pixels:
+        raise ImageFileError(
+            f"{name}: an image of {header.height} x {header.width} pixels, more than config.data.max_pixels={max_pixels}; "
+            "scale it down, or raise the limit where the memory allows"
+        )
+    return header
+
+
+def check_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """The header of an encoded image, after what can be seen to be wrong with it without decoding: no image, too many pixels,
+    a PNG or JPEG that is cut off, a PNG part that is not what its checksum says.
+
+    Args:
+      name: of the file, for messages.
+      max_pixels: height x width above which nothing is decoded.
+
+    Raises:
+      ImageFileError: naming the file.
+    """
+    if not data:
+        raise ImageFileError(f"{name}: an empty file (0 bytes); expected an image; replace the file")
+    try:
+        header = read_header(io.BytesIO(data), name, max_pixels)
+    except ImageFileError as error:
+        if error.args[0].startswith(f"{name}: no image"):
+            raise ImageFileError(f"{name}: {len(data)} bytes that are no image; replace the file") from error
+        raise
+    damage = {"PNG": _png_damage, "JPEG": _jpeg_damage, "MPO": _jpeg_damage}.get(header.format, lambda data: None)(data)
+    if damage:
+        raise ImageFileError(f"{name}: a damaged {header.format} ({damage}); replace the file")
+    return header
+
+
+def _png_damage(data: bytes) -> str | None:
+    """PNG (https://www.w3.org/TR/png-3), section 5: parts of length, name, content and checksum; pixels need capital names."""
+    at = 8
+    while at + 12 <= len(data):
+        stop = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        name = data[at + 4 : at + 8]
+        if stop > len(data):
+            break
+        if name[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : stop - 4]) != int.from_bytes(
+            data[stop - 4 : stop], "big"
+        ):
+            return f"the checksum of its part {name.decode('latin-1')} at byte {at} is wrong"
+        if name == b"IEND":
+            return None
+        at = stop
+    return f"cut off after {len(data)} bytes"
+
+
+def _jpeg_damage(data: bytes) -> str | None:
+    """ITU-T T.81, B.1.1: markers are followed by their length, but for a scan, which lasts until the next marker."""
+    at = 2
+    while (found := _JPEG_MARKER.search(data, at)) is not None:
+        at = found.end()
+        if found[0][-1] == 0xD9:
+            return None
+        if found[0][-1] not in (0x01, 0xD8):
+            at += max(int.from_bytes(data[at : at + 2], "big"), 2)
+    return f"cut off after {len(data)} bytes, without an end marker"
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Encoded image -> uint8 [H, W, 3] RGB, as stored: the orientation tag is ignored, for boxes are drawn on stored pixels.
+
+    Raises:
+      ImageFileError: naming the file, when the bytes are not an image, are seen to be damaged, or are too many pixels.
+    """
+    import cv2
+
+    check_image(data, name, max_pixels)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except cv2.error as error:
+        raise ImageFileError(
+            f"{name}: {len(data)} bytes that OpenCV cannot decode ({_line(error)}); replace the file"
+        ) from error
+    if image is None:
+        raise ImageFileError(f"{name}: {len(data)} bytes that are no image OpenCV can decode; replace the file")
+    return image
+
+
+def is_lossy(data: bytes, format: str | None) -> bool:
+    """Whether the pixels of an encoded image are not exactly those that were stored, so that they cannot be class numbers."""
+    return format in ("JPEG", "MPO") or (format == "WEBP" and b"VP8L" not in data)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def encoded_size(data: bytes, name: str = "an image") -> tuple[int, int]:
+    """(height, width) from an image's header, without decoding its pixels; ImageFileError where it is none."""
+    return check_image(data, name)[:2]
+
+
+def orientation(path: Path) -> int | None:
+    """The EXIF orientation tag of an image file, where it has one: 1 is upright, 5 to 8 exchange height and width."""
+    from PIL import Image
+
+    with contextlib.suppress(Exception), Image.open(path, formats=("JPEG", "TIFF", "WEBP")) as image:
+        return image.getexif().get(0x0112)
+    return None
+
+
+class DecoderWarnings(NamedTuple):
+    """What decoders said while they were listened to."""
+
+    damage: str  # that pixels are not what was stored; "" where nothing was said of that
+    rest: str
+
+
+@contextlib.contextmanager
+def decoder_warnings() -> Iterator[list[DecoderWarnings]]:
+    """Catches what OpenCV's decoders write to the process's stderr, without a file's name, in a list of one item.
+
+    libjpeg decodes a damaged file to something and only says "Corrupt JPEG data" there. Not for several threads at a time.
+    """
+    said: list[DecoderWarnings] = []
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        before = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            kept.seek(0)
+            lines = kept.read().decode(errors="replace").splitlines()
+            damage = [line.strip() for line in lines if _DAMAGE.search(line)]
+            said.append(DecoderWarnings("; ".join(damage), "\n".join(line for line in lines if not _DAMAGE.search(line))))
