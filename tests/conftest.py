@@ -1,5 +1,14 @@
 """Shared fixtures: a small prepared MNIST of made-up digits, so that nothing here needs a network or a download."""
 
+import os
+import tempfile
+
+# Many tests compile the same small programs, in processes of their own too: each is compiled once a session.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 import cv2
 import numpy as np
 import pytest

@@ -80,6 +80,7 @@ def test_mistakes_are_found_before_anything_is_built(config):
     config.pretrained.allow_missing = ("(",)
     with pytest.raises(assemble.ConfigError, match=r"allow_missing=.*'\('.*; expected a tuple, each a regular expression"):
         assemble.check(config)
+    config.pretrained.allow_missing = ()
     config.pretrained.path = "gone.pth"
     with pytest.raises(assemble.ConfigError, match="config.pretrained.path='gone.pth' is no file"):
         assemble.check(config)

@@ -56,7 +56,9 @@ def test_damage_to_any_file_of_the_newest_checkpoint_leaves_the_one_before(finis
     assert start.find(copy).found.step == 6 and count >= 50
 
 
-@pytest.mark.parametrize("which", ["clock.json", "manifest.json", "_METADATA", "biggest"])
+@pytest.mark.parametrize(
+    "which", ["clock.json", *(pytest.param(name, marks=pytest.mark.slow) for name in ("manifest.json", "_METADATA", "biggest"))]
+)
 def test_a_run_goes_on_bit_for_bit_from_before_the_damage(finished, small_data, tmp_path, which):
     task, rng = "segmentation", random.Random(which)
     copy = shutil.copytree(finished[task], tmp_path / "copy")
