@@ -2,7 +2,7 @@
 
 python experiments/011_save_hold_up/run.py [--package=FOLDER_OF_ANOTHER_CHECKOUT]
 
-Between saves a step changes every number, so that nothing compresses or is shared. Prints the seconds from the call of `save` to
+Between saves a step changes every number, so that nothing compresses. Prints the seconds from the call of `save` to
 its return (the step may then go on) and those until everything is on the disk.
 """
 
