@@ -193,7 +193,7 @@ def _eval_batch_size(wanted: int, sources: dict[str, Source]) -> int:
     """At most the largest split, and rounded up to what divides among the devices: the rest is padding anyway."""
     size = min(wanted, max(map(len, sources.values()), default=wanted))
     if size == 1 and "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
-        size = 2  # with that flag XLA takes 14 GB to compile a detector's evaluation of a single image, and 1 GB for two
+        size = 2  # with that flag XLA takes 14 GB to compile a detector's evaluation of a single image
     return -(-size // jax.device_count()) * jax.device_count()
 
 

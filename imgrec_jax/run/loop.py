@@ -29,7 +29,7 @@ from imgrec_jax.run import workdir as workdirs
 from imgrec_jax.run.checkpoint import Checkpointer, CheckpointError, DamagedError
 from imgrec_jax.run.evaluate import evaluate, not_finite
 from imgrec_jax.run.record import Callback, NonFiniteError, Run
-from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, choose, find, set_damaged_aside
+from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, choose, find, set_damaged_aside
 from imgrec_jax.run.stop import Interrupted, Stop, caught
 from imgrec_jax.run.writers import aside, duration, emit, to_json
 from imgrec_jax.step import TrainState, eval_variables, init_state, make_eval_step, make_train_step, named_key
@@ -121,9 +121,10 @@ def train(
                 f"{folder} holds checkpoints, and with config.checkpoint.enabled=False this start could not go on from them; "
                 "give another --workdir (--restart begins anew and keeps the old files under another name)"
             )
-        if (results := _already_done(experiment, folder, say)) is not None:
+        start = find(folder) if experiment.cadence.checkpoint_every else None
+        if (results := _already_done(experiment, folder, start, say)) is not None:
             return results
-        run, state, train_step, eval_step, phase = _begin(experiment, folder, say, stop, callbacks)
+        run, state, train_step, eval_step, phase = _begin(experiment, folder, start, say, stop, callbacks)
         with stop.noting(), contextlib.closing(run):
             results = _train(run, state, train_step, eval_step, phase, say, stop)
             stop.answered()  # what is left is the writing of checkpoints
@@ -131,11 +132,15 @@ def train(
 
 
 def _begin(
-    experiment: Experiment, folder: Path, say: Callable[[str], None], stop: Stop, callbacks: Sequence[Callback]
+    experiment: Experiment,
+    folder: Path,
+    start: Start | None,
+    say: Callable[[str], None],
+    stop: Stop,
+    callbacks: Sequence[Callback],
 ) -> tuple[Run, TrainState, parallel.Step, parallel.Step | None, str]:
     """Chooses between the ways a run can start (see the top of this file). Nothing is written before all is found to fit."""
     keeps = bool(experiment.cadence.checkpoint_every)
-    start = find(folder) if keeps else None
     clock = start.clock if start else FRESH
     state, tx = create_state(experiment, _initialise(experiment, say) if start is None else None)
     train_step, eval_step = compile_train_step(experiment, state, tx), compile_eval_step(experiment, state)
@@ -198,12 +203,13 @@ def _train(
             if not complete:
                 break
         jax.block_until_ready(state)
+    onwards = "the same command goes on from there" if run.checkpointer else "nothing is kept: checkpoint.enabled=False"
     if stop.signal is not None and (not complete or (done < total and not run.stopped)):
-        say(f"{stop.word} at step {done}; the same command goes on from there")
+        say(f"{stop.word} at step {done}; {onwards}")
     elif run.stopped:
         say(f"stopped early at step {done}: {run.early_stop.metric} was best at step {run.early_stop.memory['best_step']}")
     elif done < total:
-        say(f"terminated at step {done}; the same command goes on from there")
+        say(f"terminated at step {done}; {onwards}")
     trained = f"{done - start} steps in {duration(time.perf_counter() - began)}"
     say(trained if done > start else f"nothing left to train at step {done}")
     return run.results
@@ -237,7 +243,9 @@ def _finish_step(
         run.save(done, state, phase)
         return False
     except Exception:
-        if phase == EVALUATED and done > run.saved_step:  # whatever the best checkpoint did, what was trained is kept
+        if (
+            phase == EVALUATED and mark is not None and done > run.saved_step
+        ):  # whatever the best checkpoint did, what was trained is kept
             run.back_to(mark)
             run.save(done, state, EVALUATED)
         raise
@@ -259,9 +267,8 @@ def _wait_for(step: parallel.Step, say: Callable[[str], None]) -> None:
         say(f"compiled in {time.perf_counter() - began:.0f} s")
 
 
-def _already_done(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> Results | None:
+def _already_done(experiment: Experiment, folder: Path, start: Start | None, say: Callable[[str], None]) -> Results | None:
     """The results of a run that is at its end, without compiling anything; None where there is something to do."""
-    start = find(folder) if experiment.cadence.checkpoint_every else None
     if start is None or start.damaged or start.clock["phase"] != WHOLE:
         return None
     clock = start.clock
