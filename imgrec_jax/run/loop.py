@@ -124,7 +124,7 @@ def train(
         start = find(folder) if experiment.cadence.checkpoint_every else None
         if (results := _already_done(experiment, folder, start, say)) is not None:
             return results
-        run, state, train_step, eval_step, phase = _begin(experiment, folder, start, say, stop, callbacks)
+        run, state, train_step, eval_step, phase = _begin(experiment, folder, start, say, callbacks)
         with stop.noting(), contextlib.closing(run):
             results = _train(run, state, train_step, eval_step, phase, say, stop)
             stop.answered()  # what is left is the writing of checkpoints
@@ -136,7 +136,6 @@ def _begin(
     folder: Path,
     start: Start | None,
     say: Callable[[str], None],
-    stop: Stop,
     callbacks: Sequence[Callback],
 ) -> tuple[Run, TrainState, parallel.Step, parallel.Step | None, str]:
     """Chooses between the ways a run can start (see the top of this file). Nothing is written before all is found to fit."""

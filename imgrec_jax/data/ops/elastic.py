@@ -1,7 +1,7 @@
 """Elastic deformation of an image with its masks, as U-Net was trained (Ronneberger et al. 2015, arXiv 1505.04597).
 
 Random displacements at a coarse grid of points, Gaussian of some pixels' standard deviation, become a smooth field by bicubic
-interpolation. Coordinates as in `geometry_ops`. Shape letters: H W image, n points of the grid per side.
+interpolation. Coordinates as in `geometry`. Shape letters: H W image, n points of the grid per side.
 """
 
 from __future__ import annotations
