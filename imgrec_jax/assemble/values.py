@@ -230,7 +230,8 @@ def check_channels(config: ConfigDict, channels: int) -> None:
         if len(config.data[key]) not in (1, channels):
             given = f"config.data.{key}={tuple(config.data[key])}"
             raise ConfigError(
-                f"{given}: the images have {channels} channels; expected 1 number" + f" or {channels}" * (channels > 1)
+                f"{given}: the images have {channels} channel{'s' * (channels > 1)}; expected 1 number"
+                + f" or {channels}" * (channels > 1)
             )
 
 

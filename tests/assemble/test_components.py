@@ -179,3 +179,7 @@ def test_splits_that_share_examples_are_refused(digits_dir, train, validation, t
         assemble.build(config)
     config.data.allow_overlap = True
     assemble.build(config)
+    if "test" in validation:
+        config.select.metric = "accuracy"
+        with pytest.raises(assemble.ConfigError, match="nothing is selected on test data"):
+            assemble.build(config)
