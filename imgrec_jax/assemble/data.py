@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
+from imgrec_jax.config import is_own
 from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
 from imgrec_jax.data.sets import coco, mask_folder, mnist, panoptic, pets, scenes, tfds, voc
@@ -50,6 +52,8 @@ ANY_TFDS = Entry(tfds.open_labelled, ("classification",))  # any other name is T
 
 def entry_of(config: ConfigDict) -> Entry:
     """The entry that `config.data.name` ("mnist:3.0.1", "coco/2017", "digit_scenes/tiny") names."""
+    if is_own(config.data.name):
+        return Entry(own.find("data.name", config.data.name), (config.task,))
     full = config.data.name.partition(":")[0]
     name = full if full in SETS else full.partition("/")[0]
     known = sorted(n for n, entry in SETS.items() if config.task in entry.tasks)
@@ -88,7 +92,7 @@ def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
         opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
         train = entry.open(request, **options)
     except (TypeError, AttributeError, KeyError, IndexError) as error:  # an option of another type than the set expects
-        raise ConfigError(f"config.data.options={options}: {error}") from error
+        raise ConfigError(f"config.data.options={options}: {error}{own.where(error)}") from error
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)

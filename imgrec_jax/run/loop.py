@@ -114,7 +114,7 @@ def train(
             if restart and (kept := workdirs.restart(folder)):
                 say(f"what was in {folder} is kept in {kept}")
             workdirs.check_config(folder, experiment.config, experiment.settle)
-            workdirs.check_data(folder, experiment.card["splits"])
+            workdirs.check_card(folder, experiment.card)
         distributed.wait("workdir")
         if not experiment.cadence.checkpoint_every and checkpoint.any_ever(folder):
             raise workdirs.WorkdirError(
@@ -423,7 +423,7 @@ def evaluate_workdir(
     """
     folder = workdirs.resolve(workdir)
     changed = workdirs.config_changes(folder, experiment.config, experiment.settle)
-    changed += workdirs.data_changes(folder, experiment.card["splits"])
+    changed += workdirs.data_changes(folder, experiment.card) + workdirs.code_changes(folder, experiment.card)
     if changed and not allow_changes:
         raise workdirs.WorkdirError(
             f"the run in {folder} was trained with another config or other data:\n  " + "\n  ".join(changed)
