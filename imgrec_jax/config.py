@@ -200,7 +200,7 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
 
 def to_plain(config: ConfigDict) -> dict[str, object]:
     """The config as nested dicts of what JSON can hold; `from_plain` reads it back."""
-    return _plain(config.to_dict())
+    return {key: _plain(value) for key, value in config.to_dict().items()}
 
 
 def from_plain(stored: dict[str, object], stored_format: int = 2) -> ConfigDict:
@@ -272,7 +272,7 @@ def modernise(config: ConfigDict) -> ConfigDict:
                 del section[old.rpartition(".")[2]]
         for key, values in RENAMED_VALUES.items():
             if flat.get(key) in values:
-                _set(config, key, values[flat[key]])
+                _set(config, key, values[str(flat[key])])
     if locked:
         config.lock()
     return config
@@ -332,6 +332,8 @@ def load_file(path: Path, variant: str = "") -> ConfigDict:
     """What `get_config(variant)` of a config file returns."""
     try:
         spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ValueError("a config is a Python file, whose name ends in .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module.get_config(*([variant] if variant else []))

@@ -180,7 +180,7 @@ def frozen_labels(frozen: Sequence[str], params: Any) -> Any:
 
 
 class MuonState(NamedTuple):
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # optax's own name; it hides `tuple.count`
     momentum: Any
 
 

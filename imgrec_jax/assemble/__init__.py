@@ -38,7 +38,7 @@ def check(config: ConfigDict) -> None:
     """Raises ConfigError for what can be seen to be wrong without any data."""
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     check_types(config)
     values.check(config)
@@ -228,6 +228,6 @@ def inference(config: ConfigDict) -> Inference:
     """The task and the preprocessing of a config."""
     config = modernise(config)
     choice("task", config.task, TASKS)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     return Inference(task.make_task(config), preprocess.evaluation(config))

@@ -51,6 +51,7 @@ def steps_of(section: Any, name: str, steps_per_epoch: int, batch_size: int, def
     """A duration in steps, at least 1."""
     unit = unit_of(section, name, required=default is None)
     if unit is None:
+        assert default is not None  # or one of the three was required
         return default
     value = section[f"{name.rsplit('.', 1)[-1]}_{unit}"]
     factor = {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]

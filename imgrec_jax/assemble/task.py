@@ -116,7 +116,7 @@ def _segmentation_loss(config: ConfigDict) -> Callable:
     return functools.partial(segmentation_loss, **options)
 
 
-def make_summarise(config: ConfigDict, annotations: Any | None) -> Callable[[dict], dict]:
+def make_summarise(config: ConfigDict, annotations: Any) -> Callable[[dict], dict]:
     """Merged metric states of a split -> values; annotations: the table of its boxes, for detection."""
     if config.task != "detection":
         return metrics.compute

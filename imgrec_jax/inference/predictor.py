@@ -87,6 +87,7 @@ class Predictor:
         prepared = [self._as_image(image, position) for position, image in enumerate(images)]
         if not prepared:
             return []
+        assert self.task.records is not None  # every task of the package has them
         results: list[Result] = [{} for _ in prepared]
         for positions, batch in self.preprocess.batches(prepared, self._rows(len(prepared))):
             predictions = jax.device_get(self._predict(self._on_device, batch))

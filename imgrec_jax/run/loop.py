@@ -14,6 +14,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def compile_train_step(experiment: Experiment, state: TrainState, tx: Any) -> pa
 
 def train(
     experiment: Experiment,
-    workdir: str | Path,
+    workdir: str | PathLike,
     say: Callable[[str], None] = emit,
     *,
     callbacks: Sequence[Callback] = (),
@@ -168,7 +169,7 @@ def _begin(
 
 
 def _train(
-    run: Run, state: TrainState, train_step: Callable, eval_step: Callable | None, phase: str,
+    run: Run, state: TrainState, train_step: parallel.Step, eval_step: parallel.Step | None, phase: str,
     say: Callable[[str], None], stop: Stop,
 ) -> Results:  # fmt: skip
     """The loop."""
@@ -215,7 +216,13 @@ def _train(
 
 
 def _finish_step(
-    run: Run, state: TrainState, eval_step: Callable | None, done: int, phase: str, asked: Callable[[int], bool], stop: Stop
+    run: Run,
+    state: TrainState,
+    eval_step: parallel.Step | None,
+    done: int,
+    phase: str,
+    asked: Callable[[int], bool],
+    stop: Stop,
 ) -> bool:
     """Evaluates and saves after step `done`, from `phase` on. Returns whether the run may go on to the next step."""
     experiment, cadence = run.experiment, run.experiment.cadence
@@ -286,11 +293,12 @@ def _already_done(experiment: Experiment, folder: Path, start: Start | None, say
 
 def _initialise(experiment: Experiment, say: Callable[[str], None]) -> Callable | None:
     """What changes the fresh variables; None where there is nothing to change."""
-    if experiment.optimisation.initialise is None:
+    change = experiment.optimisation.initialise
+    if change is None:
         return None
 
     def initialise(variables: dict) -> dict:
-        variables, report = experiment.optimisation.initialise(variables)
+        variables, report = change(variables)
         say(report)
         return variables
 
@@ -302,6 +310,7 @@ def _check_selection(experiment: Experiment, eval_step: parallel.Step | None) ->
     metric = experiment.selection.metric
     if not metric:
         return
+    assert eval_step is not None  # a metric to select by has a split to be computed on
     states = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), eval_step.out)
     values = experiment.data.summarise["validation"](states)
     names = sorted(name for name, value in values.items() if isinstance(value, int | float | None))
@@ -340,10 +349,11 @@ def _planned_total(experiment: Experiment, folder: Path) -> int | None:
 
 
 def _evaluate(
-    run: Run, split: str, eval_step: Callable, state: TrainState, step: int, stop: Stop, name: str = ""
+    run: Run, split: str, eval_step: parallel.Step | None, state: TrainState, step: int, stop: Stop, name: str = ""
 ) -> dict[str, Any]:
     """Evaluates a split, records it under `name` or the split's own, and shows its headline."""
     began = time.perf_counter()
+    assert eval_step is not None  # there is a split
     experiment, name = run.experiment, name or split
     values = evaluate(
         eval_step, eval_variables(state), experiment.data.evals[split], experiment.compute.layout,
@@ -362,7 +372,7 @@ def _evaluate(
     return values
 
 
-def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int, stop: Stop) -> None:
+def _evaluate_best(run: Run, eval_step: parallel.Step | None, state: TrainState, step: int, stop: Stop) -> None:
     """What the checkpoint that validation chose does on the test split; `state` at `step` was just evaluated."""
     best_step = run.early_stop.memory["best_step"]
     if "test" not in run.experiment.data.evals or best_step is None:
@@ -372,6 +382,7 @@ def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int, 
         run.record(step, "best_test", run.results["test"])
         run.console.say("best_test: that of the last state, which is the best")
         return
+    assert run.checkpointer is not None  # or there would be no best one
     layout, folder = run.experiment.compute.layout, run.checkpointer.workdir
     run.checkpointer.wait()
     found = next((found for found in checkpoint.saved(folder, checkpoint.BEST) if found.step == best_step), None)
@@ -403,7 +414,7 @@ def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
 
 def evaluate_workdir(
     experiment: Experiment,
-    workdir: str | Path,
+    workdir: str | PathLike,
     say: Callable[[str], None] = emit,
     *,
     which: str | int = "last",
@@ -435,6 +446,7 @@ def evaluate_workdir(
     state = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
     results = {}
     for split, pipeline in experiment.data.evals.items():
+        assert eval_step is not None
         results[split] = evaluate(
             eval_step, eval_variables(state), pipeline, layout, summarise=experiment.data.summarise[split],
             on_device=experiment.data.on_device, stop=stop,

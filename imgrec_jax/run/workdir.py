@@ -308,7 +308,7 @@ def environment(step: int) -> dict[str, Any]:
     """Command, versions, machine and commit of a start at `step`."""
     import jax
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

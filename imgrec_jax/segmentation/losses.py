@@ -6,6 +6,7 @@ the loss of a whole set, also for Dice, which is a ratio of sums over all pixels
 Shape letters: B batch, H W image, C classes (with background).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -83,7 +84,7 @@ class LossSums(metrics.SumState):
 
     def value(self, axis_name: str | None = None) -> jax.Array:
         """Differentiable float32 scalar."""
-        return sum(weight * self.terms[name].value(axis_name) for name, weight in self.weights)
+        return functools.reduce(jnp.add, [weight * self.terms[name].value(axis_name) for name, weight in self.weights])
 
     def count(self) -> jax.Array | None:
         """The sum of the weights that cross-entropy, focal loss and their auxiliary terms are means by, the same of each; None
