@@ -203,6 +203,7 @@ def _train(
             if not complete:
                 break
         jax.block_until_ready(state)
+    run.console.close()
     onwards = "the same command goes on from there" if run.checkpointer else "nothing is kept: checkpoint.enabled=False"
     if stop.signal is not None and (not complete or (done < total and not run.stopped)):
         say(f"{stop.word} at step {done}; {onwards}")
