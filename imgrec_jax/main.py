@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
-COMMANDS: tuple[str, ...] = ()  # modules of this package that are commands of `imgrec` beside training
+COMMANDS: tuple[str, ...] = ("predict",)  # modules of this package that are commands of `imgrec` beside training
 
 
 def define_flags() -> None:
