@@ -68,7 +68,7 @@ class Batcher:
     """
 
     def __init__(self, preprocess: Preprocess, shapes: Shapes, rows: int):
-        """Args: preprocess of the run; shapes met so far, by this and earlier streams; rows: B, fewer where images are large."""
+        """Args: preprocess of the run; shapes that streams met so far; rows: B, fewer where images are large."""
         self._preprocess, self._shapes, self._rows = preprocess, shapes, rows
         self.waiting: dict[Size, list[Piece]] = {}
         self._bytes = 0

@@ -58,8 +58,8 @@ def read_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS, upright: bo
 
     Args:
       max_pixels: height x width above which nothing is decoded.
-      upright: turn it as its EXIF orientation says, as viewers show it; False keeps the pixels as stored, on which the boxes and
-        masks of data sets are drawn.
+      upright: turn it as its EXIF orientation says, as viewers show it; False keeps the pixels as stored, on which the boxes
+        and masks of data sets are drawn.
 
     Raises:
       ValueError: naming the file and what is wrong with it.

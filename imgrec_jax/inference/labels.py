@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-
 from ml_collections import ConfigDict
 
 from imgrec_jax import metrics

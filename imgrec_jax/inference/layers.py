@@ -19,7 +19,7 @@ Function = Callable[..., Any]
 
 
 def watched(function: Function, names: tuple[str, ...] | None = None) -> Function:
-    """function(*args) -> (its value, {path: output}); names: only these paths, None: all of them in the order of their calls."""
+    """function(*args) -> (its value, {path: output}); names: only these paths; None: all, in the order of their calls."""
 
     def run(*args: Any) -> tuple[Any, dict[str, jax.Array]]:
         found: dict[str, jax.Array] = {}

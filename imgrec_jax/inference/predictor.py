@@ -232,9 +232,7 @@ class Predictor:
             raise ValueError(f"{name}: {error}") from error
         wanted, given = self.preprocess.group(example), example["image"].shape[:2]
         if given[0] > wanted[0] or given[1] > wanted[1]:
-            raise ValueError(
-                f"{name}: {given[0]} x {given[1]} pixels do not fit the run's batches of {wanted[0]} x {wanted[1]}"
-            )
+            raise ValueError(f"{name}: {given[0]} x {given[1]} pixels more than the run's data.pad_to={wanted}")
         return example
 
     def as_image(self, array: np.ndarray, name: str) -> np.ndarray:

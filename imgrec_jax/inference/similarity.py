@@ -166,7 +166,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare(run: Any, path: str, name: str | None, *, far: float, out: str | None, say: Callable[[str], None]) -> int:
-    """Writes "a,b,similarity[,same]" lines; with labels says the ROC area and the threshold at `far`. Returns the exit status."""
+    """Writes "a,b,similarity[,same]" lines; with labels says the ROC area and the threshold at `far`; exit status."""
     if not 0 < far < 1:
         raise ValueError(f"--far={far}: expected a rate between 0 and 1, e.g. 0.01")
     pairs = read_pairs(path)
@@ -196,6 +196,6 @@ def _verdict(pairs: Sequence[tuple[float, bool]], far: float) -> str:
     curve = roc(np.array([value for value, _ in pairs]), np.array([same for _, same in pairs]))
     threshold, accepted = curve.at(far)
     return (
-        f"{len(pairs):,} pairs: area under the ROC {curve.area:.4f}; at a false-accept rate of {far:g} or less the threshold is "
-        f"{threshold:.4f} and {accepted:.1%} of the same pairs are accepted"
+        f"{len(pairs):,} pairs: area under the ROC {curve.area:.4f}; at a false-accept rate of {far:g} or less the threshold "
+        f"is {threshold:.4f} and {accepted:.1%} of the same pairs are accepted"
     )

@@ -29,7 +29,7 @@ class Window(NamedTuple):
 
 
 def windows_of(size: tuple[int, int], window: tuple[int, int] | None, overlap: float) -> list[Window]:
-    """The whole picture, and the windows that cover it where it is larger than one; neighbours share `overlap` of their side."""
+    """The whole picture, and the windows that cover one that is larger; neighbours share `overlap` of their side."""
     whole = Window((0, 0), size)
     if window is None or (size[0] <= window[0] and size[1] <= window[1]):
         return [whole]
