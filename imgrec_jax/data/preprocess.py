@@ -51,7 +51,7 @@ class Preprocess:
         """The batch of `rows` rows of these examples, whose positions are `indices`; a batch that is not full repeats them and
         says which rows are valid, as in evaluation."""
         chosen = np.resize(np.arange(len(examples)), rows)
-        batch = self.collate([examples[n] for n in chosen])
+        batch = self.collate([examples[n] for n in chosen.tolist()])
         batch["index"] = np.asarray(indices, np.int32)[chosen]
         batch["example_valid"] = np.arange(rows) < len(examples)
         return batch

@@ -19,7 +19,8 @@ PIXELS_OF_A_BATCH = 2**24  # of all rows together; a larger image has a batch of
 BYTES_WAITING = 512 * 2**20  # of prepared images that wait for others of their shape
 
 Size = tuple[int, int]
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Piece(NamedTuple):
@@ -28,13 +29,13 @@ class Piece(NamedTuple):
     Attributes:
       owner: the number of the image in its stream.
       part: which piece of it.
-      index: position among labels, 0 where there are none.
+      row: position among labels, 0 where there are none.
       example: prepared for `Preprocess.batch`.
     """
 
     owner: int
     part: int
-    index: int
+    row: int
     example: dict[str, Any]
 
     @property
@@ -102,7 +103,7 @@ class Batcher:
     def _take(self, size: Size) -> tuple[list[Piece], Batch]:
         pieces = self.waiting.pop(size)
         self._bytes -= sum(piece.size for piece in pieces)
-        examples, indices = [piece.example for piece in pieces], [piece.index for piece in pieces]
+        examples, indices = [piece.example for piece in pieces], [piece.row for piece in pieces]
         return pieces, self._preprocess.batch(examples, indices, self._rows_of(size))
 
 

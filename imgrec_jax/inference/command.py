@@ -36,6 +36,8 @@ def workdir_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="best, last or a step (default: best where there is one, else last)")
     averaged = "the parameter average (default: where there is one)"
     parser.add_argument("--averaged", action=argparse.BooleanOptionalAction, help=averaged)
+    code = "run the Python files that the workdir carries, where its config names some"
+    parser.add_argument("--allow_code", action="store_true", help=code)
     parser.add_argument("--verbosity", type=int, default=0, help="1 shows where an error happened")
 
 
@@ -43,7 +45,9 @@ def load(arguments: argparse.Namespace) -> Any:
     """The run that the flags name."""
     import imgrec_jax
 
-    return imgrec_jax.load(arguments.workdir, arguments.checkpoint, averaged=arguments.averaged)
+    return imgrec_jax.load(
+        arguments.workdir, arguments.checkpoint, averaged=arguments.averaged, allow_code=arguments.allow_code
+    )
 
 
 def size_of_text(text: str) -> tuple[int, int]:

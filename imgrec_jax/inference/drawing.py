@@ -200,5 +200,5 @@ def save(path: Any, image: np.ndarray) -> None:
     """Writes a picture; the format is that of the ending, JPEG at quality 90."""
     from PIL import Image
 
-    options = {"quality": 90} if str(path).lower().endswith((".jpg", ".jpeg")) else {}
+    options: dict[str, Any] = {"quality": 90} if str(path).lower().endswith((".jpg", ".jpeg")) else {}
     Image.fromarray(np.ascontiguousarray(image)).save(path, **options)

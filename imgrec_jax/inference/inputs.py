@@ -127,7 +127,6 @@ def pictures(images: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True,
       max_pixels, upright: see `read_file`.
       every: of a video, one frame in so many.
     """
-    options = {"max_pixels": max_pixels, "upright": upright, "every": every}
     if isinstance(images, np.ndarray):
         one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
         images = [images] if one else images
@@ -137,7 +136,7 @@ def pictures(images: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True,
         if isinstance(item, Picture):
             yield item
         elif isinstance(item, str | os.PathLike):
-            yield from of_path(os.fspath(item), **options)
+            yield from of_path(os.fspath(item), max_pixels=max_pixels, upright=upright, every=every)
         elif _is_pil(item):
             yield Picture(getattr(item, "filename", "") or f"image {position}", functools.partial(_read_pil, item, upright))
         else:

@@ -62,8 +62,7 @@ class Writer:
         for folder in (self._images, self._masks, *(p.parent for p in (self._coco, self._out) if p)):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        self._partial = self._out.with_name(f".{self._out.name}.{os.getpid()}.partial") if self._out else None
-        self._lines = self._partial.open("w", encoding="utf-8") if self._partial else sys.stdout
+        self._lines = _partial(self._out).open("w", encoding="utf-8") if self._out else sys.stdout
         self._entries: list[dict[str, Any]] = []
         self._names, self._count = Names(), 0
         self._videos: dict[str, Any] = {}
@@ -84,7 +83,7 @@ class Writer:
         if self._coco is not None:
             self._entries += result.to_coco(*self._coco_numbers(result.file))
         if self._images is not None:
-            self._draw(result)
+            self._draw(result, self._images)
 
     def _coco_numbers(self, file: str) -> tuple[int, tuple[int, ...]]:
         """(image id, category ids): those of the labels where there are any; else the number that a file is called, as COCO's
@@ -95,14 +94,14 @@ class Writer:
         stem = Path(file).stem
         return int(stem) if stem.isdecimal() else self._count, self._run.category_ids
 
-    def _draw(self, result: Result) -> None:
+    def _draw(self, result: Result, folder: Path) -> None:
         drawn = result.draw()
         if result.video is None:
-            drawing.save(self._images / f"{self._names.of(result.file)}.{'png' if drawn.size < 1_000_000 else 'jpg'}", drawn)
+            drawing.save(folder / f"{self._names.of(result.file)}.{'png' if drawn.size < 1_000_000 else 'jpg'}", drawn)
             return
         path, _, rate = result.video
         if path not in self._videos:
-            self._videos[path] = _open_video(self._images / f"{self._names.of(path)}.mp4", drawn.shape, rate)
+            self._videos[path] = _open_video(folder / f"{self._names.of(path)}.mp4", drawn.shape, rate)
         writer, (height, width) = self._videos[path]
         frame = np.zeros((height, width, 3), np.uint8)  # captions may differ in height from frame to frame
         frame[: min(height, drawn.shape[0])] = drawn[:height, :width]
@@ -111,11 +110,16 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for writer, _ in self._videos.values():
             writer.release()
-        if self._partial is not None:
+        if self._out is not None:
             self._lines.close()
-            self._partial.replace(self._out)
+            _partial(self._out).replace(self._out)
         if self._coco is not None and error is None:
             write_whole(self._coco, lambda path: path.write_text(json.dumps(plain(self._entries))))
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _open_video(path: Path, shape: tuple[int, ...], rate: float) -> tuple[Any, tuple[int, int]]:

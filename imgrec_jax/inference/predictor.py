@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import assemble, metrics, parallel
+from imgrec_jax.assemble import own
 from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.inference import inputs, windows
@@ -55,13 +56,22 @@ class Predictor:
       resized: how many images had another size than the run classifies, and were stretched to it.
     """
 
-    def __init__(self, folder: Path, config: ConfigDict, card: dict[str, Any], found: checkpoint.Found, averaged: bool | None):
+    def __init__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        card: dict[str, Any],
+        found: checkpoint.Found,
+        averaged: bool | None,
+        allow_code: bool = False,
+    ):
         self.workdir, self.config, self.step = folder, config, found.step
         self.checkpoint = "best" if found.kind == checkpoint.BEST else "last"
-        self.task, self.preprocess = assemble.inference(config)
+        with own.carried(own.of_workdir(folder, config, card.get("code", {}), allow_code)):
+            self.task, self.preprocess = assemble.inference(config)
+            self.class_names = tuple(card.get("class_names") or assemble.class_names(config))
         self.variables = checkpoint.read_variables(found, averaged)
         self._card = card
-        self.class_names = tuple(card.get("class_names") or assemble.class_names(config))
         self.lacks = () if "image_shape" in card else _missing(self.class_names)
         self.compiled: set[tuple[int, ...]] = set()
         self.resized = 0
@@ -198,6 +208,7 @@ class Predictor:
         else:
             predictions, states = self._predict_and_score(self.on_device, batch)
             labels.states = metrics.merge(labels.states, jax.device_get(states))
+        assert self.task.records is not None  # every task of the package has them
         records = self.task.records(jax.device_get(predictions), batch)
         return records[: int(np.sum(batch["example_valid"]))]
 
@@ -205,9 +216,8 @@ class Predictor:
         """The records of an image's windows as one."""
         if len(records) == 1:
             return records[0]
-        options = {"nms_thresh": 0.5, "detections_per_img": 100}
-        options |= {key.removeprefix("box_"): value for key, value in self.config.detection.items()}
-        limits = {"nms_thresh": options["nms_thresh"], "most": options["detections_per_img"]}
+        options = self.config.detection.to_dict()
+        limits = {"nms_thresh": options.get("box_nms_thresh", 0.5), "most": options.get("box_detections_per_img", 100)}
         return windows.merge(records, prepared.windows, prepared.size, **limits)
 
     def _prepare(self, picture: Picture, *, labels: Labels | None, window: tuple[int, int] | None, overlap: float) -> Prepared:
@@ -255,14 +265,13 @@ class Predictor:
             if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
                 raise ValueError(f"{name} is a float image with values outside 0..1; divide by 255, or give uint8")
             array = array.astype(np.float32)
-        shape = self._card.get("image_shape")
-        if shape is None:
+        taken = self._card.get("image_shape")
+        if taken is None:
             return array
-        if array.shape[2] != shape[2]:
-            array = to_channels(shape[2])({"image": array}, np.random.default_rng(0))["image"]
-        if self.config.task == "classification" and not len(self.config.data.eval_ops) and array.shape[:2] != tuple(shape[:2]):
-            array = _stretched(array, shape)
-        return array
+        if array.shape[2] != taken[2]:
+            array = to_channels(taken[2])({"image": array}, np.random.default_rng(0))["image"]
+        fixed = self.config.task == "classification" and not len(self.config.data.eval_ops)
+        return _stretched(array, taken) if fixed and array.shape[:2] != tuple(taken[:2]) else array
 
     def __repr__(self) -> str:
         return f"<{self.config.task} run {self.workdir}, {self.checkpoint} checkpoint, step {self.step}>"
@@ -322,11 +331,13 @@ def _missing(class_names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def load(folder: str | PathLike, which: str | int | None = None, *, averaged: bool | None = None) -> Predictor:
+def load(
+    folder: str | PathLike, which: str | int | None = None, *, averaged: bool | None = None, allow_code: bool = False
+) -> Predictor:
     """See `imgrec_jax.load`."""
     path = workdir.resolve(folder)
     config, card = workdir.read_config(path), workdir.read_card(path)
     if which is None:
         which = "best" if checkpoint.saved(path, checkpoint.BEST) else "last"
     found, _ = start.choose(path, which, lambda line: print(line, file=sys.stderr))
-    return Predictor(path, config, card, found, averaged)
+    return Predictor(path, config, card, found, averaged, allow_code)

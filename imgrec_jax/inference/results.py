@@ -111,8 +111,8 @@ class BoxesResult(Result):
         """The boxes of at least this score."""
         keep = self.scores >= score
         names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
-        chosen = {"boxes": self.boxes[keep], "scores": self.scores[keep], "labels": self.labels[keep], "names": names}
-        return dataclasses.replace(self, **chosen)
+        arrays: dict[str, Any] = {key: getattr(self, key)[keep] for key in ("boxes", "scores", "labels")}
+        return dataclasses.replace(self, names=names, **arrays)
 
     def to_json(self) -> dict[str, Any]:
         boxes = [

@@ -87,7 +87,7 @@ def write_features(run: Any, images: Iterable[Picture], name: str, out: str | No
         return 1
     files, values = np.array(list(found)), list(found.values())
     if len({value.shape for value in values}) == 1:
-        arrays = {"files": files, "features": np.stack(values)}
+        arrays: dict[str, Any] = {"files": files, "features": np.stack(values)}
     else:
         arrays = {"files": files, **{f"features_{n}": value for n, value in enumerate(values)}}
     path = Path(out).expanduser()
