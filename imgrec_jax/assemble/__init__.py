@@ -200,8 +200,10 @@ def _eval_batch_size(wanted: int, sources: dict[str, Source]) -> int:
 
 def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[str, own.Code]) -> dict[str, Any]:
     """What a run's folder says of it beside the config; plain values, for JSON."""
+    table = sources["train"].info.meta.get("annotations")
     return {
         "class_names": list(sources["train"].info.class_names),
+        **({"category_ids": [int(number) for number in table.category_ids]} if table is not None else {}),
         "image_shape": list(image.shape[1:]),  # of a training batch; only classification needs its height and width
         "eval_batch_size": eval_batch,
         **({"code": {name: part._asdict() for name, part in code.items()}} if code else {}),

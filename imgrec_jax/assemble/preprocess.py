@@ -14,7 +14,7 @@ from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.ops import canvases, mixing, targets
 from imgrec_jax.data.pipeline import Order, sequential_order, shuffled_order
-from imgrec_jax.data.preprocess import Preprocess
+from imgrec_jax.data.preprocess import Preprocess, size_of
 from imgrec_jax.data.source import Source
 
 
@@ -52,7 +52,12 @@ def evaluation(config: ConfigDict) -> Preprocess:
         ops += [*search, targets.check_boxes(drop=True), _resize(config)((data.min_size[-1],))]
         collate = _collate_boxes(config)(drop_extra_boxes=True)
         return Preprocess(tuple(ops), collate, lambda example: example["canvas"])
-    return Preprocess(tuple(ops), _collate_maps(config) if config.task == "segmentation" else stack)
+    if config.task == "segmentation":
+        sized = (
+            (lambda example: tuple(data.pad_to)) if data.pad_to else lambda e: canvases.round_up(size_of(e), data.pad_multiple)
+        )
+        return Preprocess(tuple(ops), _collate_maps(config), sized, canvases.pad_maps)
+    return Preprocess(tuple(ops), stack)
 
 
 def training(config: ConfigDict) -> Training:
