@@ -264,6 +264,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         return FLAGS(rest)
     except flags.Error as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}; --help lists the flags") from error
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 def settle_durations(config, overridden: Iterable[str]) -> None:
