@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -19,7 +19,7 @@ from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
-COMMANDS: tuple[str, ...] = ("predict",)  # modules of this package that are commands of `imgrec` beside training
+COMMANDS: tuple[str, ...] = ("predict", "sweep")  # modules of this package that are commands of `imgrec` beside training
 
 
 def define_flags() -> None:
@@ -87,25 +87,34 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
 
     None where a workdir brings its own.
     """
-    from imgrec_jax.config import flatten, load, modernise, override
-
     if FLAGS.config is None:
         if OVERRIDES:
             raise SystemExit(f"error: --config.{next(iter(OVERRIDES))} needs a --config whose value it changes")
         return None, []
-    notes = []
     try:
-        config = modernise(load(FLAGS.config))
-        if any(key not in flatten(config) or key.endswith(".name") for key in OVERRIDES):
-            from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
-
-            notes = [switch(config, key, OVERRIDES[key]) for key in NAME_KEYS if key in OVERRIDES]
-            config = complete(config)
-        for key, text in OVERRIDES.items():
-            override(config, key, text)
+        return configure(FLAGS.config, OVERRIDES)
     except ValueError as error:  # ConfigFileError, OverrideError, ConfigError
         raise SystemExit(f"error: {error}") from error
-    settle_durations(config, OVERRIDES)
+
+
+def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list[str]]:
+    """(the config of that name with these values, given as text; what to say of it).
+
+    Raises:
+      ConfigFileError, OverrideError, ConfigError: for a config, key or value that cannot be.
+    """
+    from imgrec_jax.config import flatten, load, modernise, override
+
+    notes: list[str | None] = []
+    config = modernise(load(name))
+    if any(key not in flatten(config) or key.endswith(".name") for key in overrides):
+        from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
+
+        notes = [switch(config, key, overrides[key]) for key in NAME_KEYS if key in overrides]
+        config = complete(config)
+    for key, text in overrides.items():
+        override(config, key, text)
+    settle_durations(config, overrides)
     return config, [note for note in notes if note]
 
 
