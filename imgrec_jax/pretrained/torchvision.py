@@ -59,7 +59,12 @@ PREPROCESSING = {
 
 Rename = Sequence[tuple[str, str]]  # (regex, replacement), applied in order to the source's dotted name
 
-RENAME_CLASSIFIER: Rename = ((r"^features\.", "backbone.features."),)
+RENAME_CLASSIFIER: Rename = (
+    (r"^features\.", "backbone.features."),
+    (r"^classifier\.0\.", "embedding.fc6."),
+    (r"^classifier\.3\.", "embedding.fc7."),
+    (r"^classifier\.6\.", "fc."),
+)
 RENAME_VGG_DETECTOR: Rename = (
     (r"^features\.", "backbone.features."),
     (r"^classifier\.0\.", "roi_heads.box_head.fc6."),
@@ -79,7 +84,7 @@ RENAME_DETECTOR: Rename = (
 )
 
 _LEAF = {"running_mean": "mean", "running_var": "var", "bias": "bias"}
-_AFTER_FLATTEN = re.compile(r"(^classifier\.0|box_head\.fc6|box_head\.fc)\.weight$")
+_AFTER_FLATTEN = re.compile(r"(embedding\.fc6|box_head\.fc6|box_head\.fc)\.weight$")
 _FLATTENED_SIDE = 7  # torchvision pools to 7x7 before every flatten: vgg.py:42, faster_rcnn.py:251
 
 
