@@ -28,7 +28,7 @@ ALLOWED = {
     "experiment": {"data", "parallel", "tasks"},
     "run": {"config", "data", "distributed", "experiment", "metrics", "parallel", "run", "step"},
     "assemble": PURE
-    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "step", "tasks"},
+    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "run", "step", "tasks"},
     "inference": {"assemble", "data", "inference", "parallel", "run", "tasks"},
 }
 # The commands: flags only, logic below.

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from imgrec_jax import optim
-from imgrec_jax.assemble import data, model, task
+from imgrec_jax.assemble import data, model, pretrained, task
 from imgrec_jax.assemble.lookup import BATCH_OPS, HIDDEN, OPS, ConfigError
 from imgrec_jax.config import base, flatten
 from imgrec_jax.data.proposals import SearchOptions
@@ -126,6 +126,7 @@ def complete(config: ConfigDict) -> ConfigDict:
                 factory = {**OPS, **BATCH_OPS}.get(name)
                 if factory and isinstance(section[name], ConfigDict):
                     _fill(section[name], options_like(factory))
+        pretrained.settle(config)
     if locked:
         config.lock()
     return config

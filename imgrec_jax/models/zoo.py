@@ -98,8 +98,16 @@ def _vgg(name: str) -> Callable[..., Parts]:
     def plain(*, pool_only: bool = False, hidden: int = 4096, dtype: Any = jnp.float32) -> Parts:
         return Parts(vgg.VGG(stages, dtype=dtype), vgg.VGGEmbedding(pool_only, hidden, dtype=dtype))
 
-    def normed(*, pool_only: bool = False, hidden: int = 4096, norm: str = "batch", axis_name: str | None = None, dtype: Any = jnp.float32) -> Parts:
-        return Parts(vgg.VGG(stages, norm=_norm(norm, axis_name), dtype=dtype), vgg.VGGEmbedding(pool_only, hidden, dtype=dtype))
+    def normed(
+        *,
+        pool_only: bool = False,
+        hidden: int = 4096,
+        norm: str = "batch",
+        axis_name: str | None = None,
+        dtype: Any = jnp.float32,
+    ) -> Parts:
+        trunk = vgg.VGG(stages, norm=_norm(norm, axis_name), dtype=dtype)
+        return Parts(trunk, vgg.VGGEmbedding(pool_only, hidden, dtype=dtype))
 
     return normed if name.endswith("_bn") else plain
 

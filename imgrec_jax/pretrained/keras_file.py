@@ -82,6 +82,12 @@ def _read_by_vars(root: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
+def shards(path: Path) -> list[Path]:
+    """The files beside a model.json that hold its weights."""
+    manifest = json.loads(path.read_text()).get("weightsManifest") or []
+    return [path.parent / name for group in manifest for name in group["paths"]]
+
+
 def read_tfjs(path: Path) -> dict[str, np.ndarray]:
     """{`layer/variable`: array} of a layers model; path: its model.json."""
     manifest = json.loads(path.read_text()).get("weightsManifest")

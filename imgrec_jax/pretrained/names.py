@@ -140,8 +140,8 @@ def _pytorch_outside(blocks: Blocks) -> Rules:
 
 
 def _keras_v1_block(blocks: Blocks, name: str, part: str, member: str) -> str:
-    word = {"depthwise": "dw", "project": "pw"}[part]
-    return f"conv_{word}_{blocks.number[name] + 1}" + ("_bn" if member == "bn" else "")
+    word = {"depthwise": "dw", "project": "pw"}
+    return f"conv_{word.get(part, part)}_{blocks.number[name] + 1}" + ("_bn" if member == "bn" else "")
 
 
 def _keras_v2_block(blocks: Blocks, name: str, part: str, member: str) -> str:

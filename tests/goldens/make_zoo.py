@@ -91,6 +91,7 @@ def _torchvision(case: Case) -> tuple[dict, np.ndarray, int]:
 
 
 def _timm(case: Case) -> tuple[dict, np.ndarray, int]:
+    seeded.import_torchvision()  # timm imports it, and it needs its missing operators
     import timm
 
     sized = {"img_size": case.image[1]} if case.reference.startswith(("vit", "swin")) else {}
