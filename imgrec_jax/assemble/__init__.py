@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgrec_jax.assemble import data, model, optimizer, preprocess, pretrained, task, values
+from imgrec_jax.assemble import data, model, optimizer, own, preprocess, pretrained, task, values
 from imgrec_jax.assemble.components import check_types, complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
@@ -38,7 +38,7 @@ def check(config: ConfigDict) -> None:
     """Raises ConfigError for what can be seen to be wrong without any data."""
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     check_types(config)
     values.check(config)
@@ -104,7 +104,8 @@ def build(config: ConfigDict) -> Experiment:
         shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
     except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:
         given = tuple(spec["image"].shape[1:])
-        raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}") from error
+        where = own.where(error)
+        raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}{where}") from error
     optimisation = _optimisation(config, epoch, shapes["params"], source.info.class_names)
     eval_every = steps_of(config.eval, "eval.every", epoch, batch_size)
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, batch_size, default=eval_every)
@@ -112,7 +113,10 @@ def build(config: ConfigDict) -> Experiment:
     return Experiment(
         config=config,
         settle=complete,
-        card={**_card({"train": source, **eval_sources}, spec["image"], eval_batch), **_weights(config)},
+        card={
+            **_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+            **_weights(config),
+        },
         seed=config.seed,
         task=made,
         variable_shapes=shapes,
@@ -197,12 +201,15 @@ def _eval_batch_size(wanted: int, sources: dict[str, Source]) -> int:
     return -(-size // jax.device_count()) * jax.device_count()
 
 
-def _card(sources: dict[str, Source], image: Any, eval_batch: int) -> dict[str, Any]:
+def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[str, own.Code]) -> dict[str, Any]:
     """What a run's folder says of it beside the config; plain values, for JSON."""
+    table = sources["train"].info.meta.get("annotations")
     return {
         "class_names": list(sources["train"].info.class_names),
+        **({"category_ids": [int(number) for number in table.category_ids]} if table is not None else {}),
         "image_shape": list(image.shape[1:]),  # of a training batch; only classification needs its height and width
         "eval_batch_size": eval_batch,
+        **({"code": {name: part._asdict() for name, part in code.items()}} if code else {}),
         "splits": {
             name: {**kept._asdict(), "class_names": list(kept.class_names)}
             for name, kept in ((name, fingerprint(source)) for name, source in sources.items())
@@ -231,6 +238,6 @@ def inference(config: ConfigDict) -> Inference:
     """The task and the preprocessing of a config."""
     config = modernise(config)
     choice("task", config.task, TASKS)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     return Inference(task.make_task(config), preprocess.evaluation(config))

@@ -3,13 +3,16 @@
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ml_collections import ConfigDict
 
+from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
+from imgrec_jax.config import is_own
 from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
+from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.sets import coco, mask_folder, mnist, panoptic, pets, scenes, tfds, voc
 from imgrec_jax.data.source import Request, Source, default_data_dir, overlap, parse_split
 
@@ -50,6 +53,8 @@ ANY_TFDS = Entry(tfds.open_labelled, ("classification",))  # any other name is T
 
 def entry_of(config: ConfigDict) -> Entry:
     """The entry that `config.data.name` ("mnist:3.0.1", "coco/2017", "digit_scenes/tiny") names."""
+    if is_own(config.data.name):
+        return Entry(own.find("data.name", config.data.name), (config.task,))
     full = config.data.name.partition(":")[0]
     name = full if full in SETS else full.partition("/")[0]
     known = sorted(n for n, entry in SETS.items() if config.task in entry.tasks)
@@ -88,7 +93,7 @@ def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
         opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
         train = entry.open(request, **options)
     except (TypeError, AttributeError, KeyError, IndexError) as error:  # an option of another type than the set expects
-        raise ConfigError(f"config.data.options={options}: {error}") from error
+        raise ConfigError(f"config.data.options={options}: {error}{own.where(error)}") from error
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)
@@ -139,6 +144,11 @@ def with_proposals(config: ConfigDict, source: Source) -> Source:
     return proposals.ProposalSource(source, proposals.compute(source, folder, options=make_search(config)))
 
 
+def _annotated(source: Source) -> DetectionSource:
+    """What the sets for detection open: `Entry.open` knows no task."""
+    return cast(DetectionSource, source)
+
+
 def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source], warn: Callable[[str], None]) -> None:
     """What is wrong with annotations and files is met here, before the first step; no image is decoded.
 
@@ -149,15 +159,16 @@ def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source],
     if config.task != "detection":
         return
     data, table = config.data, train.info.meta["annotations"]
+    training, evaluated = _annotated(train), {split: _annotated(source) for split, source in evals.items()}
     if not data.drop_degenerate_boxes:
-        check_data.check_annotations(train.title, table).raise_if_bad()
+        check_data.check_annotations(training.title, table).raise_if_bad()
     if not data.drop_extra_boxes:
-        check_data.check_counts(train, data.max_boxes)
-    for source in (train, *evals.values()):
+        check_data.check_counts(training, data.max_boxes)
+    for source in (training, *evaluated.values()):
         check_data.check_files(source, data.max_pixels)
     if table.crowd.all():
-        warn(f"{train.title} has no objects (crowd regions are none): there is nothing to learn but background")
-    for split, source in evals.items():
+        warn(f"{training.title} has no objects (crowd regions are none): there is nothing to learn but background")
+    for split, source in evaluated.items():
         report = check_data.check_annotations(source.title, source.info.meta["annotations"])
         if report.boxes == report.crowd:
             warn(f"split {split!r} has no objects ({source.title}): AP is undefined")
@@ -171,4 +182,4 @@ def reports(config: ConfigDict) -> Iterator[check_data.Report]:
     if config.task != "detection":
         raise ConfigError(f"there is no sanity report for config.task={config.task!r}; there is one for ['detection']")
     train, evals = open_sources(config)
-    return map(check_data.check_source, (train, *evals.values()))
+    return map(check_data.check_source, map(_annotated, (train, *evals.values())))

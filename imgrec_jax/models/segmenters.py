@@ -73,11 +73,11 @@ def make_backbone_unet(
         levels = levels_by_stride(body.strides)[::-1]
         if widths == unet.BackboneUNet.widths:
             widths = tuple(max(widths[0] >> i, 16) for i in range(len(levels) - 1))
-    norm = optional_norm(norm, axis_name)
+    made = optional_norm(norm, axis_name)
     unknown = sorted(set(levels) - set(body.strides))
     if unknown:
         raise ValueError(f"levels: {backbone} has no {unknown}; it has {list(body.strides)}")
-    return unet.BackboneUNet(body, num_classes, levels, widths, upsample, score_levels, norm=norm, dtype=dtype)
+    return unet.BackboneUNet(body, num_classes, levels, widths, upsample, score_levels, norm=made, dtype=dtype)
 
 
 def make_fcn(

@@ -4,6 +4,7 @@ Shape letters: B batch, H W C image, K classes.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ def make_task(
     return Task(init, loss, predict, task_metrics, logits, records)
 
 
-def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Of each row: label, and probs float32 [K]."""
     return [
         {"label": int(label), "probs": probs}

@@ -62,7 +62,7 @@ def make_task(*, detector: Detector, mean: Sequence[float], std: Sequence[float]
             model, variables, *args, rng=dropout, train=train, axis_name=axis_name, method=detector.terms
         )
         means = {name: losses.masked_mean(values, valid, axis_name) for name, (values, valid) in terms.items()}
-        sums = {name: metrics.Sum.of(values, valid) for name, (values, valid) in terms.items()}
+        sums: dict[str, metrics.SumState] = {name: metrics.Sum.of(values, valid) for name, (values, valid) in terms.items()}
         total = sum(means.values())
         whole = total if axis_name is None else jax.lax.psum(total, axis_name)
         examples = jnp.sum(batch["example_valid"], dtype=jnp.float32)
@@ -83,10 +83,16 @@ def make_task(*, detector: Detector, mean: Sequence[float], std: Sequence[float]
 
 
 def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Of each row: boxes float32 [n, 4] xyxy in pixels of the original image, scores [n] and labels int32 [n], best first."""
+    """Of each row: boxes float64 [n, 4] xyxy in pixels of the original image, scores [n] and labels int32 [n], best first.
+
+    The boxes are those that evaluation counts, to the last bit.
+    """
+    # as in `coco_eval.to_rows`
+    ratio = np.asarray(batch["original_size"], np.float64) / np.maximum(batch["image_size"], 1)
+    scaled = np.asarray(predictions["boxes"], np.float64) * ratio[:, None, [1, 0, 1, 0]]
     rows = []
     for boxes, scores, labels, valid in zip(
-        *(np.asarray(predictions[name]) for name in ("original_boxes", "scores", "labels", "valid")), strict=True
+        scaled, *(np.asarray(predictions[name]) for name in ("scores", "labels", "valid")), strict=True
     ):
         rows.append({"boxes": boxes[valid], "scores": scores[valid], "labels": labels[valid]})
     return rows
