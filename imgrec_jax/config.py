@@ -136,7 +136,7 @@ def _segmentation(config: ConfigDict) -> None:
 def _detection(config: ConfigDict) -> None:
     config.data.min_size = (800,)  # of the shorter side; in training one is drawn per image, evaluation takes the last
     config.data.max_size = 1333  # of the longer side
-    # "fast": resized as uint8 and padded to one of the canvases; "torchvision": as float, and padded to the next multiple of 32.
+    # "fast": resized as uint8 and padded to one of the canvases; "torchvision": as float, padded to the next multiple of 32.
     config.data.resize = "fast"
     config.data.canvases = ()  # the few (height, width) that batches are padded to; () chooses them by the two sizes
     config.data.max_boxes = 100

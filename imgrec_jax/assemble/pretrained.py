@@ -232,6 +232,7 @@ def _initialise(section: ConfigDict, variables: dict[str, Any], ours: tuple[str,
         ):
             missing += [path for path in fresh if not path.startswith(found.trunk)]
         unexpected -= fit.other_heads(found, have)
+    allowed = [name for name in unexpected if any(_finds(pattern, name) for pattern in section.allow_unexpected)]
     if section.head == "match":
         lines.append(_match(tensors, fresh, ours, loaded.classes))
     merged, report = merge.merge(
@@ -239,10 +240,15 @@ def _initialise(section: ConfigDict, variables: dict[str, Any], ours: tuple[str,
         {**tensors, **{name: have[name] for name in sorted(unexpected)}},
         source_names={path: name for path, name in found.names.items() if path in tensors},
         allow_missing=(*section.allow_missing, *(f"^{re.escape(path)}$" for path in missing)),
-        allow_unexpected=tuple(section.allow_unexpected),
+        allow_unexpected=tuple(f"^{re.escape(name)}$" for name in allowed),
         allow_wrong_shape=tuple(section.allow_wrong_shape),
     )
     return merged, "\n".join([*lines, str(report)])
+
+
+def _finds(pattern: str, name: str) -> bool:
+    """In a name as the file has it, or with our separators: `^fc/` finds fc.weight."""
+    return bool(re.search(pattern, name) or re.search(pattern, name.replace(".", "/")))
 
 
 def _licence(loaded: Loaded) -> list[str]:

@@ -133,7 +133,7 @@ _BESIDE = {
         ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"), ("dtype", "scalar", "_reconstruct", "ndarray")
     ),
     "argparse": ("Namespace",),
-    "collections": ("defaultdict", "Counter"),
+    "collections": ("defaultdict",),
     "builtins": ("set", "frozenset", "dict", "list", "int", "float", "complex", "slice"),
     "__builtin__": ("set", "frozenset"),
     "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath"),
