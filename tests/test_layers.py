@@ -28,8 +28,8 @@ ALLOWED = {
     "experiment": {"data", "parallel", "tasks"},
     "run": {"config", "data", "distributed", "experiment", "metrics", "parallel", "run", "step"},
     "assemble": PURE
-    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "step", "tasks"},
-    "inference": PURE | {"assemble", "data", "inference", "parallel", "run", "tasks"},
+    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "run", "step", "tasks"},
+    "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
 }
 # The commands: flags only, logic below.
 COMMANDS = {"main"}

@@ -106,14 +106,17 @@ def build(config: ConfigDict) -> Experiment:
         given = tuple(spec["image"].shape[1:])
         where = own.where(error)
         raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}{where}") from error
-    optimisation = _optimisation(config, epoch, shapes["params"])
+    optimisation = _optimisation(config, epoch, shapes["params"], source.info.class_names)
     eval_every = steps_of(config.eval, "eval.every", epoch, batch_size)
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, batch_size, default=eval_every)
     profile = config.profile
     return Experiment(
         config=config,
         settle=complete,
-        card=_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+        card={
+            **_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+            **_weights(config),
+        },
         seed=config.seed,
         task=made,
         variable_shapes=shapes,
@@ -176,7 +179,7 @@ def _pipelines(
     return train, evals
 
 
-def _optimisation(config: ConfigDict, epoch: int, params: Any) -> Optimisation:
+def _optimisation(config: ConfigDict, epoch: int, params: Any, class_names: tuple[str, ...]) -> Optimisation:
     schedule = partial(optimizer.make_schedule, config, steps_per_epoch=epoch)
     total = steps_of(config.train, "train.total", epoch, config.data.batch_size)
     optimizer.make_optimizer(config, schedule(total), params=params)  # the rules look for their parameters
@@ -184,7 +187,7 @@ def _optimisation(config: ConfigDict, epoch: int, params: Any) -> Optimisation:
         total_steps=total,
         make_schedule=schedule,
         make_optimizer=partial(optimizer.make_optimizer, config),
-        initialise=pretrained.make_initialise(config),
+        initialise=pretrained.make_initialise(config, class_names),
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,
     )
@@ -212,6 +215,11 @@ def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[st
             for name, kept in ((name, fingerprint(source)) for name, source in sources.items())
         },
     }
+
+
+def _weights(config: ConfigDict) -> dict[str, Any]:
+    record = pretrained.record(config)
+    return {"pretrained": record} if record else {}
 
 
 def class_names(config: ConfigDict) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.data import make_search
-from imgrec_jax.assemble.lookup import ConfigError
+from imgrec_jax.assemble.lookup import ConfigError, choice
 from imgrec_jax.assemble.ops import BATCH_OPS, TASKS_OF_OP, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
@@ -39,6 +39,12 @@ def check(config: ConfigDict) -> None:
     make_ops("data.train_ops", config.data.train_ops)
     make_ops("data.train_ops", config.data.train_ops, of_batches=True)
     make_ops("data.eval_ops", config.data.eval_ops)
+    choice("data.resize", config.data.resize, ("fast", "torchvision"))
+    if config.data.resize == "torchvision" and config.data.canvases:
+        raise ConfigError(
+            f"config.data.canvases={config.data.canvases} and data.resize='torchvision', which pads each image to its own "
+            "multiple of 32; leave one of them"
+        )
     if config.task == "detection" and config.data.remainder != "pad" and config.data.canvases:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
 
@@ -87,7 +93,10 @@ def eval_order(config: ConfigDict, source: Source, batch_size: int) -> Callable[
 
 
 def _canvases(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """() for torchvision's way: each image has its own, and a program is compiled for every one."""
     data = config.data
+    if data.resize == "torchvision":
+        return ()
     return tuple(map(tuple, data.canvases)) or canvases.default_canvases(max(data.min_size), data.max_size)
 
 
@@ -98,7 +107,8 @@ def _bucketed(config: ConfigDict, source: Source, batch_size: int, seed: int | N
 
 
 def _resize(config: ConfigDict) -> Callable:
-    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config))
+    as_float = config.data.resize == "torchvision"
+    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config), as_float=as_float)
 
 
 def _collate_boxes(config: ConfigDict) -> Callable:
