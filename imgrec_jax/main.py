@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -19,7 +19,8 @@ from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
-COMMANDS: tuple[str, ...] = ("export", "predict", "sweep")  # modules of this package that are commands of `imgrec` beside training
+# Modules of this package that are commands of `imgrec` beside training.
+COMMANDS: tuple[str, ...] = ("export", "predict", "sweep")
 
 
 def define_flags() -> None:
@@ -42,9 +43,13 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_processes", None, "Of several processes: how many there are.")
     flags.DEFINE_integer("process_id", None, "Of several processes: which one this is, from 0.")
     flags.DEFINE_enum(
-        "mode", "train", ["train", "eval", "check"],
-        "train; eval: evaluate a checkpoint of the workdir; check: report what is wrong with the data, train nothing.",
+        "mode", "train", ["train", "eval", "check", "browse"],
+        "train; eval: evaluate a checkpoint of the workdir; check: report what is wrong with the data; browse: a page shows "
+        "the data, before and after augmentation. The last two train nothing.",
     )  # fmt: skip
+    flags.DEFINE_string("out", None, "For --mode=browse: the folder; a split is written there as files, too (PNG, CSV, COCO).")
+    flags.DEFINE_string("split", "test", "For --mode=browse --out: which split is written: train, validation or test.")
+    flags.DEFINE_integer("limit", None, "For --mode=browse --out: write the first so many examples.")
 
 
 def default_workdir(config_path: str) -> Path:
@@ -166,13 +171,15 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             )
         if FLAGS.mode == "eval":
             workdir.read_config(folder)
-        elif not FLAGS.restart:
+        elif FLAGS.mode == "train" and not FLAGS.restart:
             workdir.check_config(folder, config, assemble.complete)
         with distributed.lead_first("data"):
             experiment = assemble.build(config)
     except Exception as error:
         raise _one_line(error, config) from error
     try:
+        if FLAGS.mode == "browse":
+            return browse(experiment, folder, say)
         if FLAGS.mode == "eval":
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
@@ -218,6 +225,17 @@ def check_data(reports: Iterable) -> None:
         errors += len(report.bad())
     if errors:
         raise SystemExit(f"error: {errors} errors in the data, listed above")
+
+
+def browse(experiment, folder: Path, say: Callable[[str], None]) -> None:
+    """Writes the page that shows the data, and with --out a split as files beside it."""
+    from imgrec_jax import assemble
+    from imgrec_jax.pages import browse
+
+    out = Path(FLAGS.out).expanduser() if FLAGS.out else folder / "browse"
+    reports = assemble.reports(experiment.config)
+    options = {"split": FLAGS.split, "files": bool(FLAGS.out), "limit": FLAGS.limit, "reports": reports}
+    say(f"wrote {browse.write(experiment, out, say, **options)}")
 
 
 def summary(experiment, workdir: Path) -> str:

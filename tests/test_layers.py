@@ -30,9 +30,10 @@ ALLOWED = {
     "assemble": PURE
     | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "run", "step", "tasks"},
     "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
+    "pages": PURE | {"config", "data", "experiment", "inference", "pages", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"main"}
+COMMANDS = {"export", "main", "predict", "sweep"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 

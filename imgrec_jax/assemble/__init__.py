@@ -21,6 +21,7 @@ from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, un
 from imgrec_jax.config import modernise
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.check import Report
+from imgrec_jax.data.check_examples import ExamplesReport
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.data.preprocess import Preprocess
 from imgrec_jax.data.source import Source, fingerprint
@@ -70,8 +71,8 @@ def check(config: ConfigDict) -> None:
     data.check(config)
 
 
-def reports(config: ConfigDict) -> Iterator[Report]:
-    """The sanity report of every split that a config names, one at a time; ConfigError for a task without one."""
+def reports(config: ConfigDict) -> Iterator[Report | ExamplesReport]:
+    """The sanity report of every split that a config names, one at a time."""
     check(config)
     return data.reports(config)
 

@@ -48,9 +48,7 @@ def read_back(name, state):
     flat = {"/".join(p.key for p in path[1:]): x for path, x in jax.tree_util.tree_leaves_with_path(variables)}
     tensors = fit.with_todays_names(state)
     found = fit.find(tensors, flat)
-    ours = {
-        path: names.to_ours(tensors[theirs], path, flat[path].shape, found.layout) for path, theirs in found.names.items()
-    }
+    ours = {path: names.to_ours(tensors[theirs], path, flat[path].shape, found.layout) for path, theirs in found.names.items()}
     merged, report = merge(variables, ours)
     assert not report.missing and not report.unexpected and not report.wrong_shape
     assert set(found.names.values()) == set(tensors)
