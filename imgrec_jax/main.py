@@ -9,12 +9,13 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
@@ -50,12 +51,6 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "For --mode=browse: the folder; a split is written there as files, too (PNG, CSV, COCO).")
     flags.DEFINE_string("split", "test", "For --mode=browse --out: which split is written: train, validation or test.")
     flags.DEFINE_integer("limit", None, "For --mode=browse --out: write the first so many examples.")
-
-
-def default_workdir(config_path: str) -> Path:
-    """configs/scenes_detection.py:faster,tiny -> runs/scenes_detection_faster_tiny."""
-    path, _, variant = config_path.partition(":")
-    return Path("runs") / "_".join(filter(None, [Path(path).stem, *re.split(r"[^\w.-]+", variant)]))
 
 
 def run(argv: Sequence[str]) -> None:
@@ -100,27 +95,6 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
         return configure(FLAGS.config, OVERRIDES)
     except ValueError as error:  # ConfigFileError, OverrideError, ConfigError
         raise SystemExit(f"error: {error}") from error
-
-
-def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list[str]]:
-    """(the config of that name with these values, given as text; what to say of it).
-
-    Raises:
-      ConfigFileError, OverrideError, ConfigError: for a config, key or value that cannot be.
-    """
-    from imgrec_jax.config import flatten, load, modernise, override
-
-    notes: list[str | None] = []
-    config = modernise(load(name))
-    if any(key not in flatten(config) or key.endswith(".name") for key in overrides):
-        from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
-
-        notes = [switch(config, key, overrides[key]) for key in NAME_KEYS if key in overrides]
-        config = complete(config)
-    for key, text in overrides.items():
-        override(config, key, text)
-    settle_durations(config, overrides)
-    return config, [note for note in notes if note]
 
 
 def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
@@ -294,18 +268,6 @@ def parse_flags(argv: list[str]) -> list[str]:
     except BrokenPipeError:  # `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-
-
-def settle_durations(config, overridden: Iterable[str]) -> None:
-    """A duration given on the command line replaces the config's, whatever the unit of either."""
-    units = ("_steps", "_epochs", "_examples")
-    for key in overridden:
-        section, _, name = key.rpartition(".")
-        unit = next((u for u in units if name.endswith(u)), None)
-        others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
-        if section and all(other in config[section] for other in others):
-            for other in others:
-                config[section][other] = None
 
 
 STOP = Stop()  # of the process; `main` catches its signals

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from imgrec_jax import sweep
+from imgrec_jax.sweeps.points import grid, points, sample, split_values
+from imgrec_jax.sweeps.runs import finished
 from tests import small_runs
 
 CONFIG = small_runs.ROOT / "tests" / "goldens" / "workdir_configs.py"
@@ -31,29 +33,29 @@ def data(tmp_path_factory) -> Path:
 
 
 def test_values_are_divided_at_the_commas_between_them():
-    assert sweep.split_values("0.1,0.2") == ["0.1", "0.2"]
-    assert sweep.split_values("(8, 8),(16,16)") == ["(8, 8)", "(16,16)"]
-    assert sweep.split_values("\"a,b\",{'erase': {}}") == ['"a,b"', "{'erase': {}}"]
+    assert split_values("0.1,0.2") == ["0.1", "0.2"]
+    assert split_values("(8, 8),(16,16)") == ["(8, 8)", "(16,16)"]
+    assert split_values("\"a,b\",{'erase': {}}") == ['"a,b"', "{'erase': {}}"]
 
 
 def test_a_grid_is_every_combination_and_its_names_differ():
-    combinations = sweep.grid(["optim.learning_rate=0.1,0.2", "config.model.hidden=(8,),(16,16)"])
+    combinations = grid(["optim.learning_rate=0.1,0.2", "config.model.hidden=(8,),(16,16)"])
     assert [tuple(c.values()) for c in combinations] == [
         ("0.1", "(8,)"), ("0.1", "(16,16)"), ("0.2", "(8,)"), ("0.2", "(16,16)"),
     ]  # fmt: skip
-    points = sweep.points(combinations, [0, 3], {"data.threads": "0"})
-    assert len({point.name for point in points}) == 8 and not any("," in point.name or "/" in point.name for point in points)
-    assert points[1].overrides == {
+    every = points(combinations, [0, 3], {"data.threads": "0"})
+    assert len({point.name for point in every}) == 8 and not any("," in point.name or "/" in point.name for point in every)
+    assert every[1].overrides == {
         "data.threads": "0", "optim.learning_rate": "0.1", "model.hidden": "(8,)", "seed": "3",
     }  # fmt: skip
-    same = sweep.points([{"a.x": "a/b"}, {"a.x": "a-b"}], [0], {})
+    same = points([{"a.x": "a/b"}, {"a.x": "a-b"}], [0], {})
     assert same[0].name != same[1].name
 
 
 def test_random_points_keep_to_their_ranges_and_are_the_first_of_more():
     texts = ["optim.learning_rate=1e-4:1e-1:log", "model.width=4:9:int", "optim.name=sgd,adam", "loss.label_smoothing=0:0.2"]
-    few, many = sweep.sample(texts, 5, 0), sweep.sample(texts, 200, 0)
-    assert many[:5] == few and sweep.sample(texts, 5, 1) != few
+    few, many = sample(texts, 5, 0), sample(texts, 200, 0)
+    assert many[:5] == few and sample(texts, 5, 1) != few
     rates = [float(point["optim.learning_rate"]) for point in many]
     assert 1e-4 <= min(rates) < 2e-4 and 5e-2 < max(rates) <= 1e-1
     assert 60 < sum(rate < 10**-2.5 for rate in rates) < 140  # half of them below the middle of the logarithms
@@ -84,20 +86,20 @@ def test_what_is_wrong_is_said_before_anything_runs(data, tmp_path, arguments, m
 
 
 def test_a_sweep_that_is_killed_goes_on_and_its_runs_equal_single_ones(data, tmp_path):
-    folder, grid = tmp_path / "sweep", ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=2", "--jobs=1"]
-    process = subprocess.Popen(sweep_command(data, folder, *grid), cwd=small_runs.ROOT, stderr=subprocess.PIPE)
+    folder, asked = tmp_path / "sweep", ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=2", "--jobs=1"]
+    process = subprocess.Popen(sweep_command(data, folder, *asked), cwd=small_runs.ROOT, stderr=subprocess.PIPE)
     try:
-        while not sweep.finished(folder) and process.poll() is None:
+        while not finished(folder) and process.poll() is None:
             time.sleep(0.1)
         time.sleep(1.0)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    first = sweep.finished(folder)
+    first = finished(folder)
     assert 1 <= len(first) < 4
-    done = subprocess.run(sweep_command(data, folder, *grid), cwd=small_runs.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(sweep_command(data, folder, *asked), cwd=small_runs.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    results = sweep.finished(folder)
+    results = finished(folder)
     assert len(results) == 4 and {name: results[name] for name in first} == first
     assert done.stdout.splitlines()[0].startswith("| optim.learning_rate | ") and len(done.stdout.splitlines()) == 4
     name = "learning_rate=0.02_seed=1"
@@ -113,7 +115,7 @@ def test_a_sweep_that_is_killed_goes_on_and_its_runs_equal_single_ones(data, tmp
     last = json.loads(metrics[0].splitlines()[-1])
     assert float(table[name][f"{last['split']} loss"]) == last["loss"] and (folder / "plot.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="holds a sweep of common"):
-        sweep.run(flags(data, folder, *grid, "--config.data.threads=0"))
+        sweep.run(flags(data, folder, *asked, "--config.data.threads=0"))
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_done(data, tmp_path, capfd):
@@ -128,11 +130,11 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(data, tmp_path, capfd
 
 def test_an_array_script_names_every_point(data, tmp_path):
     script = tmp_path / "array.sh"
-    grid = ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=3"]
-    assert sweep.run(flags(data, tmp_path / "sweep", *grid, f"--slurm={script}")) == 0
+    asked = ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=3"]
+    assert sweep.run(flags(data, tmp_path / "sweep", *asked, f"--slurm={script}")) == 0
     text = script.read_text()
     assert "#SBATCH --array=0-5" in text and "--only=$SLURM_ARRAY_TASK_ID" in text and "--slurm" not in text
     task = text.splitlines()[-1].removeprefix("exec ").replace("$SLURM_ARRAY_TASK_ID", "4")
     done = subprocess.run(task, shell=True, cwd=small_runs.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert list(sweep.finished(tmp_path / "sweep")) == ["learning_rate=0.02_seed=1"]
+    assert list(finished(tmp_path / "sweep")) == ["learning_rate=0.02_seed=1"]
