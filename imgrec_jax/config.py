@@ -112,7 +112,19 @@ def _data() -> ConfigDict:
     section.on_device = placeholder(bool)  # None: where it fits, on accelerators
     section.threads = 2
     section.max_pixels = 200_000_000  # of an image; a larger one is refused before it is decoded
+    _own_data(section)
     return section
+
+
+def _own_data(section: ConfigDict) -> None:
+    """Of the user's own files; see configs/README.md."""
+    section.group = ""  # a regex over the path, or a column of the table: what must stay in one split
+    section.fold = ""  # "2/5": the second of five folds is held out
+    section.bad_files = "stop"  # files that cannot be used: "stop" with the list, or "skip"
+    section.multi_label = False  # several labels an image
+    section.prepare = False  # turn larger sets into an ArrayRecord set once
+    section.balance = 0.0  # of skewed classes: the power, 0 to 1, of the inverse frequency
+    section.balance_by = "loss"  # weighs the loss, or "sampling" draws examples
 
 
 def _segmentation(config: ConfigDict) -> None:
@@ -177,6 +189,7 @@ MAY_CHANGE = (
     "checkpoint.",
     "data.data_dir",
     "data.manual_dir",
+    "data.prepare",
     "data.threads",
     "data.in_memory",
     "data.on_device",

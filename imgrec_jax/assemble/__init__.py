@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgrec_jax.assemble import data, model, optimizer, preprocess, pretrained, task, values
+from imgrec_jax.assemble import data, found, model, optimizer, preprocess, pretrained, task, values
 from imgrec_jax.assemble.components import check_types, complete
+from imgrec_jax.assemble.found import remembered
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
 from imgrec_jax.data import batch as batch_lib
@@ -29,13 +30,14 @@ from imgrec_jax.parallel import MODES, make_layout
 from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
 
-__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "complete", "inference", "reports"]
+__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "complete", "inference", "remembered", "reports"]
 
 TASKS = tuple(data.TARGETS)
 
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for what can be seen to be wrong without any data."""
+    config = found.stand_in(config) if data.entry_of(config).survey else config
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
@@ -91,7 +93,12 @@ def build(config: ConfigDict) -> Experiment:
         layout = make_layout(config.parallel.mode, config.parallel.fsdp)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    source, eval_sources = data.open_sources(config)
+    own = data.survey(config)
+    if own is not None:
+        config = found.with_values(config, own.found)
+        _say_found(config, own)
+        check(config)
+    source, eval_sources = data.open_sources(config, own)
     data.check_overlap(config, source, eval_sources)
     data.check_detection(config, source, eval_sources, _warn)
     model.check_classes(config, getattr(source, "title", source.info.name), source.info.class_names)
@@ -137,6 +144,12 @@ def build(config: ConfigDict) -> Experiment:
         show=tuple(config.log.show),
         tensorboard=config.log.tensorboard,
     )
+
+
+def _say_found(config: ConfigDict, own: data.Survey) -> None:
+    """What was found in the user's own data, on stderr."""
+    if jax.process_index() == 0:
+        print("\n".join(f"found: {line}" for line in own.lines), file=sys.stderr, flush=True)
 
 
 def _warn(line: str) -> None:

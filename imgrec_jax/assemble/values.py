@@ -74,6 +74,8 @@ VALUES: dict[str, Check] = {
     "data.batch_size": _integer(1),
     "data.eval_batch_size": _integer(1),
     "data.threads": _integer(0),
+    "data.balance": _number(0, 1),
+    "data.balance_by": (lambda v: v in ("loss", "sampling"), "'loss' or 'sampling'"),
     "data.mean": _each(_number(-math.inf), 1),
     "data.std": _each(_number(0, above=True), 1),
     "data.pad_multiple": _integer(1),

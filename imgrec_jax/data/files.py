@@ -43,7 +43,7 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
             archive = zipfile.ZipFile(zips[0])
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ValueError(f"{zips[0]}: no zip file that can be read ({error}); was it copied as a whole?") from error
-        names, read = archive.namelist(), functools.partial(_read_member, archive, zips[0], max_pixels)
+        names, read = archive.namelist(), functools.partial(read_member, archive, zips[0], max_pixels)
         size = lambda name: archive.getinfo(str(name)).file_size  # noqa: E731
     else:
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
@@ -54,7 +54,7 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
     return Files(root, tuple(n for n in names if n.suffix.lower() in IMAGES and not hidden(n)), read, size)
 
 
-def _read_member(archive: zipfile.ZipFile, path: Path, max_pixels: int, name: PurePosixPath) -> bytes:
+def read_member(archive: zipfile.ZipFile, path: Path, max_pixels: int, name: PurePosixPath | str) -> bytes:
     """A member of a zip file; its declared size is held against the image's before it is unpacked."""
     try:
         size = archive.getinfo(str(name)).file_size
