@@ -85,7 +85,9 @@ def _check_own(config: ConfigDict, entry: Entry) -> None:
     for key in OWN_KEYS:
         if not entry.survey and data[key] != default[key]:
             own = sorted(name for name, e in SETS.items() if e.survey)
-            raise ConfigError(f"config.data.{key}={data[key]!r} is not used by data.name={data.name!r}, but by {', '.join(own)}")
+            raise ConfigError(
+                f"config.data.{key}={data[key]!r} is not used by data.name={data.name!r}, but by {', '.join(own)}"
+            )
     if data.fold:
         try:
             parse_fold(data.fold)

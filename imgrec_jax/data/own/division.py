@@ -21,12 +21,12 @@ _FOLD = re.compile(r"^(\d+)/(\d+)$")
 
 
 def canonical_split(name: str) -> str | None:
-    """"train", "validation" or "test" for any of their spellings; None for what is none."""
+    """ "train", "validation" or "test" for any of their spellings; None for what is none."""
     return SPELLINGS.get(re.sub(r"[\s.-]+", "_", name.strip().lower()))
 
 
 def parse_fold(text: str) -> tuple[int, int]:
-    """"2/5" -> (2, 5): the second of five.
+    """ "2/5" -> (2, 5): the second of five.
 
     Raises:
       ValueError: for anything else.

@@ -63,15 +63,13 @@ def shown(items: Sequence[str], most: int = 3) -> str:
 
 
 def fitting_size(heights: np.ndarray, widths: np.ndarray) -> tuple[int, int]:
-    """(height, width) to bring images to: their own where all have one of at most LONGEST; else their median shape, of at most
-    LONGEST, in multiples of 8."""
+    """(height, width) to bring images to: their median, or where a side is longer than LONGEST, their median shape of that
+    length, in multiples of 8; 16 at least."""
     height, width = float(np.median(heights)), float(np.median(widths))
-    if len(np.unique(heights)) == len(np.unique(widths)) == 1 and 16 <= min(height, width) and max(height, width) <= LONGEST:
-        return int(height), int(width)
-    ratio = float(np.median(np.log(heights / widths)))
-    longest = min(float(np.median(np.maximum(heights, widths))), LONGEST)
-    sides = (longest * min(1.0, np.exp(ratio)), longest * min(1.0, np.exp(-ratio)))
-    return tuple(max(8 * round(side / 8), 16) for side in sides)
+    longest = max(height, width)
+    if longest <= LONGEST:
+        return max(round(height), 16), max(round(width), 16)
+    return tuple(max(8 * round(side * LONGEST / longest / 8), 16) for side in (height, width))
 
 
 def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

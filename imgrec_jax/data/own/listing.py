@@ -160,7 +160,7 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     parts = [PurePosixPath(name).parts for name in pictures]
     every = {PurePosixPath(name).parts[:-1] for name in store.stamps}
     depth = 0
-    while len({p[:depth + 1] for p in parts}) == 1 and all(len(p) > depth + 1 for p in parts):
+    while len({p[: depth + 1] for p in parts}) == 1 and all(len(p) > depth + 1 for p in parts):
         depth += 1  # a folder that holds one folder only
     tops = sorted({p[depth] for p in parts if len(p) > depth + 1})
     splits = {top: canonical_split(top) for top in tops}
@@ -258,7 +258,13 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
     file, label, split = _column(rows[0], _FILE), _column(rows[0], _LABEL), _column(rows[0], ("split", "set", "subset"))
     if file is None:
         raise ValueError(f"{title} has the columns {columns}; expected one of {_FILE} for the files, and a header")
-    group = reading.group.lower() if reading.group.lower() in rows[0] else "group" if not reading.group and "group" in rows[0] else ""
+    group = (
+        reading.group.lower()
+        if reading.group.lower() in rows[0]
+        else "group"
+        if not reading.group and "group" in rows[0]
+        else ""
+    )
     others = [column for column in columns if column not in (file, label, split, group, "group")]
     marked = [column for column in others if all(row.get(column, "").lower() in _MARKS for row in rows)]
     if label is None and not (reading.multi_label and marked):
@@ -341,7 +347,9 @@ def _arrays(path: Path, reading: Reading) -> Listing:
         x, y = arrays[images], arrays[labels]
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
         if len(x) != len(y) or x.ndim not in (3, 4) or y.ndim > 2 or (x.ndim == 4 and x.shape[3] not in (1, 3)):
-            raise ValueError(f"{path}: {images} {x.shape} and {labels} {y.shape}; expected [N, H, W] or [N, H, W, 1 or 3], and [N]")
+            raise ValueError(
+                f"{path}: {images} {x.shape} and {labels} {y.shape}; expected [N, H, W] or [N, H, W, 1 or 3], and [N]"
+            )
         if y.dtype.kind == "f" and (y == np.rint(y)).all():
             y = y.astype(np.int64)
         members = [str(g) for g in arrays[groups].ravel().tolist()] if groups in arrays else [""] * len(x)

@@ -67,7 +67,9 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
                 return Picture(problem=f"a damaged {image.format} ({found})")
             deep = _is_deep(image, data)
             if image.mode == "F" or (image.mode == "I" and not deep):
-                return Picture(problem=f"a {image.format} of mode {image.mode!r}, whose white nobody knows; write it with 8 or 16 bits")
+                return Picture(
+                    problem=f"a {image.format} of mode {image.mode!r}, whose white nobody knows; write it with 8 or 16 bits"
+                )
             turn = image.getexif().get(0x0112, 1)
             notes = (
                 _CMYK * (image.mode == "CMYK") + _DEEP * deep + _PALETTE * (image.mode == "P")

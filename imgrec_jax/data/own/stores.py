@@ -49,7 +49,9 @@ def open_store(root: Path, max_pixels: int = MAX_PIXELS) -> Store:
     if root.is_dir():
         return folder_store(root, max_pixels)
     if not root.is_file():
-        raise FileNotFoundError(f"config.data.manual_dir={root} does not exist; give the folder, table or archive of your images")
+        raise FileNotFoundError(
+            f"config.data.manual_dir={root} does not exist; give the folder, table or archive of your images"
+        )
     if zipfile.is_zipfile(root):
         return _zip_store(root, max_pixels)
     if tarfile.is_tarfile(root):

@@ -164,7 +164,9 @@ class OwnImages:
             for number, name in enumerate(SPLITS[1 : len(shares)], start=1):
                 divided[own[part_of == number]] = name
             cut = " and ".join(SPLITS[1 : len(shares)])
-            self.lines.append(f"cut from the training images (seed {seed}): {cut}, {', '.join(f'{s:g}' for s in shares[1:])} of all")
+            self.lines.append(
+                f"cut from the training images (seed {seed}): {cut}, {', '.join(f'{s:g}' for s in shares[1:])} of all"
+            )
         if not (divided == "train").any():
             raise ValueError(f"{self.title} has no training images; expected a folder train/, or train in the column split")
         return divided
@@ -331,7 +333,9 @@ class OwnImages:
         sizes = sorted(set(zip(table["height"].tolist(), table["width"].tolist(), strict=True)))
         from_to = f"{sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
         brought = f"; brought to {self.size}" if self.size and sizes != [tuple(self.size)] else ""
-        lines.append(f"{self.channels} channel{'s' * (self.channels > 1)}, {self.depth} bits; (height, width) {from_to}{brought}")
+        lines.append(
+            f"{self.channels} channel{'s' * (self.channels > 1)}, {self.depth} bits; (height, width) {from_to}{brought}"
+        )
 
 
 class _Images:
