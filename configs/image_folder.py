@@ -20,7 +20,7 @@ VARIANTS = ("", "multi_label")
 def get_config(variant: str = "") -> ConfigDict:
     """variant: one of VARIANTS."""
     if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; expected '' or 'multi_label'")
+        raise ValueError(f"unknown variant {variant!r}; expected one of {VARIANTS}")
     config = base()
     config.data.name = "image_folder"
     config.data.validation_split = config.data.test_split = "auto"
@@ -53,6 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.schedule.name = "one_cycle"
     config.train.total_epochs = 20.0
     config.eval.every_epochs = 1.0
+    config.eval.intervals = True
     config.select.metric = "accuracy"
     config.log.every_steps = 20
     if variant == "multi_label":

@@ -20,6 +20,7 @@ ALLOWED = {
     "tasks": PURE | {"models", "tasks"},
     "pretrained": PURE | {"models", "pretrained"},
     "data": {"data"},
+    "stats": set(),
     "config": set(),
     "optim": set(),
     "step": {"metrics", "tasks"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "experiment": {"data", "parallel", "tasks"},
     "run": {"config", "data", "distributed", "experiment", "metrics", "parallel", "run", "step"},
     "assemble": PURE
-    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "step", "tasks"},
+    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "stats", "step", "tasks"},
     "inference": {"assemble", "data", "inference", "parallel", "run", "tasks"},
 }
 # The commands: flags only, logic below.

@@ -126,10 +126,11 @@ def build(config: ConfigDict) -> Experiment:
         data=Data(
             train=train,
             evals=evals,
-            summarise={n: task.make_summarise(config, s.info.meta.get("annotations")) for n, s in eval_sources.items()},
+            summarise=task.make_summarise(config, eval_sources),
             batch_spec=spec,
             batch_size=batch_size,
             on_device=config.data.on_device,
+            first=("validation",) if config.eval.intervals and "validation" in eval_sources else (),
         ),
         optimisation=optimisation,
         selection=Selection(config.select.metric, config.select.mode, config.select.patience),

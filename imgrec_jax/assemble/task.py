@@ -1,7 +1,7 @@
 """Model, loss and metrics of a config as a `Task`, made without data."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import losses, metrics
+from imgrec_jax.assemble import scores
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
 from imgrec_jax.assemble.model import make_model
+from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval
 from imgrec_jax.segmentation.losses import segmentation_loss
 from imgrec_jax.tasks import classify, detect, segment, two_stage
@@ -39,14 +41,14 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"config.eval.window={config.eval.window}; expected (height, width), or () to predict whole images")
 
 
-def make_task(config: ConfigDict, axis_name: str | None = None) -> Task:
-    """The task of a config; axis_name: mapped axis under `pmap`."""
+def make_task(config: ConfigDict, axis_name: str | None = None, **options: Any) -> Task:
+    """The task of a config; axis_name: mapped axis under `pmap`; options: what only the data tell, of classification."""
     return {"classification": _classification, "detection": _detection, "segmentation": _segmentation}[config.task](
-        config, model=make_model(config, axis_name), mean=config.data.mean, std=config.data.std, axis_name=axis_name
+        config, model=make_model(config, axis_name), mean=config.data.mean, std=config.data.std, axis_name=axis_name, **options
     )
 
 
-def _classification(config: ConfigDict, **common: Any) -> Task:
+def _classification(config: ConfigDict, *, class_weights: Sequence[float] = (), **common: Any) -> Task:
     options = options_of(config.loss)
     loss, probabilities = CLASSIFICATION_LOSSES[choice("loss.name", options.pop("name"), CLASSIFICATION_LOSSES)]
     check_options("loss", options, loss, skip=2)
@@ -55,6 +57,8 @@ def _classification(config: ConfigDict, **common: Any) -> Task:
         probabilities=probabilities,
         num_classes=common["model"].num_classes,
         top_k=config.eval.top_k,
+        collect=config.eval.intervals,
+        class_weights=class_weights,
         **common,
     )
 
@@ -98,10 +102,25 @@ def _segmentation_loss(config: ConfigDict) -> Callable:
     return functools.partial(segmentation_loss, **options)
 
 
-def make_summarise(config: ConfigDict, annotations: Any | None) -> Callable[[dict], dict]:
-    """Merged metric states of a split -> values; annotations: the table of its boxes, for detection."""
-    if config.task != "detection":
-        return metrics.compute
+def make_summarise(config: ConfigDict, sources: dict[str, Source]) -> dict[str, Callable[[dict], dict]]:
+    """{split: merged metric states -> values}, for the splits to evaluate.
+
+    What validation chooses (a threshold) is that of the state that was evaluated last, and is used for the other splits.
+    """
+    if config.task == "detection":
+        return {name: _detections_of(source.info.meta["annotations"]) for name, source in sources.items()}
+    if not (config.task == "classification" and config.eval.intervals):
+        return dict.fromkeys(sources, metrics.compute)
+    return scores.make_summaries(
+        {name: source.info for name, source in sources.items()},
+        chooses="validation",
+        positive=config.eval.positive,
+        criterion=config.eval.threshold,
+        multi_label=config.data.multi_label,
+    )
+
+
+def _detections_of(annotations: Any) -> Callable[[dict], dict]:
     truth = functools.cache(lambda: coco_eval.load_ground_truth(annotations.to_coco()))  # made when it is first asked for
     return functools.partial(_summarise_detections, truth, annotations)
 

@@ -385,11 +385,13 @@ def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int, 
         run.console.say(f"the best checkpoint, of step {best_step}, is damaged ({error}); there is no best_test")
         return
     best = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
+    for split in run.experiment.data.first:
+        _evaluate(run, split, eval_step, best, best_step, stop, f"best_{split}")
     run.results = {**run.results, "best_test": _evaluate(run, "test", eval_step, best, best_step, stop, "best_test")}
 
 
 def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
-    """`average loss 0.0423, accuracy 9871/10000 (98.71 %)`."""
+    """`average loss 0.0423, accuracy 9871/10000 (98.71 %)`, and after a value its intervals, where it has any."""
     parts = []
     for name in show:
         if f"{name}_correct" in values:
@@ -398,6 +400,13 @@ def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
             parts.append(f"{name} undefined")
         elif name in values:
             parts.append(f"{'average ' if name == 'loss' else ''}{name} {values[name]:.4f}")
+        else:
+            continue
+        parts[-1] += "".join(
+            f" {by}[{values[f'{key}_low']:.4f}, {values[f'{key}_high']:.4f}]"
+            for key, by in ((name, ""), (f"{name}_groups", "by groups "))
+            if values.get(f"{key}_low") is not None
+        )
     return ", ".join(parts)
 
 
