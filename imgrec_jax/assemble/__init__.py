@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import data, found, model, optimizer, preprocess, pretrained, task, values
 from imgrec_jax.assemble.components import check_types, complete
-from imgrec_jax.assemble.found import remembered
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
 from imgrec_jax.data import batch as batch_lib
@@ -72,6 +71,11 @@ def check(config: ConfigDict) -> None:
     data.check(config)
 
 
+def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
+    """The config with what the run of the config `before` found in its data when it began, where it leaves that open."""
+    return found.remembered(complete(modernise(config)), complete(modernise(before)))
+
+
 def reports(config: ConfigDict) -> Iterator[Report]:
     """The sanity report of every split that a config names, one at a time; ConfigError for a task without one."""
     check(config)
@@ -106,7 +110,7 @@ def build(config: ConfigDict) -> Experiment:
     train, evals = _pipelines(config, source, eval_sources, eval_batch)
     epoch, spec = train.steps_per_epoch, train.batch(0)
     values.check_channels(config, spec["image"].shape[-1])
-    made = task.make_task(config, layout.axis_name)
+    made = task.make_task(config, layout.axis_name, **preprocess.loss_weights(config, source))
     try:
         shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
     except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:

@@ -15,7 +15,7 @@ from imgrec_jax.assemble.model import make_model
 from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval
 from imgrec_jax.segmentation.losses import segmentation_loss
-from imgrec_jax.tasks import classify, detect, segment, two_stage
+from imgrec_jax.tasks import classify, detect, multi_label, segment, two_stage
 from imgrec_jax.tasks.task import Task
 
 
@@ -48,7 +48,20 @@ def make_task(config: ConfigDict, axis_name: str | None = None, **options: Any) 
     )
 
 
+def _multi_label(config: ConfigDict, **common: Any) -> Task:
+    options = options_of(config.loss)
+    if options.pop("name") != "binary_cross_entropy" or config.eval.top_k:
+        raise ConfigError(
+            f"config.data.multi_label=True: config.loss.name={config.loss.name!r} with eval.top_k={config.eval.top_k} is of one label "
+            "an image; expected 'binary_cross_entropy' and (), as image_folder.py:multi_label has them"
+        )
+    check_options("loss", options, multi_label.binary_cross_entropy, skip=2)
+    return multi_label.make_task(loss_fn=functools.partial(multi_label.binary_cross_entropy, **options), **common)
+
+
 def _classification(config: ConfigDict, *, class_weights: Sequence[float] = (), **common: Any) -> Task:
+    if config.data.multi_label:
+        return _multi_label(config, **common)
     options = options_of(config.loss)
     loss, probabilities = CLASSIFICATION_LOSSES[choice("loss.name", options.pop("name"), CLASSIFICATION_LOSSES)]
     check_options("loss", options, loss, skip=2)

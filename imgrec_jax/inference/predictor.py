@@ -67,7 +67,8 @@ class Predictor:
 
         Returns:
           For each image a dict of numpy values in pixels of that image:
-            classification: "label" int, "name" its class, "probs" float32 [K];
+            classification: "label" int, "name" its class, "probs" float32 [K]; of several labels an image "probs",
+              "present" bool [K], "names" of these;
             detection: "boxes" float32 [n, 4] xyxy, "scores" [n], "labels" int [n] from 1, "names" [n], best first;
             segmentation: "segmentation" int32 [H, W].
 
@@ -117,6 +118,9 @@ class Predictor:
     def _named(self, record: Result, size: tuple[int, int]) -> Result:
         """The record with names beside its labels, and maps brought to the (height, width) of the image."""
         names = self.class_names
+        if "present" in record:
+            present = np.flatnonzero(record["present"]).tolist()
+            return {**record, "names": [names[n] if names else str(n) for n in present]}
         if "label" in record:
             return {**record, "name": names[record["label"]] if names else str(record["label"])}
         if "labels" in record:

@@ -33,7 +33,7 @@ from imgrec_jax.data.own.found import (
 from imgrec_jax.data.own.index import Index
 from imgrec_jax.data.own.listing import Listing
 from imgrec_jax.data.own.pictures import NOTES, Picture, decode
-from imgrec_jax.data.source import ArraySource, Request, Source, SourceInfo, digest, parse_split, part
+from imgrec_jax.data.source import ArraySource, Request, Source, SourceInfo, digest, parse_split, split_range
 
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -256,24 +256,29 @@ class OwnImages:
     def open(self, split: str) -> Source:
         """The source of a split; image [H, W, C] and label, or labels and label_known [K]."""
         base, _, _ = parse_split(split)
-        at = np.flatnonzero(self.splits == base)
-        if not len(at):
+        whole = np.flatnonzero(self.splits == base)
+        if not len(whole):
             raise ValueError(f"{self.title} has no split {base!r}; it has {sorted(set(self.splits.tolist()))}")
+        at = whole[slice(*split_range(split, len(whole)))]
         targets = self._targets(at)
         names = tuple(self.listing.names[i] for i in at.tolist())
         groups = tuple(self.listing.groups[i] or f"\0{names[n]}" for n, i in enumerate(at.tolist()))
-        meta = {"file_names": names, **({"groups": groups} if any(self.listing.groups) else {})}
+        meta = {"file_names": names, "targets": targets, **({"groups": groups} if any(self.listing.groups) else {})}
         table = self._index.table[at]
-        identity = digest("own", ("\n".join(names).encode("utf-8", "surrogateescape"), table["digest"], *targets.values()))
-        info = SourceInfo(f"{self.title} {base}", self.class_names, meta, identity)
+        size = None if len(at) == len(whole) else len(whole)
+        info = SourceInfo(f"{self.title} {split}", self.class_names, meta, self._identity(whole), size)
         bytes_kept = len(at) * int(np.prod(self.size or (1,))) * self.channels * (4 if self.depth == 16 else 1)
         fits = bool(self.size) and bytes_kept <= MAX_BYTES_KEPT
         keep = self._request.in_memory if self._request.in_memory is not None else fits
         images = _Images(self, at, keep=keep and bool(self.size))
         pixels = (table["height"].astype(np.int64) * table["width"]).sum()
         if keep and self.size and pixels <= _EAGER_PIXELS:
-            return part(ArraySource({"image": images.all(), **targets}, info), split)
-        return part(Examples(images, targets, info), split)
+            return ArraySource({"image": images.all(), **targets}, info)
+        return Examples(images, targets, info)
+
+    def _identity(self, at: np.ndarray) -> str:
+        names = "\n".join(self.listing.names[i] for i in at.tolist()).encode("utf-8", "surrogateescape")
+        return digest("own", (names, self._index.table["digest"][at], *self._targets(at).values()))
 
     def _targets(self, at: np.ndarray) -> dict[str, np.ndarray]:
         labels = self.labels[at]
