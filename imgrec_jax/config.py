@@ -10,13 +10,14 @@ file was written, and names that changed since are known by both (`modernise`).
 import ast
 import difflib
 import importlib.util
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 FREE = (
-    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "detection", "optim.options",
+    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection", "optim.options",
 )  # fmt: skip
 
 # What a key or a value was called before: {old key: new key}, {key: {old value: new value}}.
@@ -122,6 +123,7 @@ def _data() -> ConfigDict:
 def _own_data(section: ConfigDict) -> None:
     """Of the user's own files; see configs/README.md."""
     section.group = ""  # a regex over the path, or a column of the table: what must stay in one split
+    section.test_sets = ConfigDict()  # {name: folder} of more test sets, all reported, none of which chooses
     section.fold = ""  # "2/5": the second of five folds is held out
     section.bad_files = "stop"  # files that cannot be used: "stop" with the list, or "skip"
     section.multi_label = False  # several labels an image
@@ -193,6 +195,7 @@ MAY_CHANGE = (
     "data.data_dir",
     "data.manual_dir",
     "data.prepare",
+    "data.test_sets",
     "data.threads",
     "data.in_memory",
     "data.on_device",
@@ -215,7 +218,7 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
 
 def to_plain(config: ConfigDict) -> dict[str, object]:
     """The config as nested dicts of what JSON can hold; `from_plain` reads it back."""
-    return _plain(config.to_dict())
+    return {key: _plain(value) for key, value in config.to_dict().items()}
 
 
 def from_plain(stored: dict[str, object], stored_format: int = 2) -> ConfigDict:
@@ -240,6 +243,24 @@ def from_plain(stored: dict[str, object], stored_format: int = 2) -> ConfigDict:
                 _set(config, key, old[0])
         _fill(config, nested, "")
     return modernise(config)
+
+
+# Where a config may name code of the user's own: "my_file.py:Name" or "package.module:Name"; not "mnist:3.0.1".
+NAME_KEYS = ("model.name", "loss.name", "optim.name", "data.name")
+OP_SECTIONS = ("data.train_ops", "data.eval_ops")
+_OWN = re.compile(r".+\.py:[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_own(name: object) -> bool:
+    """Whether a name means code of the user's own."""
+    return isinstance(name, str) and _OWN.fullmatch(name) is not None
+
+
+def own_names(config: ConfigDict) -> dict[str, str]:
+    """{key: name} of all code of the user's own that a config names."""
+    flat = flatten(config)
+    ops = (key for key in flat if key.startswith(OP_SECTIONS) and key.endswith(".op"))
+    return {key: str(flat[key]) for key in (*NAME_KEYS, *ops) if is_own(flat.get(key))}
 
 
 def _fill(config: ConfigDict, values: dict, prefix: str) -> None:
@@ -269,7 +290,7 @@ def modernise(config: ConfigDict) -> ConfigDict:
                 del section[old.rpartition(".")[2]]
         for key, values in RENAMED_VALUES.items():
             if flat.get(key) in values:
-                _set(config, key, values[flat[key]])
+                _set(config, key, values[str(flat[key])])
     if locked:
         config.lock()
     return config
@@ -329,6 +350,8 @@ def load_file(path: Path, variant: str = "") -> ConfigDict:
     """What `get_config(variant)` of a config file returns."""
     try:
         spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ValueError("a config is a Python file, whose name ends in .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module.get_config(*([variant] if variant else []))
@@ -349,6 +372,8 @@ class OverrideError(ValueError):
 def override(config: ConfigDict, key: str, text: str) -> None:
     """Sets a key from text, as the type that it has: `0.1`, `true`, `(64, 64)`, `None`, `{"erase": {}}` for a section.
 
+    `data.train_ops.NAME` and `data.eval_ops.NAME` may also be new: the options of an op, `{}` for none.
+
     Raises:
       OverrideError: for a key that does not exist, with those that do; or text of another type.
     """
@@ -357,9 +382,10 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     section = config
     for part in sections:
         section = section[part] if isinstance(section, ConfigDict) and part in section else None
-    if not isinstance(section, ConfigDict) or name not in section:
+    adds = ".".join(sections) in OP_SECTIONS and name not in section
+    if not isinstance(section, ConfigDict) or (name not in section and not adds):
         raise OverrideError(_no_key(key, known))
-    kind = section.get_type(name)
+    kind = ConfigDict if adds else section.get_type(name)
     if kind is type(None):  # a key without a value has the type that `base` gives it
         kind = _base_type(key) or kind
     try:

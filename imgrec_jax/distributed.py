@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -31,7 +31,7 @@ class PlaceError(ValueError):
 
 def place(
     coordinator: str | None, count: int | None, index: int | None, environment: Mapping[str, str] = os.environ
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """Arguments for `jax.distributed.initialize`: {} to let JAX find out, None for a single process.
 
     Args:
@@ -41,28 +41,27 @@ def place(
     Raises:
       PlaceError: when only some of the three are known, or index is out of range.
     """
-    known = {
-        "coordinator_address": coordinator or environment.get("JAX_COORDINATOR_ADDRESS"),
-        "num_processes": count if count is not None else environment.get("JAX_NUM_PROCESSES"),
-        "process_id": index if index is not None else environment.get("JAX_PROCESS_ID"),
-    }
-    missing = [name for name, value in known.items() if value is None]
-    if len(missing) == 3:
+    address = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
+    total = count if count is not None else environment.get("JAX_NUM_PROCESSES")
+    own = index if index is not None else environment.get("JAX_PROCESS_ID")
+    if address is None and total is None and own is None:
         many = any(int(environment.get(name, "1")) > 1 for name in COUNTS)
         pod = "," in environment.get(HOSTS, "") or TPU_COORDINATOR in environment
         return {} if many or pod else None
-    if missing:
+    if address is None or total is None or own is None:
+        known = {"coordinator_address": address, "num_processes": total, "process_id": own}
+        missing = [name for name, value in known.items() if value is None]
         raise PlaceError(
             f"of several processes each needs coordinator_address, num_processes and process_id; missing: {missing}. Give them "
             "as flags or as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         )
-    known |= {name: int(known[name]) for name in ("num_processes", "process_id")}
-    if not 0 <= known["process_id"] < known["num_processes"]:
-        raise PlaceError(f"process_id={known['process_id']}: expected 0 to {known['num_processes'] - 1}")
-    return known if known["num_processes"] > 1 else None
+    total, own = int(total), int(own)
+    if not 0 <= own < total:
+        raise PlaceError(f"process_id={own}: expected 0 to {total - 1}")
+    return {"coordinator_address": address, "num_processes": total, "process_id": own} if total > 1 else None
 
 
-def initialize(arguments: dict[str, object] | None) -> None:
+def initialize(arguments: dict[str, Any] | None) -> None:
     """Joins the other processes; `arguments` as `place` returns them."""
     if arguments is None:
         return

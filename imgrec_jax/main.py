@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
@@ -36,6 +37,7 @@ def define_flags() -> None:
         False,
         "For --mode=eval: evaluate although config or data are not the run's own; the result, eval_changed.json, says so.",
     )
+    flags.DEFINE_bool("allow_code", False, "Run the Python files that the workdir carries, where its config names some.")
     flags.DEFINE_string("coordinator_address", None, "Of several processes: address:port of process 0, the same for all.")
     flags.DEFINE_integer("num_processes", None, "Of several processes: how many there are.")
     flags.DEFINE_integer("process_id", None, "Of several processes: which one this is, from 0.")
@@ -85,7 +87,7 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
 
     None where a workdir brings its own.
     """
-    from imgrec_jax.config import ConfigFileError, OverrideError, flatten, load, modernise, override
+    from imgrec_jax.config import flatten, load, modernise, override
 
     if FLAGS.config is None:
         if OVERRIDES:
@@ -101,7 +103,7 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
             config = complete(config)
         for key, text in OVERRIDES.items():
             override(config, key, text)
-    except (ConfigFileError, OverrideError) as error:
+    except ValueError as error:  # ConfigFileError, OverrideError, ConfigError
         raise SystemExit(f"error: {error}") from error
     settle_durations(config, OVERRIDES)
     return config, [note for note in notes if note]
@@ -109,6 +111,22 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
 
 def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
     """Does what --mode says, in this process."""
+    from imgrec_jax.assemble import own
+    from imgrec_jax.run import workdir
+
+    files = {}
+    try:
+        folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS.config))
+        if config is None:
+            config = workdir.read_config(folder)
+            files = own.of_workdir(folder, config, workdir.read_card(folder).get("code", {}), FLAGS.allow_code)
+    except Exception as error:
+        raise _one_line(error) from error
+    with own.carried(files):
+        _act(config, folder, notes, stop)
+
+
+def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> None:
     import jax
 
     from imgrec_jax import assemble, distributed, parallel
@@ -117,8 +135,6 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
 
     say = emit if parallel.is_lead() else lambda line: None
     try:
-        folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS.config))
-        config = config if config is not None else workdir.read_config(folder)
         for note in notes:
             say(note)
         if config.dtype == "float64":
@@ -148,7 +164,7 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
         with distributed.lead_first("data"):
             experiment = assemble.build(config)
     except Exception as error:
-        raise _one_line(error) from error
+        raise _one_line(error, config) from error
     try:
         if FLAGS.mode == "eval":
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
@@ -160,7 +176,7 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
     except Exception as error:
         if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
             raise  # another process may be gone
-        raise _one_line(error) from error
+        raise _one_line(error, config) from error
     if stop.signal is not None:  # An orderly exit would wait for programs that are being compiled in other threads.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -171,20 +187,18 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
 NAMED = ("ConfigError", "WorkdirError", "CheckpointError", "NonFiniteError", "ValueError", "FileNotFoundError", "OSError")
 
 
-def _one_line(error: Exception) -> BaseException:
+def _one_line(error: Exception, config: ConfigDict | None = None) -> BaseException:
     """The end of the program in one line; --verbosity=1 shows where."""
     if FLAGS.verbosity > 0:
         return error
     text = str(error).strip() or type(error).__name__
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        first = text.splitlines()[0]
-        return SystemExit(
-            f"error: out of memory ({first}); lower data.batch_size or data.eval_batch_size, or try "
-            "parallel.remat=everything, optim.accumulate=2 or dtype=bfloat16"
-        )
+    if config is not None and memory.is_out_of_memory(error):
+        return SystemExit(f"error: {memory.describe(error, config.data.batch_size, config.data.eval_batch_size)}")
     if any(kind.__name__ in NAMED for kind in type(error).__mro__):
         return SystemExit(f"error: {text}")
-    return SystemExit(f"error: {type(error).__name__}: {text.splitlines()[0]} (--verbosity=1 shows where)")
+    from imgrec_jax.assemble import own
+
+    return SystemExit(f"error: {type(error).__name__}: {text.splitlines()[0]}{own.where(error)} (--verbosity=1 shows where)")
 
 
 def check_data(reports: Iterable) -> None:

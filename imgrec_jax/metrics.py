@@ -59,7 +59,7 @@ class Sum(SumState):
     count: jax.Array
 
     @classmethod
-    def of(cls, values: jax.Array, valid: jax.Array | None = None) -> "Sum":
+    def of(cls, values: jax.Array, valid: jax.Array | None = None) -> Self:
         """values [...], valid: boolean or weights, broadcastable from the left."""
         return cls(*masked_sum(values, valid))
 

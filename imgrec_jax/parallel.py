@@ -118,7 +118,7 @@ class Sharded:
         """`step(variables, batch) -> report`."""
         return self._step(jax.jit(step, out_shardings=self._replicated, compiler_options=compiler_options()), variables, batch)
 
-    def _step(self, jitted: Callable, state: Any, batch: dict[str, Any]) -> "Step":
+    def _step(self, jitted: Any, state: Any, batch: dict[str, Any]) -> "Step":
         specs = {
             name: jax.ShapeDtypeStruct((rows.shape[0] * jax.process_count(), *rows.shape[1:]), dtype, sharding=self._rows)
             for name, rows, dtype in _canonical(batch)
@@ -132,7 +132,7 @@ class Sharded:
         """
         arrays = self._splits.get(pipeline.source)
         if arrays is None:
-            arrays = self._splits[pipeline.source] = jax.device_put(pipeline.source.arrays, self._replicated)
+            arrays = self._splits[pipeline.source] = jax.device_put(pipeline.arrays, self._replicated)
         for step in range(start, stop):
             index, valid, _ = pipeline.rows(step)
             placed = self.put_batch({"index": index.astype(np.int32), "example_valid": valid})
@@ -147,7 +147,6 @@ class Mapped:
     """
 
     axis_name = DATA
-    gathered = None
 
     def __init__(self, fsdp: int = 1):
         """Raises ValueError for fsdp > 1, which needs global arrays."""
@@ -199,7 +198,8 @@ Layout = Sharded | Mapped
 
 def make_layout(mode: str = "jit", fsdp: int = 1) -> Layout:
     """The layout of `mode`, one of MODES."""
-    return {"jit": Sharded, "pmap": Mapped}[mode](fsdp)
+    layouts: dict[str, type[Layout]] = {"jit": Sharded, "pmap": Mapped}
+    return layouts[mode](fsdp)
 
 
 class Step:
@@ -211,7 +211,7 @@ class Step:
       out: shapes of the result for these first shapes, as one program on global arrays sees them.
     """
 
-    def __init__(self, jitted: Callable, args: tuple, out: Any):
+    def __init__(self, jitted: Any, args: tuple, out: Any):
         self.out = out
         # XLA's CPU collectives share a thread pool as small as the machine: steps that pile up starve the rendezvous, which
         # aborts. There each call ends before the next begins.
@@ -320,12 +320,14 @@ def feed(
       on_device: keep the whole split on the devices and gather batches there; None does so on accelerators where it fits.
     """
     if on_device is None:
-        size = sum(array.nbytes for array in pipeline.source.arrays.values()) if pipeline.is_plain else np.inf
-        fits = size <= MAX_BYTES_ON_DEVICE and jax.process_count() == 1 and layout.gathered is not None
+        size = sum(array.nbytes for array in pipeline.arrays.values()) if pipeline.is_plain else np.inf
+        fits = size <= MAX_BYTES_ON_DEVICE and jax.process_count() == 1 and isinstance(layout, Sharded)
         on_device = fits and jax.default_backend() != "cpu"
-    if on_device and not (pipeline.is_plain and layout.gathered):
-        raise ValueError("data.on_device=True needs a set that is kept in memory, no augmentation and parallel.mode='jit'")
-    batches = layout.gathered(pipeline, start, stop) if on_device else map(layout.put_batch, pipeline.batches(start, stop))
+    batches: Iterator[dict] = map(layout.put_batch, pipeline.batches(start, stop))
+    if on_device:
+        if not (pipeline.is_plain and isinstance(layout, Sharded)):
+            raise ValueError("data.on_device=True needs a set that is kept in memory, no augmentation and parallel.mode='jit'")
+        batches = layout.gathered(pipeline, start, stop)
     ahead = None
     for step, batch in zip(range(start, stop), batches, strict=True):
         if ahead is not None:

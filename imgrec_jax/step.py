@@ -5,6 +5,7 @@ There is one seed. A key is `fold_in(seed, name)`, then `fold_in(step)`; keys ar
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -109,7 +110,7 @@ def make_train_step(
         def one(carry, inputs):
             model_state, total, weights, sums = carry
             part, index = inputs
-            (value, aux), grads = value_and_grad(state.replace(model_state=model_state), part, jax.random.fold_in(rng, index))
+            (value, aux), grads = value_and_grad(replace(state, model_state=model_state), part, jax.random.fold_in(rng, index))
             weight = jnp.sum(part["example_valid"], dtype=jnp.float32) if aux.count is None else aux.count
             if axis_name is not None:
                 # A part's value is this device's share of the mean over the part on all devices, so all of them weigh it alike.

@@ -144,6 +144,24 @@ def test_several_labels_with_unknown_ones(tmp_path):
         assemble.build(config_of(table))
 
 
+def test_more_test_sets_are_reported_and_choose_nothing(tmp_path, capsys):
+    root = folder(tmp_path / "d", {"cat": 20, "dog": 20}, size=(12, 12))
+    folder(tmp_path / "east", {"dog": 6}, start=60, size=(30, 20))
+    folder(tmp_path / "west", {"dog": 6, "cat": 2}, start=18, size=(12, 12))
+    config = config_of(root)
+    config.data.test_sets = {"east": str(tmp_path / "east"), "west": str(tmp_path / "west")}
+    experiment = assemble.build(config)
+    assert {name: len(p.source) for name, p in experiment.data.evals.items()} == {"validation": 4, "test": 4, "east": 6, "west": 8}
+    assert [experiment.data.evals["east"].source[i]["label"] for i in range(6)] == [1] * 6
+    assert "files are equal to ones that are trained on or chosen by: " in capsys.readouterr().err
+    results = loop.train(experiment, tmp_path / "run", lambda line: None)
+    assert {"validation", "test", "east", "west", "best_test", "best_east", "best_west"} <= set(results)
+    folder(tmp_path / "north", {"fox": 2})
+    config.data.test_sets = {"north": str(tmp_path / "north")}
+    with pytest.raises(ValueError, match="class 'fox' .*which training does not know"):
+        assemble.build(config)
+
+
 @pytest.mark.parametrize("kind", ["zip", "npz", "deep"])
 def test_zip_npz_and_16_bits(tmp_path, kind):
     counts = {"cat": 20, "dog": 20, "emu": 20}

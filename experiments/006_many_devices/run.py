@@ -26,7 +26,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import launch_local  # noqa: E402
-
 import runs  # noqa: E402
 
 STEPS = 20

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgrec_jax.assemble import data, found, model, optimizer, preprocess, pretrained, task, values
+from imgrec_jax.assemble import data, found, model, optimizer, own, preprocess, pretrained, task, values
 from imgrec_jax.assemble.components import check_types, complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
@@ -39,7 +39,7 @@ def check(config: ConfigDict) -> None:
     config = found.stand_in(config) if data.entry_of(config).survey else config
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     check_types(config)
     values.check(config)
@@ -97,12 +97,12 @@ def build(config: ConfigDict) -> Experiment:
         layout = make_layout(config.parallel.mode, config.parallel.fsdp)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    own = data.survey(config)
-    if own is not None:
-        config = found.with_values(config, own.found)
-        _say_found(config, own)
+    survey = data.survey(config)
+    if survey is not None:
+        config = found.with_values(config, survey.found)
+        _say_found(survey)
         check(config)
-    source, eval_sources = data.open_sources(config, own)
+    source, eval_sources = data.open_sources(config, survey)
     data.check_overlap(config, source, eval_sources)
     data.check_detection(config, source, eval_sources, _warn)
     model.check_classes(config, getattr(source, "title", source.info.name), source.info.class_names)
@@ -115,7 +115,8 @@ def build(config: ConfigDict) -> Experiment:
         shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
     except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:
         given = tuple(spec["image"].shape[1:])
-        raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}") from error
+        where = own.where(error)
+        raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}{where}") from error
     optimisation = _optimisation(config, epoch, shapes["params"])
     eval_every = steps_of(config.eval, "eval.every", epoch, batch_size)
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, batch_size, default=eval_every)
@@ -123,7 +124,7 @@ def build(config: ConfigDict) -> Experiment:
     return Experiment(
         config=config,
         settle=complete,
-        card=_card({"train": source, **eval_sources}, spec["image"], eval_batch),
+        card=_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
         seed=config.seed,
         task=made,
         variable_shapes=shapes,
@@ -151,10 +152,10 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def _say_found(config: ConfigDict, own: data.Survey) -> None:
+def _say_found(survey: data.Survey) -> None:
     """What was found in the user's own data, on stderr."""
     if jax.process_index() == 0:
-        print("\n".join(f"found: {line}" for line in own.lines), file=sys.stderr, flush=True)
+        print("\n".join(f"found: {line}" for line in survey.lines), file=sys.stderr, flush=True)
 
 
 def _warn(line: str) -> None:
@@ -215,12 +216,13 @@ def _eval_batch_size(wanted: int, sources: dict[str, Source]) -> int:
     return -(-size // jax.device_count()) * jax.device_count()
 
 
-def _card(sources: dict[str, Source], image: Any, eval_batch: int) -> dict[str, Any]:
+def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[str, own.Code]) -> dict[str, Any]:
     """What a run's folder says of it beside the config; plain values, for JSON."""
     return {
         "class_names": list(sources["train"].info.class_names),
         "image_shape": list(image.shape[1:]),  # of a training batch; only classification needs its height and width
         "eval_batch_size": eval_batch,
+        **({"code": {name: part._asdict() for name, part in code.items()}} if code else {}),
         "splits": {
             name: {**kept._asdict(), "class_names": list(kept.class_names)}
             for name, kept in ((name, fingerprint(source)) for name, source in sources.items())
@@ -244,6 +246,6 @@ def inference(config: ConfigDict) -> Inference:
     """The task and the preprocessing of a config."""
     config = modernise(config)
     choice("task", config.task, TASKS)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     return Inference(task.make_task(config), preprocess.evaluation(config))

@@ -1,17 +1,20 @@
 """Names to data sets: one table, in which each entry says which tasks it serves."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ml_collections import ConfigDict
 
+from imgrec_jax.assemble import own
 from imgrec_jax.assemble.found import with_values
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
-from imgrec_jax.config import base
+from imgrec_jax.config import base, is_own
 from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
+from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
 from imgrec_jax.data.sets import coco, mask_folder, mnist, own_images, panoptic, pets, scenes, tfds, voc
@@ -51,12 +54,15 @@ SETS: dict[str, Entry] = {
     "oxford_iiit_pet": Entry(pets.open_pets, ("segmentation",)),
     "coco/2017_panoptic": Entry(panoptic.open_panoptic, ("segmentation",)),
 }
-OWN_KEYS = ("group", "fold", "bad_files", "multi_label", "prepare", "balance")  # of config.data, for entries with a survey
+OWN_KEYS = ("group", "fold", "bad_files", "multi_label", "prepare", "balance", "test_sets")  # of config.data, for entries with a survey
+_SPLIT_NAMES = ("train", "validation", "test", "best_test")
 ANY_TFDS = Entry(tfds.open_labelled, ("classification",))  # any other name is TFDS's
 
 
 def entry_of(config: ConfigDict) -> Entry:
     """The entry that `config.data.name` ("mnist:3.0.1", "coco/2017", "digit_scenes/tiny") names."""
+    if is_own(config.data.name):
+        return Entry(own.find("data.name", config.data.name), (config.task,))
     full = config.data.name.partition(":")[0]
     name = full if full in SETS else full.partition("/")[0]
     known = sorted(n for n, entry in SETS.items() if config.task in entry.tasks)
@@ -84,10 +90,13 @@ def _check_own(config: ConfigDict, entry: Entry) -> None:
     choice("data.bad_files", data.bad_files, BAD_FILES)
     for key in OWN_KEYS:
         if not entry.survey and data[key] != default[key]:
-            own = sorted(name for name, e in SETS.items() if e.survey)
+            own_sets = sorted(name for name, e in SETS.items() if e.survey)
             raise ConfigError(
-                f"config.data.{key}={data[key]!r} is not used by data.name={data.name!r}, but by {', '.join(own)}"
+                f"config.data.{key}={data[key]!r} is not used by data.name={data.name!r}, but by {', '.join(own_sets)}"
             )
+    for name, path in options_of(data.test_sets).items():
+        if not isinstance(path, str) or name in _SPLIT_NAMES or not name.isidentifier():
+            raise ConfigError(f"config.data.test_sets has {name!r}: {path!r}; expected other names than {_SPLIT_NAMES}, and folders")
     if data.fold:
         try:
             parse_fold(data.fold)
@@ -95,12 +104,23 @@ def _check_own(config: ConfigDict, entry: Entry) -> None:
             raise ConfigError(str(error)) from error
 
 
+@contextlib.contextmanager
+def _naming_options(options: dict[str, Any]) -> Iterator[None]:
+    """An option of another type than the set expects is said to be one."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ConfigError(f"config.data.options={options}: {error}{own.where(error)}") from error
+
+
 def survey(config: ConfigDict) -> Survey | None:
     """The user's own files, looked at as a whole; None for other sets."""
     entry = entry_of(config)
     if not entry.survey:
         return None
-    return entry.open(_request(config), **options_of(config.data.options))
+    options = options_of(config.data.options)
+    with _naming_options(options):
+        return entry.open(_request(config), **options)
 
 
 def _request(config: ConfigDict) -> Request:
@@ -131,12 +151,12 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
         config = with_values(config, found.found)
         data = config.data
     evals = {"validation": data.validation_split, "test": data.test_split}
-    try:
-        open_split = found.open if found else lambda split: entry.open(request._replace(split=split), **options)
+    open_split: Callable[[str], Any] = found.open if found else lambda split: entry.open(request._replace(split=split), **options)
+    with _naming_options(options):
         opened = {name: open_split(split) for name, split in evals.items() if split}
         train = open_split(data.train_split)
-    except (TypeError, AttributeError, KeyError, IndexError) as error:  # an option of another type than the set expects
-        raise ConfigError(f"config.data.options={options}: {error}") from error
+        if found:
+            opened |= {name: found.other(Path(path).expanduser()) for name, path in options_of(data.test_sets).items()}
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)
@@ -187,6 +207,11 @@ def with_proposals(config: ConfigDict, source: Source) -> Source:
     return proposals.ProposalSource(source, proposals.compute(source, folder, options=make_search(config)))
 
 
+def _annotated(source: Source) -> DetectionSource:
+    """What the sets for detection open: `Entry.open` knows no task."""
+    return cast(DetectionSource, source)
+
+
 def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source], warn: Callable[[str], None]) -> None:
     """What is wrong with annotations and files is met here, before the first step; no image is decoded.
 
@@ -197,15 +222,16 @@ def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source],
     if config.task != "detection":
         return
     data, table = config.data, train.info.meta["annotations"]
+    training, evaluated = _annotated(train), {split: _annotated(source) for split, source in evals.items()}
     if not data.drop_degenerate_boxes:
-        check_data.check_annotations(train.title, table).raise_if_bad()
+        check_data.check_annotations(training.title, table).raise_if_bad()
     if not data.drop_extra_boxes:
-        check_data.check_counts(train, data.max_boxes)
-    for source in (train, *evals.values()):
+        check_data.check_counts(training, data.max_boxes)
+    for source in (training, *evaluated.values()):
         check_data.check_files(source, data.max_pixels)
     if table.crowd.all():
-        warn(f"{train.title} has no objects (crowd regions are none): there is nothing to learn but background")
-    for split, source in evals.items():
+        warn(f"{training.title} has no objects (crowd regions are none): there is nothing to learn but background")
+    for split, source in evaluated.items():
         report = check_data.check_annotations(source.title, source.info.meta["annotations"])
         if report.boxes == report.crowd:
             warn(f"split {split!r} has no objects ({source.title}): AP is undefined")
@@ -219,4 +245,4 @@ def reports(config: ConfigDict) -> Iterator[check_data.Report]:
     if config.task != "detection":
         raise ConfigError(f"there is no sanity report for config.task={config.task!r}; there is one for ['detection']")
     train, evals = open_sources(config)
-    return map(check_data.check_source, (train, *evals.values()))
+    return map(check_data.check_source, map(_annotated, (train, *evals.values())))

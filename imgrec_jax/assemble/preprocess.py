@@ -8,7 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.data import make_search
-from imgrec_jax.assemble.lookup import BATCH_OPS, OPS, TASKS_OF_OP, ConfigError, make_ops
+from imgrec_jax.assemble.lookup import ConfigError
+from imgrec_jax.assemble.ops import BATCH_OPS, TASKS_OF_OP, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.ops import canvases, mixing, targets
@@ -32,8 +33,12 @@ def check(config: ConfigDict) -> None:
         for name in config.data[where]:
             if config.task not in (tasks := TASKS_OF_OP.get(name, (config.task,))):
                 raise ConfigError(f"config.data.{where}.{name} is for {' and '.join(tasks)}, not for {config.task}; remove it")
-    make_ops("data.train_ops", config.data.train_ops, {**OPS, **BATCH_OPS})
-    make_ops("data.eval_ops", config.data.eval_ops, OPS)
+    for name in BATCH_OPS:
+        if name in config.data.eval_ops:
+            raise ConfigError(f"config.data.eval_ops.{name} mixes images, which is for training: give it in data.train_ops")
+    make_ops("data.train_ops", config.data.train_ops)
+    make_ops("data.train_ops", config.data.train_ops, of_batches=True)
+    make_ops("data.eval_ops", config.data.eval_ops)
     if config.data.multi_label:
         if mixed := [name for name in config.data.train_ops if name in BATCH_OPS]:
             raise ConfigError(f"config.data.train_ops.{mixed[0]} mixes images of one label each; remove it for data.multi_label")
@@ -46,7 +51,7 @@ def check(config: ConfigDict) -> None:
 def evaluation(config: ConfigDict) -> Preprocess:
     """The preprocessing that evaluation and prediction share; needs no data."""
     data = config.data
-    ops = make_ops("data.eval_ops", data.eval_ops, OPS)
+    ops = make_ops("data.eval_ops", data.eval_ops)
     if config.task == "detection":
         search = [proposals.search_where_absent(make_search(config))] if data.max_proposals else []
         ops += [*search, targets.check_boxes(drop=True), _resize(config)((data.min_size[-1],))]
@@ -58,8 +63,8 @@ def evaluation(config: ConfigDict) -> Preprocess:
 def training(config: ConfigDict) -> Training:
     """The random ops of training, its batches and their order."""
     data = config.data
-    ops = make_ops("data.train_ops", data.train_ops, OPS)
-    mixes = make_ops("data.train_ops", data.train_ops, BATCH_OPS)
+    ops = make_ops("data.train_ops", data.train_ops)
+    mixes = make_ops("data.train_ops", data.train_ops, of_batches=True)
     batch_ops = [mixing.mix_batch(mixes)] if mixes else []
     if config.task == "detection":
         check_boxes = targets.check_boxes(drop=data.drop_degenerate_boxes)

@@ -29,7 +29,7 @@ def make_summaries(
       multi_label: several labels an image.
     """
     chosen: dict[str, float] = {}
-    summaries = {}
+    summaries: dict[str, Callable[[dict], Values]] = {}
     for split, info in infos.items():
         if multi_label:
             extra: Callable = partial(_labels, info)

@@ -9,12 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import losses, metrics
-from imgrec_jax.assemble import scores
+from imgrec_jax.assemble import own, scores
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
 from imgrec_jax.assemble.model import make_model
+from imgrec_jax.config import is_own
 from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval
-from imgrec_jax.segmentation.losses import segmentation_loss
+from imgrec_jax.segmentation.losses import loss_of_pixels, segmentation_loss
 from imgrec_jax.tasks import classify, detect, multi_label, segment, two_stage
 from imgrec_jax.tasks.task import Task
 
@@ -63,7 +64,7 @@ def _classification(config: ConfigDict, *, class_weights: Sequence[float] = (), 
     if config.data.multi_label:
         return _multi_label(config, **common)
     options = options_of(config.loss)
-    loss, probabilities = CLASSIFICATION_LOSSES[choice("loss.name", options.pop("name"), CLASSIFICATION_LOSSES)]
+    loss, probabilities = _classification_loss(options.pop("name"))
     check_options("loss", options, loss, skip=2)
     return classify.make_task(
         loss_fn=functools.partial(loss, **options),
@@ -76,12 +77,23 @@ def _classification(config: ConfigDict, *, class_weights: Sequence[float] = (), 
     )
 
 
+def _classification_loss(name: str) -> ClassificationLoss:
+    if is_own(name):
+        loss = own.find("loss.name", name)
+        return ClassificationLoss(loss, getattr(loss, "probabilities", jax.nn.softmax))
+    return CLASSIFICATION_LOSSES[choice("loss.name", name, CLASSIFICATION_LOSSES)]
+
+
 def find_loss(config: ConfigDict) -> tuple[Callable, int] | None:
     """(the loss that a config names, how many of its first arguments are no options); None where there is none."""
+    name = config.loss.name
     if config.task == "segmentation":
-        return (segmentation_loss, 4) if config.loss.name == "segmentation" else None
-    found = CLASSIFICATION_LOSSES.get(config.loss.name) if config.task == "classification" else None
-    return (found[0], 2) if found else None
+        if is_own(name):
+            return own.find("loss.name", name), 2
+        return (segmentation_loss, 4) if name == "segmentation" else None
+    if config.task == "classification" and (is_own(name) or name in CLASSIFICATION_LOSSES):
+        return _classification_loss(name).loss, 2
+    return None
 
 
 def _detection(config: ConfigDict, *, model: Any, **common: Any) -> Task:
@@ -109,8 +121,13 @@ def _segmentation(config: ConfigDict, **common: Any) -> Task:
 
 def _segmentation_loss(config: ConfigDict) -> Callable:
     options = options_of(config.loss)
-    choice("loss.name", options.pop("name"), ("segmentation",))
+    name = options.pop("name")
     options.pop("aux_weight", None)
+    if is_own(name):
+        loss = own.find("loss.name", name)
+        check_options("loss", options, loss, skip=2)
+        return functools.partial(loss_of_pixels, functools.partial(loss, **options))
+    choice("loss.name", name, ("segmentation",))
     check_options("loss", options, segmentation_loss, skip=4)
     return functools.partial(segmentation_loss, **options)
 

@@ -112,10 +112,10 @@ def _check_boxes(target: dict, size: tuple[int, int], tolerance: float) -> list[
             detail = f"xyxy {np.round(boxes[n], 2).tolist()} in an image of (height, width) {size}"
             findings.append(Finding(kind, file, int(ids[n]), detail))
     first: dict[tuple, int] = {}
-    for n, key in enumerate(zip(map(tuple, boxes.tolist()), target["box_label"].tolist(), strict=True)):
+    for number, key in enumerate(zip(map(tuple, boxes.tolist()), target["box_label"].tolist(), strict=True)):
         if key in first:
-            findings.append(Finding("duplicate", file, int(ids[n]), f"same box and class as annotation {ids[first[key]]}"))
-        first.setdefault(key, n)
+            findings.append(Finding("duplicate", file, int(ids[number]), f"same box and class as annotation {ids[first[key]]}"))
+        first.setdefault(key, number)
     return findings
 
 

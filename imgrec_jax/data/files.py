@@ -38,18 +38,20 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
     zips = [root] if root.is_file() else sorted(root.glob("*.zip"))
     if not root.is_dir() and not (root.is_file() and zipfile.is_zipfile(root)):
         raise FileNotFoundError(f"{root} is neither a folder nor a zip file; give the folder that holds images and masks")
+    read: Callable[[PurePosixPath], bytes]
+    size: Callable[[PurePosixPath], int]
     if len(zips) == 1 and (root.is_file() or len(list(root.iterdir())) == 1):
         try:
             archive = zipfile.ZipFile(zips[0])
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ValueError(f"{zips[0]}: no zip file that can be read ({error}); was it copied as a whole?") from error
-        names, read = archive.namelist(), functools.partial(read_member, archive, zips[0], max_pixels)
+        found, read = archive.namelist(), functools.partial(read_member, archive, zips[0], max_pixels)
         size = lambda name: archive.getinfo(str(name)).file_size  # noqa: E731
     else:
-        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
         read = lambda name: read_image_file(root / name, max_pixels)  # noqa: E731
         size = lambda name: (root / name).stat().st_size  # noqa: E731
-    names = sorted(PurePosixPath(name) for name in names if not name.endswith("/"))
+    names = sorted(PurePosixPath(name) for name in found if not name.endswith("/"))
     hidden = lambda name: any(p.startswith((".", "__MACOSX")) for p in name.parts)  # noqa: E731
     return Files(root, tuple(n for n in names if n.suffix.lower() in IMAGES and not hidden(n)), read, size)
 
@@ -77,7 +79,7 @@ def split_by_hash(names: Sequence[str], fractions: Sequence[tuple[str, float]], 
     return {split: sorted(order[stops[n] : stops[n + 1]]) for n, (split, _) in enumerate(fractions)}
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """`write` fills a temporary file beside `path`, which then takes its name: a kill leaves the old file or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:

@@ -18,7 +18,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def read_image_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     return read_regular(path, "an image file")
 
 
-def check_size(open_file: Callable[[], BinaryIO], name: str, size: int, max_pixels: int) -> None:
+def check_size(open_file: Callable[[], IO[bytes]], name: str, size: int, max_pixels: int) -> None:
     """Raises ImageFileError for a file of `size` bytes whose header does not account for them; reads a small one not at all."""
     if size > _BYTES_UNCHECKED:
         with open_file() as file:
@@ -117,7 +117,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def open_image(file: BinaryIO) -> Any:
+def open_image(file: IO[bytes]) -> Any:
     """`PIL.Image.open` for FORMATS, without its limit of pixels: ours is another, and an error that names the file."""
     from PIL import Image
 
@@ -130,7 +130,7 @@ def open_image(file: BinaryIO) -> Any:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+def read_header(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Header:
     """The header of an image, without its pixels being read.
 
     Raises:

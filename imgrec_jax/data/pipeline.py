@@ -133,6 +133,12 @@ class Pipeline:
         """Whether a batch is nothing but rows of arrays, so that it can be gathered anywhere, also on a device."""
         return isinstance(self.source, ArraySource) and not self.ops and not self.batch_ops and self.collate is stack
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The whole split, where `is_plain`."""
+        assert isinstance(self.source, ArraySource)
+        return self.source.arrays
+
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(indices int64, valid bool, rows of the global batch), each [B / process_count], of this process."""
         batch_size = self.order(0).indices.shape[1]
@@ -161,7 +167,7 @@ class Pipeline:
     def _made(self, step: int, indices: np.ndarray, valid: np.ndarray, rows: np.ndarray) -> Batch:
         """These rows of the global batch of `step`, as they are before `batch_ops`."""
         if self.is_plain:
-            batch = {name: array[indices] for name, array in self.source.arrays.items()}
+            batch = {name: array[indices] for name, array in self.arrays.items()}
         else:
             batch = self.collate(
                 [self._example(*key) for key in zip(self._read(indices), [step] * len(rows), rows, strict=True)]

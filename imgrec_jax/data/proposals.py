@@ -178,8 +178,8 @@ def _fingerprint(source, options: SearchOptions) -> str:
 
 
 def _save(path: Path, found: list[np.ndarray]) -> None:
-    arrays = {"boxes": np.concatenate(found), "counts": np.array([len(boxes) for boxes in found])}
-    write_whole(path, lambda partial: np.savez(partial, **arrays))
+    boxes, counts = np.concatenate(found), np.array([len(boxes) for boxes in found])
+    write_whole(path, lambda partial: np.savez(partial, boxes=boxes, counts=counts))
 
 
 class ProposalSource:

@@ -85,10 +85,12 @@ def digest(kind: str, parts: Iterable[bytes | str | np.ndarray]) -> str:
     """ "KIND:SHA256" over parts of any length; where one ends and the next begins counts."""
     sha = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        if isinstance(data, np.ndarray):
-            sha.update(f"{data.dtype.str}{data.shape}".encode())
-            data = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data if data.size else b""
+        data: bytes | memoryview
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype.str}{part.shape}".encode())
+            data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data if part.size else b""
+        else:
+            data = part.encode() if isinstance(part, str) else part
         sha.update(f"{len(data)}:".encode())
         sha.update(data)
     return f"{kind}:{sha.hexdigest()}"

@@ -26,7 +26,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
     return np.round(cell) if rounded else cell
 
 
-def grid_anchors(cell: np.ndarray, grid_size: tuple[int, int], stride: tuple[int, int], offset: float = 0.0) -> np.ndarray:
+def grid_anchors(cell: np.ndarray, grid_size: Sequence[int], stride: tuple[int, int], offset: float = 0.0) -> np.ndarray:
     """`cell` [A, 4] moved to every cell of a feature map, [H * W * A, 4] in the order (row, column, anchor).
 
     Args:
@@ -43,8 +43,8 @@ def grid_anchors(cell: np.ndarray, grid_size: tuple[int, int], stride: tuple[int
 
 def pyramid_anchors(
     cells: Sequence[np.ndarray],
-    grid_sizes: Sequence[tuple[int, int]],
-    image_size: tuple[int, int] | None = None,
+    grid_sizes: Sequence[Sequence[int]],
+    image_size: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
     offset: float = 0.0,
 ) -> list[np.ndarray]:
@@ -54,10 +54,10 @@ def pyramid_anchors(
     of image and grid, as in torchvision; it is 61 and not 64 on the coarsest of an 800-row image's five levels.
     `strides` fixes them instead.
     """
-    if (image_size is None) == (strides is None):
-        raise ValueError(f"give either image_size or strides, not both or neither: {image_size=}, {strides=}")
-    if image_size is not None:
+    if image_size is not None and strides is None:
         steps = [(image_size[0] // h, image_size[1] // w) for h, w in grid_sizes]
-    else:
+    elif strides is not None and image_size is None:
         steps = [(stride, stride) for stride in strides]
+    else:
+        raise ValueError(f"give either image_size or strides, not both or neither: {image_size=}, {strides=}")
     return [grid_anchors(cell, grid_size, step, offset) for cell, grid_size, step in zip(cells, grid_sizes, steps, strict=True)]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgrec_jax.detection import boxes as box_ops
 from imgrec_jax.detection.nms import nms, top_scores
@@ -27,7 +28,7 @@ class Proposals(NamedTuple):
 def select_proposals(
     logits: Sequence[jax.Array],
     deltas: Sequence[jax.Array],
-    anchors: Sequence[jax.Array],
+    anchors: Sequence[jax.Array | np.ndarray],
     image_size: jax.Array,
     *,
     pre_nms_top_n: int,

@@ -108,7 +108,7 @@ def _axis_samples(start: jax.Array, size: jax.Array, length: jax.Array, bins: in
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _weighted_cells(number_of_cells, cells, rows, row_weights, columns, column_weights):
     """Sums of cells [M, C] at rows [N, P, A] + columns [N, Q, A], weighted by both weights -> [N, P, Q, C]."""
-    total = 0.0
+    total = jnp.zeros((), jnp.float32)
     for a in range(rows.shape[-1]):
         for b in range(columns.shape[-1]):
             weight = row_weights[:, :, None, a] * column_weights[:, None, :, b]

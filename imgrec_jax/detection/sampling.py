@@ -13,7 +13,7 @@ import jax.numpy as jnp
 class Samples(NamedTuple):
     """Positives come first, then negatives, then slots that are not valid (their index is arbitrary)."""
 
-    index: jax.Array  # int32 [S]
+    index: jax.Array  # type: ignore[assignment]  # int32 [S]; the name hides `tuple.index`
     positive: jax.Array  # bool [S]; implies valid
     valid: jax.Array  # bool [S]
 

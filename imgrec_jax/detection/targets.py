@@ -29,7 +29,7 @@ class GroundTruth(NamedTuple):
 class AnchorTargets(NamedTuple):
     """No gradient passes."""
 
-    index: jax.Array  # int32 [S], into the anchors
+    index: jax.Array  # type: ignore[assignment]  # int32 [S], into the anchors; the name hides `tuple.index`
     positive: jax.Array  # bool [S]
     valid: jax.Array  # bool [S]
     deltas: jax.Array  # float32 [S, 4]; only those of positives mean something

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import assemble, parallel
+from imgrec_jax.assemble import own
 from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.run import checkpoint, start, workdir
 
@@ -35,13 +36,22 @@ class Predictor:
       lacks: lines on what the folder does not say, because an early version wrote it.
     """
 
-    def __init__(self, folder: Path, config: ConfigDict, card: dict[str, Any], found: checkpoint.Found, averaged: bool | None):
+    def __init__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        card: dict[str, Any],
+        found: checkpoint.Found,
+        averaged: bool | None,
+        allow_code: bool = False,
+    ):
         self.workdir, self.config, self.step = folder, config, found.step
         self.checkpoint = "best" if found.kind == checkpoint.BEST else "last"
-        self.task, self.preprocess = assemble.inference(config)
+        with own.carried(own.of_workdir(folder, config, card.get("code", {}), allow_code)):
+            self.task, self.preprocess = assemble.inference(config)
+            self.class_names = tuple(card.get("class_names") or assemble.class_names(config))
         self.variables = checkpoint.read_variables(found, averaged)
         self._card = card
-        self.class_names = tuple(card.get("class_names") or assemble.class_names(config))
         self.lacks = () if "image_shape" in card else _missing(self.class_names)
         self._batch_size = card.get("eval_batch_size") or min(config.data.eval_batch_size, 64)
 
@@ -78,6 +88,7 @@ class Predictor:
         prepared = [self._as_image(image, position) for position, image in enumerate(images)]
         if not prepared:
             return []
+        assert self.task.records is not None  # every task of the package has them
         results: list[Result] = [{} for _ in prepared]
         for positions, batch in self.preprocess.batches(prepared, self._rows(len(prepared))):
             predictions = jax.device_get(self._predict(self._on_device, batch))
@@ -143,11 +154,13 @@ def _missing(class_names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def load(folder: str | PathLike, which: str | int | None = None, *, averaged: bool | None = None) -> Predictor:
+def load(
+    folder: str | PathLike, which: str | int | None = None, *, averaged: bool | None = None, allow_code: bool = False
+) -> Predictor:
     """See `imgrec_jax.load`."""
     path = workdir.resolve(folder)
     config, card = workdir.read_config(path), workdir.read_card(path)
     if which is None:
         which = "best" if checkpoint.saved(path, checkpoint.BEST) else "last"
     found, _ = start.choose(path, which, lambda line: print(line, file=sys.stderr))
-    return Predictor(path, config, card, found, averaged)
+    return Predictor(path, config, card, found, averaged, allow_code)

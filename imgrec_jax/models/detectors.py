@@ -75,8 +75,8 @@ def make_resnet_fpn(
 
     norm_epsilon: 0.0 for the released weights of that detector (COCO_V1), which torchvision runs so.
     """
-    norm = make_norm(norm, axis_name=axis_name, epsilon=norm_epsilon)
-    body = find_backbone(backbone, RESNETS)(norm=norm, remat=remat, dtype=dtype)
+    made = make_norm(norm, axis_name=axis_name, epsilon=norm_epsilon)
+    body = find_backbone(backbone, RESNETS)(norm=made, remat=remat, dtype=dtype)
     levels = rcnn.FPN_LEVELS
     if kind == "rcnn":
         return rcnn.make_rcnn(

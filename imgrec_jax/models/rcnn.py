@@ -11,7 +11,8 @@ crop of a proposal is taken from the pixels or from feature maps that all propos
 Shape letters: B batch, H W C image, P proposals, K foreground classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -65,8 +66,9 @@ class RCNN(nn.Module):
         """images [B, H, W, C], normalised -> the shared maps; none when crops come from pixels."""
         return {} if self.crop_from_pixels else self.backbone(images, train=train)
 
-    def propose(self, features: Mapping[str, jax.Array], image_hw: tuple[int, int]) -> RPNOutput:
+    def propose(self, features: Mapping[str, jax.Array], image_hw: Sequence[int]) -> RPNOutput:
         """The RPN's raw outputs; only for a detector that has one."""
+        assert self.rpn is not None
         return self.rpn(features, image_hw)
 
     def classify(
@@ -100,16 +102,16 @@ class RCNN(nn.Module):
         if self.crop == "roi_pool":
             (only_map,), (stride,) = maps, strides
             return roi_pool(only_map, stride, rois, output_size=self.output_size)
-        options = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned}
-        return roi_align(maps, strides, rois, output_size=self.output_size, **options)
+        return roi_align(
+            maps, strides, rois, output_size=self.output_size, sampling_ratio=self.sampling_ratio, aligned=self.aligned
+        )
 
     def _crop_pixels(self, image: jax.Array, rois: jax.Array) -> jax.Array:
         """Each RoI [P, 4], grown by its context, warped to the crop's size; zeros (the mean) outside the image."""
         centre = jnp.tile((rois[:, :2] + rois[:, 2:]) / 2, 2)
         growth = jnp.asarray([size / (size - 2 * self.context) for size in self.output_size[::-1]] * 2)
         grown = centre + (rois - centre) * growth
-        options = {"sampling_ratio": self.sampling_ratio, "aligned": True}
-        return roi_align([image], [1], grown, output_size=self.output_size, **options)
+        return roi_align([image], [1], grown, output_size=self.output_size, sampling_ratio=self.sampling_ratio, aligned=True)
 
 
 def make_rcnn(
@@ -126,7 +128,7 @@ def make_rcnn(
     fixed_anchor_strides: bool = False,
     conv: Callable[..., nn.Module] = nn.Conv,
     dtype: jnp.dtype | None = None,
-    **crop_options: object,
+    **crop_options: Any,
 ) -> RCNN:
     """A detector of `kind` "rcnn", "fast" or "faster".
 

@@ -4,7 +4,7 @@ Shape letters: B batch, H W C feature map, A anchors per cell, N = H * W * A anc
 Layers, names and initial values follow torchvision/models/detection/rpn.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -64,16 +64,16 @@ class RPN(nn.Module):
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     fixed_strides: Mapping[str, int] | None = None
 
-    def __call__(self, features: Mapping[str, jax.Array], image_hw: tuple[int, int]) -> RPNOutput:
+    def __call__(self, features: Mapping[str, jax.Array], image_hw: Sequence[int]) -> RPNOutput:
         """features {level: [B, H, W, C]} of a network input of `image_hw` = padded (height, width)."""
         maps = [features[name] for name in self.levels]
         logits, deltas = zip(*[self.head(x) for x in maps], strict=True)
         return RPNOutput(list(logits), list(deltas), self.anchors([x.shape[1:3] for x in maps], image_hw))
 
-    def anchors(self, grid_sizes: list[tuple[int, int]], image_hw: tuple[int, int]) -> list[np.ndarray]:
+    def anchors(self, grid_sizes: Sequence[Sequence[int]], image_hw: Sequence[int]) -> list[np.ndarray]:
         """L arrays [N, 4] for feature maps of `grid_sizes` (H, W)."""
-        rounded = self.fixed_strides is None
-        cells = [cell_anchors(sizes, self.aspect_ratios, rounded) for sizes in self.anchor_sizes]
-        if rounded:
+        strides = self.fixed_strides
+        cells = [cell_anchors(sizes, self.aspect_ratios, strides is None) for sizes in self.anchor_sizes]
+        if strides is None:
             return pyramid_anchors(cells, grid_sizes, image_size=image_hw)
-        return pyramid_anchors(cells, grid_sizes, strides=[self.fixed_strides[name] for name in self.levels])
+        return pyramid_anchors(cells, grid_sizes, strides=[strides[name] for name in self.levels])

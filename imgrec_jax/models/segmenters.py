@@ -64,12 +64,12 @@ def make_backbone_unet(
     """backbone: a name of `backbones.BACKBONES`; trunk: its options."""
     factory = find_backbone(backbone)
     _check_upsample(upsample)
-    norm = optional_norm(norm, axis_name)
-    body = factory(**trunk, norm=norm or make_norm("none"), dtype=dtype)
+    made = optional_norm(norm, axis_name)
+    body = factory(**trunk, norm=made or make_norm("none"), dtype=dtype)
     unknown = sorted(set(levels) - set(body.strides))
     if unknown:
         raise ValueError(f"levels: {backbone} has no {unknown}; it has {list(body.strides)}")
-    return unet.BackboneUNet(body, num_classes, levels, widths, upsample, score_levels, norm=norm, dtype=dtype)
+    return unet.BackboneUNet(body, num_classes, levels, widths, upsample, score_levels, norm=made, dtype=dtype)
 
 
 def make_fcn(

@@ -6,6 +6,7 @@ padding="valid", the paper's, they are the prediction for the centre, `valid_mar
 Shape letters: B batch, H W image, C channels, K classes with background.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -99,15 +100,14 @@ class LevelScores(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> jax.Array:
+    def __call__(self, maps: Sequence[jax.Array], size: Sequence[int]) -> jax.Array:
         """maps [B, h, w, C] of any sizes, the coarsest first -> [B, *size, K], float32."""
-        total = None
+        zeros, scores = nn.initializers.zeros, []
         for i, x in enumerate(maps):
-            zeros = nn.initializers.zeros
             score = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=zeros, dtype=self.dtype, name=f"score{i}")(x)
-            score = score.astype(jnp.float32)
-            # On the way up each sum is enlarged to the next map's size, not each score to the last.
-            total = score if total is None else resize_bilinear(total, score.shape[1:3]) + score
+            scores.append(score.astype(jnp.float32))
+        # On the way up each sum is enlarged to the next map's size, not each score to the last.
+        total = functools.reduce(lambda total, score: resize_bilinear(total, score.shape[1:3]) + score, scores)
         return resize_bilinear(total, size)
 
 

@@ -124,8 +124,9 @@ def _sum_of(manifest: dict[str, Any]) -> int:
 
 
 def _relative(path: str | None, folder: Path) -> str:
-    with contextlib.suppress(ValueError, TypeError):
-        return Path(path).relative_to(folder).as_posix()
+    if path is not None:
+        with contextlib.suppress(ValueError, TypeError):
+            return Path(path).relative_to(folder).as_posix()
     return str(path)
 
 
@@ -140,7 +141,7 @@ def _verify_legacy(found: Found) -> dict[str, Any]:
         arrays = _read_tree(found.path / STATE)
         value = 0
         for leaf in _in_order_of_saving(found.path / STATE, arrays):
-            value = zlib.crc32(np.ascontiguousarray(leaf), value)
+            value = zlib.crc32(np.ascontiguousarray(leaf), value)  # type: ignore[arg-type]  # a buffer; stubs say so from 3.12 on
     except MemoryError:
         raise
     except Exception as error:  # orbax and tensorstore raise many kinds; what was expected played no part in this reading

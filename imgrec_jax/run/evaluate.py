@@ -37,7 +37,7 @@ def evaluate(
       RuntimeError: when not every example was counted exactly once.
     """
     pending: deque = deque()
-    merged = None
+    merged: dict[str, Any] | None = None
     stop = stop or Stop()
 
     def take() -> None:
@@ -54,6 +54,7 @@ def evaluate(
             take()
     while pending:
         take()
+    assert merged is not None  # no split is empty
     counted = int(merged.pop("examples").count)
     if counted != len(pipeline.source):
         raise RuntimeError(

@@ -14,6 +14,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def compile_train_step(experiment: Experiment, state: TrainState, tx: Any) -> pa
 
 def train(
     experiment: Experiment,
-    workdir: str | Path,
+    workdir: str | PathLike,
     say: Callable[[str], None] = emit,
     *,
     callbacks: Sequence[Callback] = (),
@@ -114,7 +115,7 @@ def train(
             if restart and (kept := workdirs.restart(folder)):
                 say(f"what was in {folder} is kept in {kept}")
             workdirs.check_config(folder, experiment.config, experiment.settle)
-            workdirs.check_data(folder, experiment.card["splits"])
+            workdirs.check_card(folder, experiment.card)
         distributed.wait("workdir")
         if not experiment.cadence.checkpoint_every and checkpoint.any_ever(folder):
             raise workdirs.WorkdirError(
@@ -168,7 +169,7 @@ def _begin(
 
 
 def _train(
-    run: Run, state: TrainState, train_step: Callable, eval_step: Callable | None, phase: str,
+    run: Run, state: TrainState, train_step: parallel.Step, eval_step: parallel.Step | None, phase: str,
     say: Callable[[str], None], stop: Stop,
 ) -> Results:  # fmt: skip
     """The loop."""
@@ -202,6 +203,7 @@ def _train(
             if not complete:
                 break
         jax.block_until_ready(state)
+    run.console.close()
     onwards = "the same command goes on from there" if run.checkpointer else "nothing is kept: checkpoint.enabled=False"
     if stop.signal is not None and (not complete or (done < total and not run.stopped)):
         say(f"{stop.word} at step {done}; {onwards}")
@@ -215,7 +217,13 @@ def _train(
 
 
 def _finish_step(
-    run: Run, state: TrainState, eval_step: Callable | None, done: int, phase: str, asked: Callable[[int], bool], stop: Stop
+    run: Run,
+    state: TrainState,
+    eval_step: parallel.Step | None,
+    done: int,
+    phase: str,
+    asked: Callable[[int], bool],
+    stop: Stop,
 ) -> bool:
     """Evaluates and saves after step `done`, from `phase` on. Returns whether the run may go on to the next step."""
     experiment, cadence = run.experiment, run.experiment.cadence
@@ -286,11 +294,12 @@ def _already_done(experiment: Experiment, folder: Path, start: Start | None, say
 
 def _initialise(experiment: Experiment, say: Callable[[str], None]) -> Callable | None:
     """What changes the fresh variables; None where there is nothing to change."""
-    if experiment.optimisation.initialise is None:
+    change = experiment.optimisation.initialise
+    if change is None:
         return None
 
     def initialise(variables: dict) -> dict:
-        variables, report = experiment.optimisation.initialise(variables)
+        variables, report = change(variables)
         say(report)
         return variables
 
@@ -302,6 +311,7 @@ def _check_selection(experiment: Experiment, eval_step: parallel.Step | None) ->
     metric = experiment.selection.metric
     if not metric:
         return
+    assert eval_step is not None  # a metric to select by has a split to be computed on
     states = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), eval_step.out)
     values = experiment.data.summarise["validation"](states)
     names = sorted(name for name, value in values.items() if isinstance(value, int | float | None))
@@ -340,10 +350,11 @@ def _planned_total(experiment: Experiment, folder: Path) -> int | None:
 
 
 def _evaluate(
-    run: Run, split: str, eval_step: Callable, state: TrainState, step: int, stop: Stop, name: str = ""
+    run: Run, split: str, eval_step: parallel.Step | None, state: TrainState, step: int, stop: Stop, name: str = ""
 ) -> dict[str, Any]:
     """Evaluates a split, records it under `name` or the split's own, and shows its headline."""
     began = time.perf_counter()
+    assert eval_step is not None  # there is a split
     experiment, name = run.experiment, name or split
     values = evaluate(
         eval_step, eval_variables(state), experiment.data.evals[split], experiment.compute.layout,
@@ -362,16 +373,19 @@ def _evaluate(
     return values
 
 
-def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int, stop: Stop) -> None:
-    """What the checkpoint that validation chose does on the test split; `state` at `step` was just evaluated."""
+def _evaluate_best(run: Run, eval_step: parallel.Step | None, state: TrainState, step: int, stop: Stop) -> None:
+    """What the checkpoint that validation chose does on the test splits; `state` at `step` was just evaluated."""
     best_step = run.early_stop.memory["best_step"]
-    if "test" not in run.experiment.data.evals or best_step is None:
+    tests = [split for split in run.experiment.data.evals if split != "validation"]
+    if not tests or best_step is None:
         return
     if best_step == step:
-        run.results = {**run.results, "best_test": run.results["test"]}
-        run.record(step, "best_test", run.results["test"])
-        run.console.say("best_test: that of the last state, which is the best")
+        for split in tests:
+            run.results = {**run.results, f"best_{split}": run.results[split]}
+            run.record(step, f"best_{split}", run.results[split])
+            run.console.say(f"best_{split}: that of the last state, which is the best")
         return
+    assert run.checkpointer is not None  # or there would be no best one
     layout, folder = run.experiment.compute.layout, run.checkpointer.workdir
     run.checkpointer.wait()
     found = next((found for found in checkpoint.saved(folder, checkpoint.BEST) if found.step == best_step), None)
@@ -387,7 +401,9 @@ def _evaluate_best(run: Run, eval_step: Callable, state: TrainState, step: int, 
     best = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
     for split in run.experiment.data.first:
         _evaluate(run, split, eval_step, best, best_step, stop, f"best_{split}")
-    run.results = {**run.results, "best_test": _evaluate(run, "test", eval_step, best, best_step, stop, "best_test")}
+    for split in tests:
+        name = f"best_{split}"
+        run.results = {**run.results, name: _evaluate(run, split, eval_step, best, best_step, stop, name)}
 
 
 def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
@@ -412,7 +428,7 @@ def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
 
 def evaluate_workdir(
     experiment: Experiment,
-    workdir: str | Path,
+    workdir: str | PathLike,
     say: Callable[[str], None] = emit,
     *,
     which: str | int = "last",
@@ -432,7 +448,7 @@ def evaluate_workdir(
     """
     folder = workdirs.resolve(workdir)
     changed = workdirs.config_changes(folder, experiment.config, experiment.settle)
-    changed += workdirs.data_changes(folder, experiment.card["splits"])
+    changed += workdirs.data_changes(folder, experiment.card) + workdirs.code_changes(folder, experiment.card)
     if changed and not allow_changes:
         raise workdirs.WorkdirError(
             f"the run in {folder} was trained with another config or other data:\n  " + "\n  ".join(changed)
@@ -444,6 +460,7 @@ def evaluate_workdir(
     state = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
     results = {}
     for split, pipeline in experiment.data.evals.items():
+        assert eval_step is not None
         results[split] = evaluate(
             eval_step, eval_variables(state), pipeline, layout, summarise=experiment.data.summarise[split],
             on_device=experiment.data.on_device, stop=stop,

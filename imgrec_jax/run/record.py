@@ -36,7 +36,7 @@ class Window:
         """
         self._to_host, self._explain = to_host, explain
         self._pending: list[tuple[int, Any]] = []
-        self._merged = jax.tree.unflatten(structure, [np.asarray(x) for x in merged]) if merged else None
+        self._merged: Any = jax.tree.unflatten(structure, [np.asarray(x) for x in merged]) if merged else None
 
     def add(self, step: int, sums: Any) -> None:
         self._pending.append((step, sums))

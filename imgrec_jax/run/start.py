@@ -39,7 +39,7 @@ def find(workdir: Path) -> Start | None:
     Raises:
       CheckpointError: when there are or were checkpoints, and none of them is whole.
     """
-    damaged = []
+    damaged: list[tuple[Found, DamagedError]] = []
     for kind in (LAST, BEST):
         for found in reversed(checkpoint.saved(workdir, kind)):
             try:

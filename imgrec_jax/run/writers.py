@@ -127,7 +127,8 @@ class TensorBoard:
     """Scalars for TensorBoard; opened at the first write, because its package is slow to import."""
 
     def __init__(self, folder: Path):
-        self._folder, self._writer = folder, None
+        self._folder = folder
+        self._writer: Any = None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         if self._writer is None:
@@ -156,14 +157,15 @@ class Profile:
     def __init__(self, folder: Path, window: tuple[int, int] | None, start: int):
         """Args: folder; window: (first step after `start`, how many), or None; start: the step at which the run begins."""
         self._folder, self._running = folder, False
-        self._first, self._last = (start + window[0], start + sum(window)) if window else (None, None)
+        self._first = start + window[0] if window else None
+        self._last = start + sum(window) if window else None
 
     def before(self, step: int) -> None:
         """Called before each step; starts and ends the trace."""
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
-        elif self._running and step >= self._last:
+        elif self._running and self._last is not None and step >= self._last:
             self.close()
 
     def close(self) -> None:
@@ -222,7 +224,9 @@ class Console:
             emit(line)
 
     def close(self) -> None:
+        """Leaves the bar as it stands; lines that are said afterwards come below it."""
         self._on_bar(lambda bar: bar.close())
+        self._bar = None
 
 
 def duration(seconds: float) -> str:

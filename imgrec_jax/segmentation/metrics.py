@@ -60,7 +60,7 @@ class PixelScore(metrics.Confusion):
     score: str = struct.field(pytree_node=False, default="mean_iou")
 
     def compute(self) -> dict[str, Any]:
-        return {"": scores(self.matrix)[self.score]}
+        return {"": scores(np.asarray(self.matrix))[self.score]}
 
 
 def pixel_scores(predicted: jax.Array, label: jax.Array, valid: jax.Array, classes: int) -> dict[str, PixelScore]:
@@ -154,7 +154,7 @@ class ObjectMaps:
     def counted(self) -> ObjectCounts:
         maps = (np.asarray(self.foreground), np.asarray(self.instances), np.asarray(self.valid))
         matches = [match_objects(*image, self.threshold) for image in zip(*maps, strict=True)]
-        return ObjectCounts(*np.sum(matches, axis=0, dtype=np.int64))
+        return ObjectCounts(*np.array(matches, np.int64).sum(0))
 
     def merge(self, other: "ObjectCounts | ObjectMaps") -> ObjectCounts:
         return self.counted().merge(other)

@@ -4,8 +4,9 @@ Everything is a function around `predict`, [N, H, W, C] -> [N, H, W, K], with st
 Shape letters: B batch, N images or windows, H W image, h w window, C channels, K classes, T windows of an image.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -130,15 +131,19 @@ def averaged(predict: Predict, image: jax.Array, versions: str) -> jax.Array:
     if versions == "rotations7":
         return _averaged_rotations(predict, image, 7)
     if versions == "shifts":
-        return sum(_shifted(predict, image, pixels) for pixels in SHIFTS) / len(SHIFTS)
+        return _mean([_shifted(predict, image, pixels) for pixels in SHIFTS])
     if versions not in DIHEDRAL:
         raise ValueError(f"test-time versions {versions!r} are unknown; choose one of {TEST_TIME}")
-    total = 0.0
+    predictions = []
     for turns, mirrored in DIHEDRAL[versions]:
         x = image[:, :, ::-1] if mirrored else image
         back = jnp.rot90(predict(jnp.rot90(x, turns, axes=(1, 2))), -turns, axes=(1, 2))
-        total = total + (back[:, :, ::-1] if mirrored else back)
-    return total / len(DIHEDRAL[versions])
+        predictions.append(back[:, :, ::-1] if mirrored else back)
+    return _mean(predictions)
+
+
+def _mean(predictions: Sequence[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, predictions) / len(predictions)
 
 
 def _shifted(predict: Predict, image: jax.Array, pixels: int) -> jax.Array:
@@ -148,7 +153,7 @@ def _shifted(predict: Predict, image: jax.Array, pixels: int) -> jax.Array:
 
 def _averaged_rotations(predict: Predict, image: jax.Array, count: int) -> jax.Array:
     """Corners that a rotation turns out of the canvas are left out of its share of the mean."""
-    size = image.shape[1:3]
+    size = (image.shape[1], image.shape[2])
     total, weight = predict(image), np.ones((*size, 1), np.float32)
     for k in range(1, count):
         there, back = rotation_grid(size, 2 * np.pi * k / count), rotation_grid(size, -2 * np.pi * k / count)

@@ -4,6 +4,7 @@ Shape letters: B batch, H W C image, K classes.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def make_task(
 
     def task_metrics(predictions, batch):
         label, valid = batch["label"], batch["example_valid"]
-        states = {
+        states: dict[str, Any] = {
             "accuracy": metrics.Accuracy.top_k(predictions["logits"], label, valid),
             "confusion": metrics.Confusion.of(predictions["label"], label, valid, num_classes),
             "calibration_error": metrics.Calibration.of(predictions["probs"], label, valid),
@@ -109,7 +110,7 @@ def make_task(
     return Task(init, loss, predict, task_metrics, logits, records)
 
 
-def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Of each row: label, and probs float32 [K]."""
     return [
         {"label": int(label), "probs": probs}

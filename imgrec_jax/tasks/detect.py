@@ -62,7 +62,7 @@ def make_task(*, detector: Detector, mean: Sequence[float], std: Sequence[float]
             model, variables, *args, rng=dropout, train=train, axis_name=axis_name, method=detector.terms
         )
         means = {name: losses.masked_mean(values, valid, axis_name) for name, (values, valid) in terms.items()}
-        sums = {name: metrics.Sum.of(values, valid) for name, (values, valid) in terms.items()}
+        sums: dict[str, metrics.SumState] = {name: metrics.Sum.of(values, valid) for name, (values, valid) in terms.items()}
         total = sum(means.values())
         whole = total if axis_name is None else jax.lax.psum(total, axis_name)
         examples = jnp.sum(batch["example_valid"], dtype=jnp.float32)

@@ -5,6 +5,7 @@ Shape letters: B batch, H W image, C classes (with background where there is one
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ def make_task(
 
     def task_metrics(predictions, batch):
         predicted, valid = predictions["segmentation"], _valid(batch)
-        states = pixel_scores(predicted, batch["segmentation"], valid, num_classes)
+        states: dict[str, Any] = {**pixel_scores(predicted, batch["segmentation"], valid, num_classes)}
         if "instances" in batch:
             states["object"] = ObjectMaps(predicted > 0, batch["instances"], valid)
         return states

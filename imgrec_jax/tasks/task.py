@@ -26,7 +26,7 @@ class Aux(NamedTuple):
 
     model_state: dict[str, Any]
     metrics: dict[str, metrics.SumState]
-    count: jax.Array | None = None
+    count: jax.Array | None = None  # type: ignore[assignment]  # hides `tuple.count`
 
 
 class Task(NamedTuple):

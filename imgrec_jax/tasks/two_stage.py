@@ -99,7 +99,7 @@ def make_detector(model: RCNN, settings: Settings = DEFAULTS, sampler: Sampler =
     """
 
     def init(rng: jax.Array, images: jax.Array) -> dict[str, Any]:
-        return model.init(rng, images, jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool))
+        return dict(model.init(rng, images, jnp.zeros((1, 1, 4)), jnp.ones((1, 1), bool)))
 
     def terms(model: RCNN, images: jax.Array, batch: dict, key: jax.Array, *, train: bool) -> Terms:
         return loss_terms(

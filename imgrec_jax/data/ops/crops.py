@@ -30,14 +30,14 @@ def foreground_crop(*, size: Size, probability: float = 0.5, candidates: int = 1
 
     def op(example: Example, rng: np.random.Generator) -> Example:
         example = pad_maps(example, np.maximum(size, example["image"].shape[:2]))
-        room = np.array(example["image"].shape[:2]) - size
+        room = np.array(example["image"].shape[:2]) - np.array(size)
         start = rng.integers(0, room + 1)
         if rng.random() < probability:
             foreground = (example["segmentation"] > 0) & example["pixel_valid"]
             places = np.flatnonzero(foreground)
             if places.size:
                 pixel = np.array(np.divmod(places[rng.integers(places.size)], example["image"].shape[1]))
-                first, last = np.clip(pixel - size + 1, 0, room), np.clip(pixel, 0, room)
+                first, last = np.clip(pixel - np.array(size) + 1, 0, room), np.clip(pixel, 0, room)
                 starts = rng.integers(first, last + 1, (candidates, 2))
                 start = max(starts, key=lambda yx: np.count_nonzero(foreground[yx[0] :, yx[1] :][: size[0], : size[1]]))
         window = tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))

@@ -50,8 +50,9 @@ def deform(example: Example, field: np.ndarray, *, fill: int = 0) -> Example:
     y, x = np.indices((height, width), np.float32) + field
 
     def warp(array: np.ndarray, interpolation: int, value: float = 0) -> np.ndarray:
-        border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (value,) * 4}
-        return cv2.remap(array, x, y, interpolation, **border).reshape(array.shape)
+        border = (value,) * 4
+        moved = cv2.remap(array, x, y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+        return np.asarray(moved).reshape(array.shape)
 
     out = {**example, "image": warp(example["image"], cv2.INTER_LINEAR, fill * white(example["image"].dtype) / 255)}
     for key in ("segmentation", "instances"):

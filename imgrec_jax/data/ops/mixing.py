@@ -61,8 +61,8 @@ def mix_batch(mixes: Sequence[Mix]) -> BatchOp:
 
     def op(batch: Batch, partners: Batch, rngs: Sequence[np.random.Generator]) -> Batch:
         image, weight = batch["image"].copy(), np.ones(len(rngs), np.float32)
-        for i in np.flatnonzero(partners["example_valid"]):
-            mix = mixes[rngs[i].integers(len(mixes)) if len(mixes) > 1 else 0]
+        for i in np.flatnonzero(partners["example_valid"]).tolist():
+            mix = mixes[int(rngs[i].integers(len(mixes))) if len(mixes) > 1 else 0]
             image[i], weight[i] = mix(batch["image"][i], partners["image"][i], rngs[i])
         return {**batch, "image": image, "label_b": partners["label"], "mix": weight}
 

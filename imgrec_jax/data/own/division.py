@@ -38,7 +38,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     return number, of
 
 
-def connected(*keys: Sequence[int]) -> np.ndarray:
+def connected(*keys: np.ndarray) -> np.ndarray:
     """The finest grouping in which examples that share a value of any of `keys`, each int [N], share a group: int64 [N]."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -54,7 +54,7 @@ def connected(*keys: Sequence[int]) -> np.ndarray:
     return connected_components(coo_matrix(edges, shape=(start, start)), directed=False)[1][:count].astype(np.int64)
 
 
-def divide(names: Sequence[str], strata: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+def divide(names: Sequence[str], strata: np.ndarray, groups: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
     """The part of every example, int64 [N].
 
     Examples that are groups of their own are cut class by class, in the order of the SHA-256 of "SEED/NAME": every class of
@@ -75,7 +75,7 @@ def divide(names: Sequence[str], strata: np.ndarray, groups: np.ndarray, shares:
     classes = int(class_at.max(initial=-1)) + 1
     wanted = np.outer(shares, np.bincount(class_at, minlength=classes))  # [S, K]
     have = np.zeros_like(wanted)
-    first = {}
+    first: dict[int, bytes] = {}
     members: dict[int, list[int]] = {}
     for index in np.flatnonzero(sizes[group_at] > 1).tolist():
         group = int(group_at[index])

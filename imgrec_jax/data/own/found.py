@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +27,9 @@ class Survey(Protocol):
 
     def open(self, split: str) -> Source:
         """The source of "train", "validation[:100]", ..."""
+
+    def other(self, folder: Path) -> Source:
+        """Another folder as a test set, with the classes and sizes of this one."""
 
 
 class Problem(NamedTuple):
@@ -69,7 +73,8 @@ def fitting_size(heights: np.ndarray, widths: np.ndarray) -> tuple[int, int]:
     longest = max(height, width)
     if longest <= LONGEST:
         return max(round(height), 16), max(round(width), 16)
-    return tuple(max(8 * round(side * LONGEST / longest / 8), 16) for side in (height, width))
+    fit = lambda side: max(8 * round(side * LONGEST / longest / 8), 16)  # noqa: E731
+    return fit(height), fit(width)
 
 
 def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -79,7 +79,7 @@ def make(store: Store, names: Sequence[str], folder: Path | None, max_pixels: in
                     saved = time.monotonic()
     if kept and (todo or len(known) != len(names)):
         kept.save(names, found)
-    return of_pictures(found)
+    return of_pictures([picture for picture in found if picture is not None])
 
 
 def _describe(store: Store, name: str, max_pixels: int) -> Picture:
@@ -108,7 +108,7 @@ class _Kept:
                 problems = file["problems"].tobytes().decode().split("\0")
                 stamps, rows = file["stamps"].tolist(), file["table"].tolist()
             return {
-                (name, *stamp): Picture(*row, problem)
+                (name, *stamp): Picture(*row)._replace(problem=problem)
                 for name, stamp, row, problem in zip(names, stamps, rows, problems, strict=True)
             }
         except FileNotFoundError:
@@ -119,7 +119,7 @@ class _Kept:
 
     def save(self, names: Sequence[str], pictures: Sequence[Picture | None]) -> None:
         done = [i for i, picture in enumerate(pictures) if picture is not None]
-        index = of_pictures([pictures[i] for i in done])
+        index = of_pictures([picture for picture in pictures if picture is not None])
         arrays = {
             "names": _bytes("\0".join(names[i] for i in done)),
             "problems": _bytes("\0".join(problem.replace("\0", " ") for problem in index.problems)),
@@ -128,7 +128,7 @@ class _Kept:
         }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, lambda path: np.savez(path, **arrays))
+            write_whole(self.path, lambda path: np.savez(path, allow_pickle=False, **arrays))
         except OSError as error:
             with contextlib.suppress(OSError):
                 print(f"note: the index cannot be kept ({error}); it will be made again next time", file=sys.stderr, flush=True)

@@ -160,7 +160,7 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     parts = [PurePosixPath(name).parts for name in pictures]
     every = {PurePosixPath(name).parts[:-1] for name in store.stamps}
     depth = 0
-    while len({p[: depth + 1] for p in parts}) == 1 and all(len(p) > depth + 1 for p in parts):
+    while len({p[: depth + 1] for p in parts}) == 1 and any(len(p) > depth + 2 for p in parts):
         depth += 1  # a folder that holds one folder only
     tops = sorted({p[depth] for p in parts if len(p) > depth + 1})
     splits = {top: canonical_split(top) for top in tops}
@@ -274,7 +274,8 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
                if marked else " (or, with image_folder.py:multi_label, a column of 0 and 1 for each label)")
         )  # fmt: skip
     listing, folder = Listing(title, store), PurePosixPath(name).parent
-    pattern, members, kept, seen = re.compile(reading.group), [], [], {}
+    pattern, members, kept = re.compile(reading.group), [], []
+    seen: dict[str, str] = {}
     for row in rows:
         found = _find(store, folder, row.get(file, ""))
         where = f"line {row['#']}"
@@ -285,9 +286,10 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
             listing.strays.append((f"{title}, {where}", f"names {row[file]} again, after {seen[found]}"))
             continue
         seen[found] = where
-        there = canonical_split(row[split]) if split and row.get(split) else ""
+        said = row.get(split, "") if split else ""
+        there = canonical_split(said) if said else ""
         if there is None:
-            raise ValueError(f"{title}, {where}: {split}={row[split]!r}; expected train, val or test")
+            raise ValueError(f"{title}, {where}: {split}={said!r}; expected train, val or test")
         text = row.get(label, "") if label else ""
         one = {"": reading.empty, "-1": reading.minus_one}.get(text, text)
         member = row.get(group, "") if group else _group(pattern, found) if reading.group else ""
@@ -337,7 +339,8 @@ def _arrays(path: Path, reading: Reading) -> Listing:
     except Exception as error:  # whatever damaged bytes do to a parser
         raise ValueError(f"{path}: no npz that can be read ({error}); expected arrays without pickled objects") from error
     stamps = {path.name: stamp(path)}
-    listing = Listing(str(path), Store(path, stamps, lambda name: b"", lambda name: f"{path}: {name}"), pixels=[])
+    every: list[np.ndarray] = []
+    listing = Listing(str(path), Store(path, stamps, lambda name: b"", lambda name: f"{path}: {name}"), pixels=every)
     classes = [str(name) for name in arrays.pop("class_names", arrays.pop("label_names", np.zeros(0))).ravel().tolist()]
     sets = _npz_sets(arrays)
     if not sets:
@@ -357,7 +360,7 @@ def _arrays(path: Path, reading: Reading) -> Listing:
             text = {"": reading.empty, "-1": reading.minus_one}.get(str(label), str(label))
             named = classes[int(text)] if classes and text.isdigit() and int(text) < len(classes) else text
             listing.add(f"{images}[{n}]", named, split, group)
-            listing.pixels.append(image)
+            every.append(image)
         if y.ndim == 2:
             marks.append(y.astype(np.int8))
     if marks:

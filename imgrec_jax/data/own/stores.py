@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 from imgrec_jax.data.files import read_member
 from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, read_image_file
@@ -122,7 +122,7 @@ def _tar_store(path: Path) -> Store:
             if packed:
                 if (size := sum(member.size for member in members.values())) > MAX_BYTES_IN_MEMORY:
                     raise ValueError(f"{path} holds {size:,} bytes, compressed; unpack it and give the folder")
-                kept = {name: archive.extractfile(member).read() for name, member in members.items()}
+                kept = {name: cast(IO[bytes], archive.extractfile(member)).read() for name, member in members.items()}
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"{path}: no tar file that can be read ({error}); was it copied as a whole?") from error
 

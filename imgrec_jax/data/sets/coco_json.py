@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple, NoReturn
 
@@ -142,8 +143,7 @@ def _entries(file: Path, content: dict, key: str, kind: str) -> list[_Entry]:
 
 def _refuse_twice(file: Path, what: str, values: list) -> None:
     if len(set(values)) < len(values):
-        seen: set = set()
-        twice = next(v for v in values if v in seen or seen.add(v))
+        twice = next(value for value, count in Counter(values).items() if count > 1)
         raise ValueError(f"{file}: {what} {twice!r} occurs twice; expected each once; correct the file")
 
 

@@ -261,7 +261,7 @@ def _decode_mask(files: Files, path: PurePosixPath) -> np.ndarray:
 
 def _nonzero(values: np.ndarray) -> np.ndarray:
     if values.ndim == 3:  # an alpha channel says nothing of the mask
-        values = values[..., : 3 if values.shape[2] > 2 else 1].any(2)
+        values = np.max(values[..., : 3 if values.shape[2] > 2 else 1], axis=2)
     return values != 0
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.sets import tfds as tfds_sets
-from imgrec_jax.data.source import Request, Source
+from imgrec_jax.data.source import ArraySource, Request, Source
 
 NAME = "mnist:3.0.1"
 CLASS_NAMES = tuple(map(str, range(10)))
@@ -130,8 +130,12 @@ def is_prepared(data_dir: Path) -> bool:
 
 def load_arrays(data_dir: Path, manual_dir: Path | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{"train": (images uint8 [60000, 28, 28], labels int64 [60000]), "test": ...}, prepared first where needed."""
-    arrays = {split: open_digits(Request(NAME, split, data_dir, manual_dir)).arrays for split in SPLIT_FILES}
-    return {split: (a["image"][..., 0], a["label"].astype(np.int64)) for split, a in arrays.items()}
+    splits = {}
+    for split in SPLIT_FILES:
+        source = open_digits(Request(NAME, split, data_dir, manual_dir))
+        assert isinstance(source, ArraySource)  # it fits into memory
+        splits[split] = (source.arrays["image"][..., 0], source.arrays["label"].astype(np.int64))
+    return splits
 
 
 def from_folder(folder: Path) -> Arrays:

@@ -10,8 +10,10 @@ Shape letters: N examples, H W C image, K classes.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ def survey_images(
     request: Request,
     *,
     class_names: tuple[str, ...] = (),
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | tuple[()] | None = None,
     channels: int | None = None,
     depth: int | None = None,
     fractions: tuple[float, ...] = FRACTIONS,
@@ -74,8 +76,8 @@ def survey_images(
     reading = listings.Reading(request.group, request.multi_label, empty, minus_one, separator, request.max_pixels)
     listing = listings.read(request.folder, reading)
     return OwnImages(
-        request, listing, class_names=tuple(class_names), size=None if size is None else tuple(size), channels=channels,
-        depth=depth, fractions=tuple(fractions), split_seed=split_seed,
+        request, listing, class_names=tuple(class_names), size=size, channels=channels,
+        depth=depth, fractions=tuple(fractions), split_seed=split_seed, reading=reading,
     )  # fmt: skip
 
 
@@ -83,10 +85,12 @@ class OwnImages:
     """A `data.own.found.Survey` of classification."""
 
     def __init__(
-        self, request: Request, listing: Listing, *, class_names: tuple[str, ...], size: tuple[int, ...] | None,
-        channels: int | None, depth: int | None, fractions: tuple[float, ...], split_seed: int,
+        self, request: Request, listing: Listing, *, class_names: tuple[str, ...], size: tuple[int, int] | tuple[()] | None,
+        channels: int | None, depth: int | None, fractions: tuple[float, ...], split_seed: int, reading: listings.Reading,
+        whole: str = "",
     ):  # fmt: skip
-        self._request, self.title = request, str(request.folder)
+        """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
+        self._request, self._reading, self.title = request, reading, str(request.folder)
         self.lines: list[str] = [f"{listing.title}: {len(listing.names):,} images", *listing.notes]
         listing, self._index = self._usable(listing)
         listing, self._index = self._known(listing, self._index)
@@ -97,14 +101,33 @@ class OwnImages:
                 "file,label, or an npz"
             )
         self._same = self._tied()
-        self.splits = self._divided(fractions, split_seed)
+        self.splits = self._of_one_split(whole) if whole else self._divided(fractions, split_seed)
         self.class_names, self.labels = self._labelled(class_names)
         table = self._index.table
         self.channels = channels or int(table["channels"].max())
         self.depth = depth or int(table["depth"].max())
-        self.size = fitting_size(table["height"], table["width"]) if size is None else size
-        self.found = self._found()
+        self.size: tuple[int, int] | tuple[()] = fitting_size(table["height"], table["width"]) if size is None else size
+        self.found = {} if whole else self._found()
         self._describe()
+
+    def other(self, folder: Path) -> Source:
+        """See `data.own.found.Survey`."""
+        request = self._request._replace(manual_dir=folder, fold="")
+        made = OwnImages(
+            request, listings.read(folder, self._reading), class_names=self.class_names, size=self.size, channels=self.channels,
+            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, whole="test",
+        )  # fmt: skip
+        mine = self._index.table["digest"][self.splits != "test"]
+        again = np.flatnonzero(np.isin(made._index.table["digest"], mine))
+        if len(again):
+            names = [made.listing.names[i] for i in again.tolist()]
+            made.lines.append(f"leakage: {len(again)} files are equal to ones that are trained on or chosen by: {shown(names)}")
+        print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
+        return made.open("test")
+
+    def _of_one_split(self, split: str) -> np.ndarray:
+        there = np.array(self.listing.splits)
+        return np.where((there == split) | ~(there == split).any(), split, "other")
 
     # What there is
 
@@ -171,7 +194,7 @@ class OwnImages:
             raise ValueError(f"{self.title} has no training images; expected a folder train/, or train in the column split")
         return divided
 
-    def _parts(self, own: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    def _parts(self, own: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
         names = [self.listing.names[i] for i in own.tolist()]
         strata = np.unique(self._strata()[own], return_inverse=True)[1]
         return divide(names, strata, self._same[own], shares, seed)
@@ -367,6 +390,7 @@ class _Images:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(self.__getitem__, range(len(self._at))))
+        assert self._kept is not None
         return self._kept
 
 

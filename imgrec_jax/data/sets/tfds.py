@@ -7,6 +7,7 @@ Classification sets whose examples all have one shape and fit in memory are deco
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -14,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,10 +42,20 @@ def open_labelled(request: Request, *, keys: tuple[str, ...] = ("image", "label"
     return opened_or_prepared(lambda: open_prepared_labels(request, keys), request.name, request.data_dir)
 
 
+class Records(Protocol):
+    """What TFDS gives of a prepared split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]: ...
+
+
 class TfdsSource:
     """A prepared TFDS split as ArrayRecord, decoded on access; no TensorFlow."""
 
-    def __init__(self, data_source: Sequence[dict[str, Any]], info: SourceInfo, keys: tuple[str, ...]):
+    def __init__(self, data_source: Records, info: SourceInfo, keys: tuple[str, ...]):
         self._data, self.info, self._keys = data_source, info, keys
 
     def __len__(self) -> int:
@@ -159,7 +170,7 @@ def save_decoded(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "info.json").unlink(missing_ok=True)
         for key, array in arrays.items():
-            write_whole(folder / f"{key}.npy", lambda path, array=array: np.save(path, array))
+            write_whole(folder / f"{key}.npy", functools.partial(np.save, arr=array))
         _write_info(folder, class_names, sums)
     except OSError as error:
         print(f"note: no decoded copy of {name} {base} kept ({error}); it will be decoded again next time", file=sys.stderr)

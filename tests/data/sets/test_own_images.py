@@ -179,7 +179,7 @@ def test_equal_files_in_two_given_splits_are_told(tmp_path):
 
 
 def test_one_class_alone_or_no_image_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no image of a class|cannot be used"):
+    with pytest.raises(ValueError, match="has one class, .cat."):
         survey(folder(tmp_path / "d", {"cat": 3}), tmp_path)
     (tmp_path / "e").mkdir()
     with pytest.raises(ValueError, match="holds no image of a class"):
