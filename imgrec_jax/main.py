@@ -131,6 +131,8 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             parallel.keep_compiled(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
             return check_data(assemble.reports(config))
+        if workdir.exists(folder) and not FLAGS.restart:  # a run goes on with what it found in its data when it began
+            config = assemble.remembered(config, workdir.read_config(folder))
         # What needs no data is compared first: a wrong config costs a second, not a preparation.
         if (
             FLAGS.mode == "eval"
