@@ -77,16 +77,24 @@ def evaluate(
     return loop.evaluate_workdir(experiment, workdir, which=checkpoint, allow_changes=allow_changes)
 
 
-def load(workdir: str | PathLike, checkpoint: str | int | None = None, *, averaged: bool | None = None) -> "Predictor":
+def load(
+    workdir: str | PathLike,
+    checkpoint: str | int | None = None,
+    *,
+    averaged: bool | None = None,
+    allow_code: bool = False,
+) -> "Predictor":
     """A trained run: its model, preprocessing, class names and variables, without the data it was trained on.
 
     Args:
       checkpoint: "best", "last" or a step; None takes the best where there is one, else the last.
       averaged: the parameter average; None: where there is one.
+      allow_code: run the Python files that the workdir carries, where its config names a model, loss or op of the user's own.
 
     Raises:
       WorkdirError, CheckpointError: where there is no such run or checkpoint, or it cannot be read.
+      ConfigError: where the run needs code of its own that was not allowed.
     """
     from imgrec_jax.inference import predictor
 
-    return predictor.load(workdir, checkpoint, averaged=averaged)
+    return predictor.load(workdir, checkpoint, averaged=averaged, allow_code=allow_code)

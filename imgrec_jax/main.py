@@ -9,16 +9,19 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from imgrec_jax.overrides import configure, default_workdir
+from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
-COMMANDS: tuple[str, ...] = ()  # modules of this package that are commands of `imgrec` beside training
+# Modules of this package that are commands of `imgrec` beside training.
+COMMANDS: tuple[str, ...] = ("export", "predict", "sweep")
 
 
 def define_flags() -> None:
@@ -36,19 +39,18 @@ def define_flags() -> None:
         False,
         "For --mode=eval: evaluate although config or data are not the run's own; the result, eval_changed.json, says so.",
     )
+    flags.DEFINE_bool("allow_code", False, "Run the Python files that the workdir carries, where its config names some.")
     flags.DEFINE_string("coordinator_address", None, "Of several processes: address:port of process 0, the same for all.")
     flags.DEFINE_integer("num_processes", None, "Of several processes: how many there are.")
     flags.DEFINE_integer("process_id", None, "Of several processes: which one this is, from 0.")
     flags.DEFINE_enum(
-        "mode", "train", ["train", "eval", "check"],
-        "train; eval: evaluate a checkpoint of the workdir; check: report what is wrong with the data, train nothing.",
+        "mode", "train", ["train", "eval", "check", "browse"],
+        "train; eval: evaluate a checkpoint of the workdir; check: report what is wrong with the data; browse: a page shows "
+        "the data, before and after augmentation. The last two train nothing.",
     )  # fmt: skip
-
-
-def default_workdir(config_path: str) -> Path:
-    """configs/scenes_detection.py:faster,tiny -> runs/scenes_detection_faster_tiny."""
-    path, _, variant = config_path.partition(":")
-    return Path("runs") / "_".join(filter(None, [Path(path).stem, *re.split(r"[^\w.-]+", variant)]))
+    flags.DEFINE_string("out", None, "For --mode=browse: the folder; a split is written there as files, too (PNG, CSV, COCO).")
+    flags.DEFINE_string("split", "test", "For --mode=browse --out: which split is written: train, validation or test.")
+    flags.DEFINE_integer("limit", None, "For --mode=browse --out: write the first so many examples.")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -85,30 +87,34 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
 
     None where a workdir brings its own.
     """
-    from imgrec_jax.config import ConfigFileError, OverrideError, flatten, load, modernise, override
-
     if FLAGS.config is None:
         if OVERRIDES:
             raise SystemExit(f"error: --config.{next(iter(OVERRIDES))} needs a --config whose value it changes")
         return None, []
-    notes = []
     try:
-        config = modernise(load(FLAGS.config))
-        if any(key not in flatten(config) or key.endswith(".name") for key in OVERRIDES):
-            from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
-
-            notes = [switch(config, key, OVERRIDES[key]) for key in NAME_KEYS if key in OVERRIDES]
-            config = complete(config)
-        for key, text in OVERRIDES.items():
-            override(config, key, text)
-    except (ConfigFileError, OverrideError) as error:
+        return configure(FLAGS.config, OVERRIDES)
+    except ValueError as error:  # ConfigFileError, OverrideError, ConfigError
         raise SystemExit(f"error: {error}") from error
-    settle_durations(config, OVERRIDES)
-    return config, [note for note in notes if note]
 
 
 def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
     """Does what --mode says, in this process."""
+    from imgrec_jax.assemble import own
+    from imgrec_jax.run import workdir
+
+    files = {}
+    try:
+        folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS.config))
+        if config is None:
+            config = workdir.read_config(folder)
+            files = own.of_workdir(folder, config, workdir.read_card(folder).get("code", {}), FLAGS.allow_code)
+    except Exception as error:
+        raise _one_line(error) from error
+    with own.carried(files):
+        _act(config, folder, notes, stop)
+
+
+def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> None:
     import jax
 
     from imgrec_jax import assemble, distributed, parallel
@@ -117,8 +123,6 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
 
     say = emit if parallel.is_lead() else lambda line: None
     try:
-        folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS.config))
-        config = config if config is not None else workdir.read_config(folder)
         for note in notes:
             say(note)
         if config.dtype == "float64":
@@ -127,6 +131,8 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
             parallel.keep_compiled(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
             return check_data(assemble.reports(config))
+        if workdir.exists(folder) and not FLAGS.restart:  # a run goes on with what it found in its data when it began
+            config = assemble.remembered(config, workdir.read_config(folder))
         # What needs no data is compared first: a wrong config costs a second, not a preparation.
         if (
             FLAGS.mode == "eval"
@@ -141,13 +147,15 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
             )
         if FLAGS.mode == "eval":
             workdir.read_config(folder)
-        elif not FLAGS.restart:
+        elif FLAGS.mode == "train" and not FLAGS.restart:
             workdir.check_config(folder, config, assemble.complete)
         with distributed.lead_first("data"):
             experiment = assemble.build(config)
     except Exception as error:
-        raise _one_line(error) from error
+        raise _one_line(error, config) from error
     try:
+        if FLAGS.mode == "browse":
+            return browse(experiment, folder, say)
         if FLAGS.mode == "eval":
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
@@ -158,7 +166,7 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
     except Exception as error:
         if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
             raise  # another process may be gone
-        raise _one_line(error) from error
+        raise _one_line(error, config) from error
     if stop.signal is not None:  # An orderly exit would wait for programs that are being compiled in other threads.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -169,20 +177,18 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
 NAMED = ("ConfigError", "WorkdirError", "CheckpointError", "NonFiniteError", "ValueError", "FileNotFoundError", "OSError")
 
 
-def _one_line(error: Exception) -> BaseException:
+def _one_line(error: Exception, config: ConfigDict | None = None) -> BaseException:
     """The end of the program in one line; --verbosity=1 shows where."""
     if FLAGS.verbosity > 0:
         return error
     text = str(error).strip() or type(error).__name__
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        first = text.splitlines()[0]
-        return SystemExit(
-            f"error: out of memory ({first}); lower data.batch_size or data.eval_batch_size, or try "
-            "parallel.remat=everything, optim.accumulate=2 or dtype=bfloat16"
-        )
+    if config is not None and memory.is_out_of_memory(error):
+        return SystemExit(f"error: {memory.describe(error, config.data.batch_size, config.data.eval_batch_size)}")
     if any(kind.__name__ in NAMED for kind in type(error).__mro__):
         return SystemExit(f"error: {text}")
-    return SystemExit(f"error: {type(error).__name__}: {text.splitlines()[0]} (--verbosity=1 shows where)")
+    from imgrec_jax.assemble import own
+
+    return SystemExit(f"error: {type(error).__name__}: {text.splitlines()[0]}{own.where(error)} (--verbosity=1 shows where)")
 
 
 def check_data(reports: Iterable) -> None:
@@ -195,6 +201,17 @@ def check_data(reports: Iterable) -> None:
         errors += len(report.bad())
     if errors:
         raise SystemExit(f"error: {errors} errors in the data, listed above")
+
+
+def browse(experiment, folder: Path, say: Callable[[str], None]) -> None:
+    """Writes the page that shows the data, and with --out a split as files beside it."""
+    from imgrec_jax import assemble
+    from imgrec_jax.pages import browse
+
+    out = Path(FLAGS.out).expanduser() if FLAGS.out else folder / "browse"
+    reports = assemble.reports(experiment.config)
+    options = {"split": FLAGS.split, "files": bool(FLAGS.out), "limit": FLAGS.limit, "reports": reports}
+    say(f"wrote {browse.write(experiment, out, say, **options)}")
 
 
 def summary(experiment, workdir: Path) -> str:
@@ -250,18 +267,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         return FLAGS(rest)
     except flags.Error as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}; --help lists the flags") from error
-
-
-def settle_durations(config, overridden: Iterable[str]) -> None:
-    """A duration given on the command line replaces the config's, whatever the unit of either."""
-    units = ("_steps", "_epochs", "_examples")
-    for key in overridden:
-        section, _, name = key.rpartition(".")
-        unit = next((u for u in units if name.endswith(u)), None)
-        others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
-        if section and all(other in config[section] for other in others):
-            for other in others:
-                config[section][other] = None
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 STOP = Stop()  # of the process; `main` catches its signals

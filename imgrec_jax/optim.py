@@ -111,7 +111,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    name: str,
+    name: str | Callable[..., optax.GradientTransformation],
     *,
     schedule: Callable[[jax.Array], jax.Array],
     params: Any,
@@ -127,7 +127,8 @@ def make_optimizer(
 
     Args:
       name: any optimiser of optax that takes a schedule as its learning rate, "sgd", "adam", "adamw", "lion", ..., or "muon" as
-        below; but none that needs more than gradients, state and parameters (REFUSED).
+        below; but none that needs more than gradients, state and parameters (REFUSED). Or a function
+        (learning_rate=schedule, **options) -> transformation of one's own; a decay of one's own is an option of its own.
       schedule: step -> learning rate.
       params: the parameters, for their names.
       options: further arguments of the optimiser, e.g. {"momentum": 0.9, "nesterov": True}.
@@ -259,8 +260,10 @@ def orthogonalise(x: jax.Array, steps: int) -> jax.Array:
     return x @ product if tall else product @ x
 
 
-def find(name: str) -> Callable:
+def find(name: str | Callable) -> Callable:
     """The optimiser of that name, of optax or of this file; ValueError for one that is unknown or cannot be used."""
+    if callable(name):
+        return name
     known = _optimisers()
     if name in REFUSED:
         raise ValueError(
@@ -271,13 +274,14 @@ def find(name: str) -> Callable:
     return known[name]
 
 
-def _core(name: str, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:
+def _core(name: str | Callable, schedule: Callable, options: dict[str, Any]) -> optax.GradientTransformation:
     factory = find(name)
     accepted = set(inspect.signature(factory).parameters) - {"learning_rate"}
     unknown = set(options) - accepted
+    given, name = name, getattr(name, "__name__", name)
     if unknown:
         raise ValueError(f"optim.options: {name} takes no {sorted(unknown)}; it takes {sorted(accepted)}")
-    if "weight_decay" in accepted and "weight_decay" not in options:
+    if "weight_decay" in accepted and "weight_decay" not in options and not callable(given):
         options = {**options, "weight_decay": 0.0}  # decay comes from the rules alone
     try:
         tx = factory(learning_rate=schedule, **options)

@@ -10,7 +10,7 @@ import imgrec_jax
 from imgrec_jax.config import ConfigFileError
 from tests import small_runs
 
-README = (small_runs.ROOT / "README.md").read_text()
+README = (small_runs.ROOT / "imgrec_jax" / "README.md").read_text()
 
 
 def test_the_readme_example_runs(digits_dir, tmp_path, monkeypatch):

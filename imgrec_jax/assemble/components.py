@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from imgrec_jax import optim
-from imgrec_jax.assemble import data, model, task
-from imgrec_jax.assemble.lookup import BATCH_OPS, HIDDEN, OPS, ConfigError
-from imgrec_jax.config import base, flatten
+from imgrec_jax.assemble import data, model, optimizer, pretrained, task
+from imgrec_jax.assemble.lookup import HIDDEN, ConfigError
+from imgrec_jax.assemble.ops import BEFORE, OP, factory_of
+from imgrec_jax.config import OP_SECTIONS, base, flatten
 from imgrec_jax.data.proposals import SearchOptions
 from imgrec_jax.tasks import two_stage
 
@@ -69,8 +70,11 @@ def _loss(config: ConfigDict) -> dict[str, Option] | None:
 
 
 def _optimiser(config: ConfigDict) -> dict[str, Option] | None:
+    found = optimizer.find(config)
+    if callable(found):
+        return options_like(found, but=("learning_rate",))
     try:
-        return options_like(optim.find(config.optim.name), but=("learning_rate", "weight_decay", "mask"))
+        return options_like(optim.find(found), but=("learning_rate", "weight_decay", "mask"))
     except ValueError:
         return None
 
@@ -97,6 +101,14 @@ def _search(config: ConfigDict) -> dict[str, Option]:
     return options_like(SearchOptions) if config.task == "detection" and config.data.max_proposals else {}
 
 
+def _op(where: str, name: str, given: ConfigDict) -> dict[str, Option]:
+    try:
+        options = options_like(factory_of(where, name, given.to_dict()))
+    except ConfigError:
+        return {}
+    return {BEFORE: Option(""), **options} if OP in given else options
+
+
 # Key of the name, key of the section of its options, and what they are; None where the name is unknown.
 COMPONENTS: tuple[tuple[str | None, str, Callable], ...] = (
     ("model.name", "model", _model),
@@ -121,11 +133,11 @@ def complete(config: ConfigDict) -> ConfigDict:
     with config.unlocked():
         for _, section, options_of in COMPONENTS:
             _fill(_section(config, section), options_of(config) or {})
-        for section in (config.data.train_ops, config.data.eval_ops):
-            for name in section:
-                factory = {**OPS, **BATCH_OPS}.get(name)
-                if factory and isinstance(section[name], ConfigDict):
-                    _fill(section[name], options_like(factory))
+        for where in OP_SECTIONS:
+            for name, given in _section(config, where).items():
+                if isinstance(given, ConfigDict):
+                    _fill(given, _op(where, name, given))
+        pretrained.settle(config)
     if locked:
         config.lock()
     return config

@@ -7,34 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgrec_jax.data.ops import crops, elastic, geometry, mixing, photometric, targets
-
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
-
-# In the order in which they are applied, whatever the order in a config.
-OPS: dict[str, Callable] = {
-    "to_channels": photometric.to_channels,
-    "resize": geometry.resize,
-    "resize_shorter": crops.resize_shorter,
-    "resize_and_center_crop": geometry.resize_and_center_crop,
-    "foreground_crop": crops.foreground_crop,
-    "random_resized_crop": geometry.random_resized_crop,
-    "random_affine": geometry.random_affine,
-    "elastic": elastic.elastic,
-    "instance_targets": targets.instance_targets,
-    "colour_jitter": photometric.colour_jitter,
-    "gaussian_noise": photometric.gaussian_noise,
-    "erase": photometric.erase,
-}
-BATCH_OPS: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
-# Ops that only some tasks have the targets for.
-TASKS_OF_OP = {
-    "mixup": ("classification",),
-    "cutmix": ("classification",),
-    "foreground_crop": ("segmentation",),
-    "instance_targets": ("segmentation",),
-}
-
 
 # Arguments that no config gives.
 HIDDEN = ("parent", "name", "axis_name")
@@ -61,24 +34,6 @@ def check_options(where: str, options: dict[str, Any], factory: Callable, skip: 
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise ConfigError(f"config.{where} takes no {unknown}; it takes {accepted}")
-
-
-def make_ops(where: str, section: ConfigDict, table: dict[str, Callable]) -> list[Callable]:
-    """The ops of `section` that are in `table`, in the table's order, each called with its options."""
-    options = options_of(section)
-    for name in options:
-        choice(where, name, {**OPS, **BATCH_OPS})
-    chosen = [(name, factory) for name, factory in table.items() if name in options]
-    made = []
-    for name, factory in chosen:
-        if not isinstance(options[name], dict):
-            raise ConfigError(f"config.{where}.{name}={options[name]!r}; expected the options of {name!r}, {{}} for none")
-        check_options(f"{where}.{name}", options[name], factory)
-        try:
-            made.append(factory(**options[name]))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"config.{where}.{name}: {error}") from error
-    return made
 
 
 def unit_of(section: Any, name: str, required: bool = True) -> str | None:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, check_options, choice, options_of
+from imgrec_jax.config import is_own
 from imgrec_jax.models.classifiers import CLASSIFIERS, FIELDS
 from imgrec_jax.models.detectors import DETECTORS
 from imgrec_jax.models.segmenters import SEGMENTERS
@@ -33,7 +35,8 @@ def find(config: ConfigDict) -> tuple[Callable, Any] | None:
 
     The second is None where the defaults are those of the first; all is None for an unknown name.
     """
-    entry = MODELS.get(config.model.name)
+    name = config.model.name
+    entry = Entry(own.find("model.name", name), (config.task,)) if is_own(name) else MODELS.get(name)
     if not entry or config.task not in entry.tasks:
         return None
     return (FIELDS[entry.factory], entry.factory()) if entry.factory in FIELDS else (entry.factory, None)
@@ -46,24 +49,39 @@ def make_model(config: ConfigDict, axis_name: str | None = None) -> Any:
     """
     options = options_of(config.model)
     name = options.pop("name")
+    factory = _factory(config)
+    named = FIELDS.get(factory, factory)  # what says the names of the options
+    check_options("model", options, named)
+    taken = inspect.signature(named).parameters
+    if axis_name and "axis_name" in taken:
+        options["axis_name"] = axis_name
+    if "dtype" in taken or not is_own(name):
+        options["dtype"] = DTYPES[config.dtype]
+    elif config.dtype != "float32":
+        raise ConfigError(f"config.dtype={config.dtype!r}: {name} takes no dtype; give it that argument, or use 'float32'")
+    try:
+        model = factory(**options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model {name}: {error}{own.where(error)}") from error
+    if config.task != "detection" and "num_classes" not in options:
+        raise ConfigError(f"model {name} takes no num_classes; give it that argument: how many outputs it has")
+    return model
+
+
+def _factory(config: ConfigDict) -> Callable:
+    name = config.model.name
+    if is_own(name):
+        return own.find("model.name", name)
     known = sorted(n for n, entry in MODELS.items() if config.task in entry.tasks)
     if name in MODELS and name not in known:
         raise ConfigError(f"config.model.name={name!r} is for {' and '.join(MODELS[name].tasks)}; for {config.task}: {known}")
-    factory = MODELS[choice("model.name", name, known)].factory
-    named = FIELDS.get(factory, factory)  # what says the names of the options
-    check_options("model", options, named)
-    if axis_name and "axis_name" in inspect.signature(named).parameters:
-        options["axis_name"] = axis_name
-    try:
-        return factory(**options, dtype=DTYPES[config.dtype])
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model {name}: {error}") from error
+    return MODELS[choice("model.name", name, known)].factory
 
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for a model that cannot be made."""
     model = make_model(config)
-    if config.task == "classification":
+    if config.task == "classification" and not is_own(config.model.name):
         try:  # names inside (activation, initialiser, norm) are looked up when a model is traced; a small image shows them all
             jax.eval_shape(model.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32))
         except (ValueError, TypeError) as error:

@@ -7,7 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from imgrec_jax import optim
+from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import ConfigError, options_of, steps_of
+from imgrec_jax.config import is_own
 
 
 def check(config: ConfigDict) -> None:
@@ -35,7 +37,13 @@ def make_optimizer(config: ConfigDict, schedule: Callable, *, params: Any) -> An
 
 def _optimizer(config: ConfigDict, schedule: Callable) -> Callable:
     options = {"options": options_of(config.optim.options), "clip_norm": config.optim.clip_norm}
-    return partial(optim.make_optimizer, config.optim.name, schedule=schedule, **options)
+    return partial(optim.make_optimizer, find(config), schedule=schedule, **options)
+
+
+def find(config: ConfigDict) -> str | Callable:
+    """The optimiser that a config names: a name that `optim` knows, or the user's own."""
+    name = config.optim.name
+    return own.find("optim.name", name) if is_own(name) else name
 
 
 def learning_rate(config: ConfigDict) -> float:

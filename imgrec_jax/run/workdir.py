@@ -1,7 +1,8 @@
 """The folder a run lives in: what it holds, who may write to it, and whether it belongs to this config and these data.
 
   config.json        the config, as nested JSON (`config.from_plain` reads it)
-  run.json           the format of this folder, class names, input, and a fingerprint of each split
+  run.json           the format of this folder, class names, input, a fingerprint of each split, and of code of the user's own
+  code/              copies of that code
   environment.json   command, versions, machine and commit of every start that trained
   metrics.jsonl      every report of training and every evaluation
   checkpoints/, best/, damaged/   see `checkpoint`
@@ -24,13 +25,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from imgrec_jax.config import difference, from_plain, modernise, to_plain
+from imgrec_jax.config import difference, flatten, from_plain, modernise, own_names, to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.source import Fingerprint
 from imgrec_jax.run import checkpoint
 
 FORMAT = 2  # 1 had no run.json and a flat config.json
-CONFIG, CARD, ENVIRONMENT, METRICS, LOCK = "config.json", "run.json", "environment.json", "metrics.jsonl", ".lock"
+CONFIG, CARD, ENVIRONMENT, METRICS, LOCK, CODE = (
+    "config.json", "run.json", "environment.json", "metrics.jsonl", ".lock", "code",
+)  # fmt: skip
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy",
     "opencv-contrib-python-headless", "imgrec-jax",
@@ -120,16 +123,31 @@ def config_changes(folder: Path, config: ConfigDict, settle: Callable[[ConfigDic
 
     settle: fills in the options that a config leaves out.
     """
-    return difference(settle(read_config(folder)), settle(modernise(config)))
+    stored, config = read_config(folder), modernise(config)
+    named = flatten(config)
+    if only_there := own_names(stored).items() - own_names(config).items():
+        return [f"{key}: {name} -> {named.get(key, '(absent)')}" for key, name in only_there]  # code is not run to compare
+    return difference(settle(stored), settle(config))
 
 
-def data_changes(folder: Path, splits: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines that say how these splits (of `Experiment.card`) differ from those of the workdir."""
-    kept = read_card(folder).get("splits", {})
+def data_changes(folder: Path, card: dict[str, Any]) -> list[str]:
+    """Lines that say how the splits of an experiment's card differ from those of the workdir."""
+    kept, splits = read_card(folder).get("splits", {}), card["splits"]
     lines = []
     for split in sorted(kept.keys() & splits.keys()):
         lines += [f"split {split!r}: {line}" for line in _fingerprint(kept[split]).differences(_fingerprint(splits[split]))]
     return lines
+
+
+def code_changes(folder: Path, card: dict[str, Any]) -> list[str]:
+    """Lines that say where the code of the user's own is another than the workdir's."""
+    kept, given = read_card(folder).get("code", {}), card.get("code", {})
+    return [
+        f"{name}: {given[name]['file']} is another than at the start"
+        + (f"; as it was then it lies in {folder / kept[name]['copy']}" if kept[name].get("copy") else "")
+        for name in sorted(kept.keys() & given.keys())
+        if kept[name]["sha256"] != given[name]["sha256"]
+    ]
 
 
 def _fingerprint(stored: dict[str, Any]) -> Fingerprint:
@@ -152,12 +170,19 @@ def check_config(folder: Path, config: ConfigDict, settle: Callable[[ConfigDict]
         )
 
 
-def check_data(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
-    """Raises WorkdirError when the splits are not those that the run in the folder has been trained on."""
-    if exists(folder) and was_trained(folder) and (changed := data_changes(folder, splits)):
+def check_card(folder: Path, card: dict[str, Any]) -> None:
+    """Raises WorkdirError when data or code are not those that the run in the folder has been trained with."""
+    if not (exists(folder) and was_trained(folder)):
+        return
+    if changed := data_changes(folder, card):
         raise WorkdirError(
             f"the data are not those of the run in {folder}:\n  " + "\n  ".join(changed) + "\nGive back the data it began "
             "with, or another --workdir (--mode=eval --allow_changes evaluates on these data and says so)."
+        )
+    if changed := code_changes(folder, card):
+        raise WorkdirError(
+            f"the code is not that of the run in {folder}:\n  " + "\n  ".join(changed) + "\nPut it back, or give another "
+            "--workdir (--restart begins anew and keeps the old files under another name)."
         )
 
 
@@ -234,8 +259,24 @@ def write_record(folder: Path, config: ConfigDict, card: dict[str, Any]) -> None
     kept = read_card(folder) if exists(folder) and was_trained(folder) else {}
     # What the run was trained on stays, also where it goes on without some split.
     card = {**kept, **card, "format": FORMAT, "splits": {**kept.get("splits", {}), **card["splits"]}}
+    if "code" in card:
+        before = kept.get("code", {})
+        card["code"] = {name: before.get(name) or _keep_code(folder, part) for name, part in card["code"].items()}
     _write_json(folder / CONFIG, to_plain(config))
     _write_json(folder / CARD, card)
+
+
+def _keep_code(folder: Path, part: dict[str, Any]) -> dict[str, Any]:
+    """What is recorded of code, with where its copy lies; copies it where it does not lie there yet."""
+    if not part["kept"]:
+        return part
+    source = Path(part["file"])
+    copy = f"{CODE}/{source.stem}_{part['sha256'][:8]}.py"
+    if not (folder / copy).exists():
+        (folder / CODE).mkdir(exist_ok=True)
+        data = source.read_bytes()
+        write_whole(folder / copy, lambda partial: partial.write_bytes(data))
+    return {**part, "copy": copy}
 
 
 def _write_json(path: Path, value: Any) -> None:

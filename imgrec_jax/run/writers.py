@@ -224,7 +224,9 @@ class Console:
             emit(line)
 
     def close(self) -> None:
+        """Leaves the bar as it stands; lines that are said afterwards come below it."""
         self._on_bar(lambda bar: bar.close())
+        self._bar = None
 
 
 def duration(seconds: float) -> str:

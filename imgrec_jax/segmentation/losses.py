@@ -7,7 +7,7 @@ Shape letters: B batch, H W image, C classes (with background).
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +100,24 @@ class LossSums(metrics.SumState):
     def compute(self) -> dict[str, float]:
         values = {name: term.compute()[""] for name, term in self.terms.items()}
         return {"": sum(weight * values[name] for name, weight in self.weights), **values}
+
+
+def loss_of_pixels(
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    logits: jax.Array,
+    label: jax.Array,
+    valid: jax.Array,
+    pixel_weight: jax.Array | None = None,
+) -> LossSums:
+    """The mean over valid pixels, weighted where weights are given, of a loss of each pixel.
+
+    Args:
+      loss: (logits [B, H, W, C], label int [B, H, W]) -> [B, H, W].
+      logits, label, valid, pixel_weight: as of `segmentation_loss`.
+    """
+    values = loss(jnp.where(valid[..., None], logits, 0.0), jnp.where(valid, label, 0))
+    weights = valid.astype(jnp.float32) if pixel_weight is None else valid * pixel_weight
+    return LossSums({"pixels": MeanTerm.of(values, weights)}, (("pixels", 1.0),))
 
 
 def segmentation_loss(

@@ -1,0 +1,56 @@
+"""What a person sees: a bar on a terminal, plain lines in a pipe, and the last lines below the bar."""
+
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from tests import small_runs
+
+fcntl, pty, termios = (pytest.importorskip(name, reason="needs a POSIX terminal") for name in ("fcntl", "pty", "termios"))
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """What the command writes to its terminal."""
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(command, cwd=small_runs.ROOT, stdin=side, stdout=side, stderr=side, env=environment)
+    os.close(side)
+    written = b""
+    try:
+        while chunk := os.read(main, 65536):
+            written += chunk
+    except OSError:  # the last process has closed it
+        pass
+    finally:
+        os.close(main)
+        process.wait()
+    return written.decode()
+
+
+def test_a_terminal_shows_a_bar_and_the_end_below_it(tmp_path):
+    command = small_runs.command("classification", small_runs.MAKERS["classification"](tmp_path / "data"), tmp_path / "run")
+    written = on_a_terminal(command)
+    assert "6/6" in written and "step 2/6" not in written
+    end = written[written.index("6 steps in") :]
+    assert "\r\nin " in end and "6/6" not in end, "the bar was drawn again after the last lines"
+    before = written[: written.index("6 steps in")]
+    assert before.endswith("\n"), "the last line does not begin on a line of its own"
+    again = on_a_terminal(command)
+    assert "nothing left to train at step 6" in again and "it/s" not in again and "step/s" not in again
+
+
+def test_the_reader_of_the_help_may_leave():
+    command = f"{sys.executable} -m imgrec_jax.main --help | head -n 2"
+    done = subprocess.run(command, shell=True, cwd=small_runs.ROOT, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 2 and done.stderr == ""
+
+
+def test_a_pipe_shows_plain_lines(tmp_path):
+    command = small_runs.command("classification", small_runs.MAKERS["classification"](tmp_path / "data"), tmp_path / "run")
+    status, out, error = small_runs.run(command)
+    assert status == 0 and error == "" and "\r" not in out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("step ")] == ["2/6", "4/6", "6/6"]

@@ -1,0 +1,119 @@
+"""The figures of READMEs and configs are those of the records under experiments/."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+
+
+def records(path: str) -> list[dict]:
+    return [json.loads(line) for line in (EXPERIMENTS / path).read_text().splitlines()]
+
+
+def latest(config: str) -> list[dict]:
+    """The final evaluation of each seed of an MNIST config, of the commit that was measured last."""
+    mine = [r for r in records("003_mnist_accuracy/result.jsonl") if r["config"] == config]
+    mine = [r for r in mine if (r["commit"], r.get("cores")) == (mine[-1]["commit"], mine[-1].get("cores"))]
+    return list({r["seed"]: r for r in mine}.values())
+
+
+def percent(values: Sequence[float], digits: int = 2) -> list[str]:
+    return [f"{100 * value:.{digits}f}" for value in values]
+
+
+def accuracies(config: str) -> list[float]:
+    return [r["accuracy"] for r in latest(config)]
+
+
+def scenes(experiment: str, variant: str, metric: str) -> list[float]:
+    config = f"configs/scenes_{'detection' if '005' in experiment else 'segmentation'}.py:{variant}"
+    return [r["splits"]["best_test"][metric] for r in records(f"{experiment}/result.jsonl") if r["config"] == config]
+
+
+def last(experiment: str, metric: str) -> float:
+    final = records(f"{experiment}/result.jsonl")[-1]
+    assert final["split"] == "best_test"
+    return final[metric]
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def fast() -> str:
+    values = accuracies("mnist.py:fast")
+    low, high, mean = percent([min(values), max(values), statistics.mean(values)])
+    assert len(values) == 5
+    return f"{low} to {high} % (seeds 0 to 4), mean {mean} %"
+
+
+def fast_seconds() -> str:
+    seconds = [r["seconds"] for r in latest("mnist.py:fast")]
+    return f"{min(seconds):.1f} to {max(seconds):.1f} s from the start of the process"
+
+
+def best() -> str:
+    values = accuracies("mnist.py:best")
+    return f"{', '.join(percent(values))} % (seeds 0, 1, 2), mean {percent([statistics.mean(values)])[0]} %"
+
+
+def kills() -> str:
+    trials = json.loads((EXPERIMENTS / "001_kill_and_resume/result.json").read_text())["trials"]
+    return f"{sum(t['identical'] for t in trials)} of {len(trials)} kills"
+
+
+DETECTION, SEGMENTATION = "005_scenes_detection", "004_scenes_segmentation"
+FRONT, EVIDENCE = "README.md", "experiments/README.md"
+CLAIMS = [
+    (lambda: f"{percent(accuracies('mnist.py'))[0]} %", (FRONT, EVIDENCE, "configs/mnist.py")),
+    (fast, (FRONT, EVIDENCE, "configs/mnist.py")),
+    (best, (FRONT, EVIDENCE, "configs/mnist.py")),
+    (kills, (FRONT, EVIDENCE)),
+    *(
+        (lambda v=variant, m=metric: spread(scenes(DETECTION, v, m)), (f"experiments/{DETECTION}/README.md",))
+        for variant in ("rcnn", "fast", "faster")
+        for metric in ("AP", "AR100")
+    ),
+    *(
+        (lambda v=variant: spread(scenes(SEGMENTATION, v, "mean_iou")), (f"experiments/{SEGMENTATION}/README.md",))
+        for variant in ("unet", "fcn8s", "fcn16s", "fcn32s")
+    ),
+    (lambda: f"test AP {last('008_blood_cells', 'AP'):.3f}, AP50 {last('008_blood_cells', 'AP50'):.3f}", (EVIDENCE,)),
+    (lambda: f"AP50 {last('008_blood_cells', 'AP50'):.3f}", (FRONT,)),
+    (lambda: f"test Dice {last('007_nuclei', 'f1'):.3f}, IoU {last('007_nuclei', 'iou'):.3f}", (EVIDENCE,)),
+    (lambda: f"Dice {last('007_nuclei', 'f1'):.3f}", (FRONT,)),
+    *(
+        (
+            lambda v=variant: (
+                f"test AP {statistics.mean(scenes(DETECTION, v, 'AP')):.3f}, "
+                f"AP50 {spread(scenes(DETECTION, v, 'AP50'))}, "
+                f"AR100 {statistics.mean(scenes(DETECTION, v, 'AR100')):.3f}"
+            ),
+            (EVIDENCE,),
+        )
+        for variant in ("rcnn", "fast", "faster")
+    ),
+    (lambda: f"test mIoU {spread(scenes(SEGMENTATION, 'unet', 'mean_iou'))}", (EVIDENCE,)),
+    (lambda: f"mIoU {statistics.mean(scenes(SEGMENTATION, 'unet', 'mean_iou')):.3f}", (FRONT,)),
+    (lambda: f"AP {statistics.mean(scenes(DETECTION, 'faster', 'AP')):.3f}", (FRONT,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(CLAIMS)))
+def test_a_figure_is_that_of_its_record(number):
+    claim, files = CLAIMS[number]
+    text = claim()
+    for file in files:
+        assert text in " ".join((ROOT / file).read_text().split()), f"{file} should say: {text}"
+
+
+def test_every_experiment_and_config_is_listed():
+    listed = (EXPERIMENTS / "README.md").read_text()
+    assert [p.name for p in sorted(EXPERIMENTS.glob("0*")) if f"({p.name})" not in listed] == []
+    listed = (ROOT / "configs" / "README.md").read_text()
+    assert [p.name for p in sorted((ROOT / "configs").glob("*.py")) if f"`{p.name}`" not in listed] == []
