@@ -8,7 +8,7 @@ Shape letters: B batch, H W image, h w map, C channels.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -264,7 +264,7 @@ class MBBackbone(nn.Module):
         for s, stage in enumerate(self.net.stages):
             for i, block in enumerate(stage):
                 rate = self.drop_path * done / count
-                options = {"drop_path": rate, "conv": self.conv, "norm": self.norm, "dtype": self.dtype}
+                options: dict[str, Any] = {"drop_path": rate, "conv": self.conv, "norm": self.norm, "dtype": self.dtype}
                 x = block_type(block, self.net, **options, name=f"blocks_{s}_{i}")(x, train)
                 done += 1
             maps[f"stage{s}"] = x

@@ -141,7 +141,8 @@ def other_heads(fit: Fit, have: Collection[str]) -> set[str]:
 
 
 def _word(name: str) -> str:
-    return re.match(r"_?[A-Za-z]*", name)[0]
+    match = re.match(r"_?[A-Za-z]*", name)
+    return match[0] if match else ""
 
 
 def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:

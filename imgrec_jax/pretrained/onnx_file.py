@@ -8,6 +8,7 @@ import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -29,9 +30,10 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """(field number, wire type, value) of a message."""
+def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
+    """(field number, wire type, value) of a message; the value is an int of wire type 0, else a memoryview."""
     at = 0
+    value: int | memoryview
     while at < len(data):
         key, at = _varint(data, at)
         kind = key & 7
@@ -50,7 +52,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         yield key >> 3, kind, value
 
 
-def _numbers(kind: int, value: int | memoryview) -> list[int]:
+def _numbers(kind: int, value: Any) -> list[int]:
     """A repeated integer: one of it, or many packed."""
     if kind == 0:
         return [value]
@@ -62,7 +64,10 @@ def _numbers(kind: int, value: int | memoryview) -> list[int]:
 
 
 def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
-    dims, name, dtype, raw, floats, integers = [], "", 1, None, [], []
+    dims: list[int] = []
+    name, dtype, raw = "", 1, None
+    floats: list[bytes] = []
+    integers: list[int] = []
     for field, kind, value in _fields(data):
         if field == 1:
             dims += _numbers(kind, value)
@@ -80,12 +85,12 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
             raise WeightsFileError(f"{name}: its values are in another file; save the model in one file")
     if dtype not in _DTYPES:
         raise WeightsFileError(f"{name}: ONNX data type {dtype} is not read; expected one of {sorted(_DTYPES)}")
-    kind = np.dtype(_DTYPES[dtype])
+    written = np.dtype(_DTYPES[dtype])
     if raw is None:
-        values = np.frombuffer(b"".join(floats), np.float32) if floats else np.array(integers, np.int64)
-        values = values.astype(kind)
+        given = np.frombuffer(b"".join(floats), np.float32) if floats else np.array(integers, np.int64)
+        values = given.astype(written)
     else:
-        values = np.frombuffer(raw, kind) if len(raw) % kind.itemsize == 0 else np.zeros(0, kind)
+        values = np.frombuffer(raw, written) if len(raw) % written.itemsize == 0 else np.zeros(0, written)
     if values.size != math.prod(dims):
         raise TruncatedFileError(f"{name}: {values.size} values for shape {tuple(dims)}; download the file again")
     return name, values.reshape(dims).copy()
