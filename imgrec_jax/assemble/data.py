@@ -14,7 +14,7 @@ from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
 from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.sets import coco, mask_folder, mnist, panoptic, pets, scenes, tfds, voc
-from imgrec_jax.data.source import Request, Source, default_data_dir, overlap, parse_split
+from imgrec_jax.data.source import Request, Source, default_data_dir, few, overlap, parse_split
 
 # What examples of a task carry beside the image.
 TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
@@ -94,6 +94,11 @@ def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
         train = entry.open(request, **options)
     except (TypeError, AttributeError, KeyError, IndexError) as error:  # an option of another type than the set expects
         raise ConfigError(f"config.data.options={options}: {error}{own.where(error)}") from error
+    if data.examples_per_class is not None:
+        try:
+            train = few(train, data.examples_per_class, config.seed)
+        except ValueError as error:
+            raise ConfigError(f"config.data.examples_per_class={data.examples_per_class}: {error}") from error
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)

@@ -88,6 +88,11 @@ VALUES: dict[str, Check] = {
     "optim.weight_decay": _rules(_number(0)),
     "optim.lr_multiplier": _rules(_number(0)),
     "optim.frozen": _each(_REGEX),
+    "optim.layer_decay": _number(0, 1, above=True),
+    "optim.unfreeze_after_steps": _or_none(_integer(1)),
+    "optim.unfreeze_after_epochs": _or_none(_number(0, above=True)),
+    "optim.unfreeze_after_examples": _or_none(_integer(1)),
+    "data.examples_per_class": _or_none(_integer(1)),
     "optim.clip_norm": _or_none(_number(0, above=True)),
     "optim.ema_decay": _number(0, 1, below=True),
     "optim.accumulate": _integer(1),
@@ -159,6 +164,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_DETECTION, ("detection",)),
     **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.window", "eval.test_time"), ("segmentation",)),
     "eval.top_k": ("classification",),
+    "data.examples_per_class": ("classification",),
     "loss": ("classification", "segmentation"),
 }
 _WITH_WARMUP = ("constant", "step", "cosine", "polynomial")  # one_cycle has its own

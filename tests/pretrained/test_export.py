@@ -48,22 +48,32 @@ def read_back(name, state):
     flat = {"/".join(p.key for p in path[1:]): x for path, x in jax.tree_util.tree_leaves_with_path(variables)}
     tensors = fit.with_todays_names(state)
     found = fit.find(tensors, flat)
-    ours = {
-        path: names.to_ours(tensors[theirs], path, flat[path].shape, found.layout) for path, theirs in found.names.items()
-    }
+    ours = {path: names.to_ours(tensors[theirs], path, flat[path].shape, found.layout) for path, theirs in found.names.items()}
     merged, report = merge(variables, ours)
     assert not report.missing and not report.unexpected and not report.wrong_shape
     assert set(found.names.values()) == set(tensors)
     return merged
 
 
-@pytest.mark.parametrize("name", MODELS)
+LARGE = (
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fcn_resnet50",
+    "resnet50",
+    "vgg16",
+    "convnext_tiny",
+    "vit_b_16",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS])
 def test_out_and_in_again_is_the_same_bit_for_bit(name):
     variables = random_variables(name)
     again = read_back(name, torchvision_state(variables))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, variables, again)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "resnet50", "fcn_resnet50", "vgg16", "swin_t", "mobilenet_v2"])
 def test_the_real_torchvision_takes_it_strictly(name):
     """In -> out -> torchvision, strict, bit for bit."""
