@@ -6,9 +6,9 @@ python -m imgrec_jax.main --config=configs/transfer.py --config.data.manual_dir=
 :unfreeze  as the probe for the first third, then all of it, with batch norm as the weights bring it.
 :scratch   the same network from random weights, to see what the weights are worth.
 
-Other weights: --config.model.name=resnet18 --config.pretrained.path=torchvision/resnet18.IMAGENET1K_V1, or a file, or the folder
-of another run. What they were trained with (mean and standard deviation) is used and kept in the workdir. Label fractions are one
-value: --config.data.examples_per_class=10.
+Other weights: --config.model.name=resnet18 --config.pretrained.path=torchvision/resnet18.IMAGENET1K_V1, or a file, or the
+folder of another run. What they were trained with (mean and standard deviation) is used and kept in the workdir. Label
+fractions are one value: --config.data.examples_per_class=10.
 
 AdamW at 1e-3 for the head and, block by block towards the image, 0.9 times the rate of the next; one cycle over 20 epochs.
 """

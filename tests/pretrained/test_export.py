@@ -27,8 +27,8 @@ MODELS = {
     "fasterrcnn_resnet50_fpn_v2": lambda: detector("v2"),
     "fcn_resnet50": lambda: (segmenters.SEGMENTERS["fcn_resnet50"](num_classes=21), (jnp.zeros((1, 64, 64, 3)),)),
     **{name: (lambda name=name: zoo_model(name)) for name in (
-        "resnet50", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121", "convnext_tiny", "vit_b_16",
-        "swin_t",
+        "resnet50", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121", "convnext_tiny",
+        "vit_b_16", "swin_t",
     )},
 }  # fmt: skip
 
