@@ -136,7 +136,10 @@ OPTIONS: dict[str, Check] = {
     "flip": _number(0, 1),
     "sigma": _number(0),
     "alpha": _number(0, above=True),
-    "padding": (lambda v: str(v) in ("SAME", "VALID", "same", "valid"), "'SAME' or 'VALID'"),
+    "padding": (
+        lambda v: str(v) in ("SAME", "VALID", "same", "valid", "torch", "tf"),
+        "'SAME' or 'VALID', of the zoo 'torch' (symmetric) or 'tf' (TensorFlow's SAME)",
+    ),
     "aspect_ratios": _each(_number(0, above=True), 1),
     "anchor_sizes": _each(_each(_number(0, above=True), 1), 1),
     "widths": _each(_integer(1)),
