@@ -180,7 +180,7 @@ def make_optimizer(
 
 
 class _FromStepState(NamedTuple):
-    count: jax.Array
+    step: jax.Array
     inner: Any
 
 
@@ -191,11 +191,11 @@ def _from_step(first: int, tx: optax.GradientTransformation) -> optax.GradientTr
         return _FromStepState(jnp.zeros((), jnp.int32), tx.init(params))
 
     def update(updates: Any, state: _FromStepState, params: Any = None) -> tuple[Any, _FromStepState]:
-        moves = state.count >= first
+        moves = state.step >= first
         new, inner = tx.update(updates, state.inner, params)
         new = jax.tree.map(lambda u: jnp.where(moves, u, jnp.zeros_like(u)), new)
         inner = jax.tree.map(lambda a, b: jnp.where(moves, a, b), inner, state.inner)
-        return new, _FromStepState(optax.safe_increment(state.count), inner)
+        return new, _FromStepState(optax.safe_increment(state.step), inner)
 
     return optax.GradientTransformation(init, update)
 

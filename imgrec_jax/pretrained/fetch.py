@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imgrec_jax.pretrained.known import KNOWN, Known, Preprocessing
 
@@ -151,7 +151,7 @@ def _with_config(known: Known, path: Path) -> Known:
     return known._replace(**beside(path))
 
 
-def beside(path: Path) -> dict[str, object]:
+def beside(path: Path) -> dict[str, Any]:
     """What timm's config.json beside a file says: preprocessing and licence; {} where there is none."""
     try:
         stored = json.loads(path.with_name("config.json").read_text())

@@ -8,7 +8,7 @@ Files and checksums: torchvision/models/*.py (a file's name ends in the first di
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -123,7 +123,7 @@ _SWAG = "CC-BY-NC-4.0"  # github.com/facebookresearch/SWAG/blob/main/LICENSE
 
 
 def _file(name: str, file: str, preprocessing: Preprocessing, classes: tuple[str, ...] = ()) -> Known:
-    digits = re.search(r"-([0-9a-f]{8})\.", file)[1]
+    digits = file.rpartition("-")[2].partition(".")[0]
     return Known(f"torchvision/{name}", _AT + file, digits, _SWAG if "SWAG" in name else "", preprocessing, classes)
 
 
@@ -133,7 +133,7 @@ def _package(package: str, member: str, sha256: str, licence: str, preprocessing
 
 
 # efficientnet-lite's preprocessing: (x - 127) / 128 of pixels 0..255 (github.com/tensorflow/tpu, efficientnet/lite)
-_LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": "bicubic"}
+_LITE: dict[str, Any] = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": "bicubic"}
 _FILES = (
     *(
         _file(f"{model}.{tag}", file, Preprocessing(resize, crop, interpolation=interpolation))
