@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 FREE = (
-    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "detection", "optim.options",
+    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection", "optim.options",
 )  # fmt: skip
 
 # What a key or a value was called before: {old key: new key}, {key: {old value: new value}}.
@@ -51,6 +51,9 @@ def base() -> ConfigDict:
     _duration(config.train, "total")
     _duration(config.eval, "every")
     config.eval.top_k = ()  # classification
+    config.eval.intervals = False  # classification: of 95 %, by images and by groups; of two classes also the ROC's area
+    config.eval.positive = ""  # of two classes, the one that is looked for; "" is the second
+    config.eval.threshold = "youden"  # of two classes, chosen on the validation split: "youden" or "f1"
     config.eval.window = ()  # segmentation: predict by windows of (height, width); () predicts images whole
     config.eval.overlap = 0.25
     config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7", "shifts"
@@ -126,7 +129,20 @@ def _data() -> ConfigDict:
     section.on_device = placeholder(bool)  # None: where it fits, on accelerators
     section.threads = 2
     section.max_pixels = 200_000_000  # of an image; a larger one is refused before it is decoded
+    _own_data(section)
     return section
+
+
+def _own_data(section: ConfigDict) -> None:
+    """Of the user's own files; see configs/README.md."""
+    section.group = ""  # a regex over the path, or a column of the table: what must stay in one split
+    section.test_sets = ConfigDict()  # {name: folder} of more test sets, all reported, none of which chooses
+    section.fold = ""  # "2/5": the second of five folds is held out
+    section.bad_files = "stop"  # files that cannot be used: "stop" with the list, or "skip"
+    section.multi_label = False  # several labels an image
+    section.prepare = False  # turn larger sets into an ArrayRecord set once
+    section.balance = 0.0  # of skewed classes: the power, 0 to 1, of the inverse frequency
+    section.balance_by = "loss"  # weighs the loss, or "sampling" draws examples
 
 
 def _segmentation(config: ConfigDict) -> None:
@@ -195,6 +211,8 @@ MAY_CHANGE = (
     "checkpoint.",
     "data.data_dir",
     "data.manual_dir",
+    "data.prepare",
+    "data.test_sets",
     "data.threads",
     "data.in_memory",
     "data.on_device",

@@ -20,6 +20,7 @@ ALLOWED = {
     "tasks": PURE | {"models", "tasks"},
     "pretrained": PURE | {"models", "pretrained"},
     "data": {"data"},
+    "stats": set(),
     "config": set(),
     "optim": set(),
     "step": {"metrics", "tasks"},
@@ -28,11 +29,25 @@ ALLOWED = {
     "experiment": {"data", "parallel", "tasks"},
     "run": {"config", "data", "distributed", "experiment", "metrics", "parallel", "run", "step"},
     "assemble": PURE
-    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "run", "step", "tasks"},
+    | {
+        "assemble",
+        "config",
+        "data",
+        "experiment",
+        "models",
+        "optim",
+        "parallel",
+        "pretrained",
+        "run",
+        "stats",
+        "step",
+        "tasks",
+    },
     "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
+    "pages": PURE | {"config", "data", "experiment", "inference", "pages", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"main"}
+COMMANDS = {"export", "main", "predict", "sweep"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 

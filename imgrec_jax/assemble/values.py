@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import base, flatten
+from imgrec_jax.stats import CRITERIA
 
 Check = tuple[Callable[[Any], bool], str]
 
@@ -74,6 +75,8 @@ VALUES: dict[str, Check] = {
     "data.batch_size": _integer(1),
     "data.eval_batch_size": _integer(1),
     "data.threads": _integer(0),
+    "data.balance": _number(0, 1),
+    "data.balance_by": (lambda v: v in ("loss", "sampling"), "'loss' or 'sampling'"),
     "data.mean": _each(_number(-math.inf), 1),
     "data.std": _each(_number(0, above=True), 1),
     "data.pad_multiple": _integer(1),
@@ -108,6 +111,7 @@ VALUES: dict[str, Check] = {
     "pretrained.allow_wrong_shape": _each(_REGEX),
     "parallel.fsdp": _integer(1),
     "eval.top_k": _each(_integer(1)),
+    "eval.threshold": (lambda v: v in CRITERIA, f"one of {CRITERIA}"),
     "eval.window": _size(2),
     "eval.overlap": _number(0, 1, below=True),
     "select.patience": _or_none(_integer(1)),
@@ -168,6 +172,9 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.window", "eval.test_time"), ("segmentation",)),
     "eval.top_k": ("classification",),
     "data.examples_per_class": ("classification",),
+    "eval.intervals": ("classification",),
+    "eval.positive": ("classification",),
+    "eval.threshold": ("classification",),
     "loss": ("classification", "segmentation"),
 }
 _WITH_WARMUP = ("constant", "step", "cosine", "polynomial")  # one_cycle has its own

@@ -175,10 +175,15 @@ def check_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
         if error.args[0].startswith(f"{name}: no image"):
             raise ImageFileError(f"{name}: {len(data)} bytes that are no image; replace the file") from error
         raise
-    damage = {"PNG": _png_damage, "JPEG": _jpeg_damage, "MPO": _jpeg_damage}.get(header.format, lambda data: None)(data)
-    if damage:
-        raise ImageFileError(f"{name}: a damaged {header.format} ({damage}); replace the file")
+    if found := damage(data, header.format):
+        raise ImageFileError(f"{name}: a damaged {header.format} ({found}); replace the file")
     return header
+
+
+def damage(data: bytes, format: str | None) -> str | None:
+    """What can be seen to be wrong with an encoded image of this format without decoding it; None where nothing can."""
+    check = {"PNG": _png_damage, "JPEG": _jpeg_damage, "MPO": _jpeg_damage}.get(format or "")
+    return check(data) if check else None
 
 
 def _png_damage(data: bytes) -> str | None:

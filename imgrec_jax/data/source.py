@@ -107,6 +107,7 @@ class Request(NamedTuple):
       targets: what examples carry beside the image: "label", "boxes", "segmentation".
       in_memory: keep the decoded split; None: where it fits.
       max_pixels: height x width above which no image is decoded.
+      group, fold, bad_files, multi_label, prepare: of the user's own files, as in `config.data`.
     """
 
     name: str
@@ -116,6 +117,11 @@ class Request(NamedTuple):
     targets: tuple[str, ...] = ("label",)
     in_memory: bool | None = None
     max_pixels: int = MAX_PIXELS
+    group: str = ""
+    fold: str = ""
+    bad_files: str = "stop"
+    multi_label: bool = False
+    prepare: bool = False
 
     @property
     def folder(self) -> Path:

@@ -184,6 +184,8 @@ def open_labels(place: str | os.PathLike, config: ConfigDict, class_names: Seque
     Raises:
       ValueError: for a place that is none of what the task expects.
     """
+    if config.data.multi_label:
+        raise ValueError("--labels: a score of several labels an image is that of --mode=eval; leave it out")
     path = Path(place).expanduser()
     what, fits = EXPECTED[config.task]
     if not fits(path):
