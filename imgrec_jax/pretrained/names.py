@@ -372,7 +372,7 @@ OLD_NAMES: Sequence[tuple[str, str]] = (
     (r"/depthwise_kernel$", "/kernel"),  # Keras 2
 )
 # Buffers that a file may hold and no network of ours keeps.
-IGNORED = re.compile(r"num_batches_tracked$|relative_position_index$|attn_mask$")
+IGNORED = re.compile(r"num_batches_tracked$|^normalization(_\d+)?/|relative_position_index$|attn_mask$")
 
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERAS_NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
