@@ -19,7 +19,7 @@ from imgrec_jax.data.check_examples import ExamplesReport, check_examples
 from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
 from imgrec_jax.data.sets import coco, mask_folder, mnist, own_images, panoptic, pets, scenes, tfds, voc
-from imgrec_jax.data.source import Request, Source, default_data_dir, overlap, parse_split
+from imgrec_jax.data.source import Request, Source, default_data_dir, few, overlap, parse_split
 
 # What examples of a task carry beside the image.
 TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
@@ -170,6 +170,11 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
         train = open_split(data.train_split)
         if found:
             opened |= {name: found.other(Path(path).expanduser()) for name, path in options_of(data.test_sets).items()}
+    if data.examples_per_class is not None:
+        try:
+            train = few(train, data.examples_per_class, config.seed)
+        except ValueError as error:
+            raise ConfigError(f"config.data.examples_per_class={data.examples_per_class}: {error}") from error
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)
