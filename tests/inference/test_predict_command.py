@@ -18,7 +18,7 @@ TASKS = small_runs.TASKS
 
 
 def call(*words):
-    """(exit status or message) of the command, in this process."""
+    """(exit status or message) of the command, in this process; paths and flags may be anything that becomes text."""
     with pytest.raises(SystemExit) as ended:
         predict.main([str(word) for word in words])
     return ended.value.code
@@ -72,9 +72,11 @@ def test_a_csv_names_classes_too(finished, written, tmp_path, capsys):
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_pictures_and_coco_results(finished, written, tmp_path, task, capsys):
     images = sorted((written[task] / PLACES[task][0]).rglob("*.png"))[:3]
+    workdir = finished[task]
+    capsys.readouterr()  # what training printed
     more = [] if task == "classification" else ["--coco", tmp_path / "coco.json"]
     more += ["--save_masks", tmp_path / "masks"] if task == "segmentation" else []
-    assert call("--workdir", finished[task], *images, "--save_images", tmp_path / "drawn", *more) == 0
+    assert call("--workdir", workdir, *images, "--save_images", tmp_path / "drawn", *more) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["file"] for line in lines] == list(map(str, images))
     drawn = sorted((tmp_path / "drawn").iterdir())
@@ -100,7 +102,9 @@ def test_bad_images_are_named_and_the_others_go_on(finished, tmp_path, capsys, m
     (tmp_path / "text.jpg").write_text("no image")
     monkeypatch.setattr(sys, "stdin", [f"{tmp_path / 'good ü.png'}\n"])
     words = [tmp_path / "absent.png", tmp_path, "-", tmp_path / "*.gif"]
-    assert call("--workdir", finished["classification"], *words) == 1
+    workdir = finished["classification"]
+    capsys.readouterr()
+    assert call("--workdir", workdir, *words) == 1
     said = capsys.readouterr()
     assert [json.loads(line)["file"] for line in said.out.splitlines()] == [str(tmp_path / "good ü.png")] * 2
     for message in (
@@ -141,7 +145,9 @@ def test_a_video_comes_back_with_its_answers(finished, tmp_path, capsys):
     for n in range(6):
         writer.write(np.full((64, 64, 3), 40 * n, np.uint8))
     writer.release()
-    assert call("--workdir", finished["segmentation"], path, "--every=2", "--save_images", tmp_path / "out") == 0
+    workdir = finished["segmentation"]
+    capsys.readouterr()
+    assert call("--workdir", workdir, path, "--every=2", "--save_images", tmp_path / "out") == 0
     files = [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()]
     assert files == [f"{path}#{n}" for n in (0, 2, 4)]
     (made,) = (tmp_path / "out").iterdir()
