@@ -119,7 +119,9 @@ def test_several_labels_with_unknown_ones(tmp_path):
     rng, rows = np.random.default_rng(0), ["file,red,green,dark"]
     for n in range(80):
         yes = rng.random(3) < (0.5, 0.3, 0.4)
-        image = np.clip(np.array([90, 90, 60]) + (110 * yes[0], 110 * yes[1], 0) - 50 * yes[2] + rng.integers(-60, 61, (12, 12, 3)), 0, 255)
+        image = np.clip(
+            np.array([90, 90, 60]) + (110 * yes[0], 110 * yes[1], 0) - 50 * yes[2] + rng.integers(-60, 61, (12, 12, 3)), 0, 255
+        )
         write(tmp_path / "i" / f"{n}.png", encoded(image.astype(np.uint8)))
         cells = [("" if rng.random() < 0.5 else "-1") if rng.random() < 0.25 else str(int(y)) for y in yes]
         rows.append(f"i/{n}.png,{','.join(cells)}")
@@ -151,7 +153,12 @@ def test_more_test_sets_are_reported_and_choose_nothing(tmp_path, capsys):
     config = config_of(root)
     config.data.test_sets = {"east": str(tmp_path / "east"), "west": str(tmp_path / "west")}
     experiment = assemble.build(config)
-    assert {name: len(p.source) for name, p in experiment.data.evals.items()} == {"validation": 4, "test": 4, "east": 6, "west": 8}
+    assert {name: len(p.source) for name, p in experiment.data.evals.items()} == {
+        "validation": 4,
+        "test": 4,
+        "east": 6,
+        "west": 8,
+    }
     assert [experiment.data.evals["east"].source[i]["label"] for i in range(6)] == [1] * 6
     assert "files are equal to ones that are trained on or chosen by: " in capsys.readouterr().err
     results = loop.train(experiment, tmp_path / "run", lambda line: None)

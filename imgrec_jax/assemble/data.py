@@ -17,7 +17,7 @@ from imgrec_jax.data import proposals
 from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
-from imgrec_jax.data.sets import coco, mask_folder, mnist, own_images, panoptic, pets, scenes, tfds, voc
+from imgrec_jax.data.sets import coco, mask_folder, mnist, own_boxes, own_images, own_masks, panoptic, pets, scenes, tfds, voc
 from imgrec_jax.data.source import Request, Source, default_data_dir, overlap, parse_split
 
 # What examples of a task carry beside the image.
@@ -39,6 +39,8 @@ class Entry(NamedTuple):
 SETS: dict[str, Entry] = {
     "mnist": Entry(mnist.open_digits, ("classification",), class_names=mnist.CLASS_NAMES),
     "image_folder": Entry(own_images.survey_images, ("classification",), folder=True, survey=True),
+    "own_detection": Entry(own_boxes.survey_boxes, ("detection",), folder=True, survey=True),
+    "own_segmentation": Entry(own_masks.survey_masks, ("segmentation",), folder=True, survey=True),
     "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation")),
     "coco_folder": Entry(coco.open_coco_folder, ("detection",), folder=True),
     "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True, class_names=voc.CLASS_NAMES),
@@ -54,7 +56,15 @@ SETS: dict[str, Entry] = {
     "oxford_iiit_pet": Entry(pets.open_pets, ("segmentation",)),
     "coco/2017_panoptic": Entry(panoptic.open_panoptic, ("segmentation",)),
 }
-OWN_KEYS = ("group", "fold", "bad_files", "multi_label", "prepare", "balance", "test_sets")  # of config.data, for entries with a survey
+OWN_KEYS = (
+    "group",
+    "fold",
+    "bad_files",
+    "multi_label",
+    "prepare",
+    "balance",
+    "test_sets",
+)  # of config.data, for entries with a survey
 _SPLIT_NAMES = ("train", "validation", "test", "best_test")
 ANY_TFDS = Entry(tfds.open_labelled, ("classification",))  # any other name is TFDS's
 
@@ -96,7 +106,9 @@ def _check_own(config: ConfigDict, entry: Entry) -> None:
             )
     for name, path in options_of(data.test_sets).items():
         if not isinstance(path, str) or name in _SPLIT_NAMES or not name.isidentifier():
-            raise ConfigError(f"config.data.test_sets has {name!r}: {path!r}; expected other names than {_SPLIT_NAMES}, and folders")
+            raise ConfigError(
+                f"config.data.test_sets has {name!r}: {path!r}; expected other names than {_SPLIT_NAMES}, and folders"
+            )
     if data.fold:
         try:
             parse_fold(data.fold)
@@ -151,7 +163,9 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
         config = with_values(config, found.found)
         data = config.data
     evals = {"validation": data.validation_split, "test": data.test_split}
-    open_split: Callable[[str], Any] = found.open if found else lambda split: entry.open(request._replace(split=split), **options)
+    open_split: Callable[[str], Any] = (
+        found.open if found else lambda split: entry.open(request._replace(split=split), **options)
+    )
     with _naming_options(options):
         opened = {name: open_split(split) for name, split in evals.items() if split}
         train = open_split(data.train_split)
@@ -172,7 +186,7 @@ def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -
     names = {"train": config.data.train_split, "validation": config.data.validation_split, "test": config.data.test_split}
     sources = {"train": train, **evals}
     sizes = {parse_split(names[name])[0]: s.info.base_size or len(s) for name, s in sources.items()}
-    for first, second in itertools.combinations(sources, 2):
+    for first, second in itertools.combinations([name for name in sources if name in names], 2):
         selects = config.select.metric and (first, second) == ("validation", "test")
         if config.data.allow_overlap and not selects:
             continue

@@ -41,9 +41,13 @@ def check(config: ConfigDict) -> None:
     make_ops("data.eval_ops", config.data.eval_ops)
     if config.data.multi_label:
         if mixed := [name for name in config.data.train_ops if name in BATCH_OPS]:
-            raise ConfigError(f"config.data.train_ops.{mixed[0]} mixes images of one label each; remove it for data.multi_label")
+            raise ConfigError(
+                f"config.data.train_ops.{mixed[0]} mixes images of one label each; remove it for data.multi_label"
+            )
         if config.data.balance and config.data.balance_by == "sampling":
-            raise ConfigError("config.data.balance_by='sampling' draws images of one label each; take 'loss' for data.multi_label")
+            raise ConfigError(
+                "config.data.balance_by='sampling' draws images of one label each; take 'loss' for data.multi_label"
+            )
     if config.task == "detection" and config.data.remainder != "pad" and config.data.canvases:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
 

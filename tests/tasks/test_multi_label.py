@@ -25,7 +25,13 @@ class Linear(nn.Module):
 
 def batch(**changes):
     image = RNG.integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
-    whole = {"image": image, "labels": LABELS, "label_known": KNOWN, "example_valid": VALID, "index": np.arange(6, dtype=np.int32)}
+    whole = {
+        "image": image,
+        "labels": LABELS,
+        "label_known": KNOWN,
+        "example_valid": VALID,
+        "index": np.arange(6, dtype=np.int32),
+    }
     return {**whole, **changes}
 
 

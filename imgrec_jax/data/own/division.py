@@ -54,7 +54,9 @@ def connected(*keys: np.ndarray) -> np.ndarray:
     return connected_components(coo_matrix(edges, shape=(start, start)), directed=False)[1][:count].astype(np.int64)
 
 
-def divide(names: Sequence[str], strata: np.ndarray, groups: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
+def divide(
+    names: Sequence[str], strata: np.ndarray, groups: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int
+) -> np.ndarray:
     """The part of every example, int64 [N].
 
     Examples that are groups of their own are cut class by class, in the order of the SHA-256 of "SEED/NAME": every class of
