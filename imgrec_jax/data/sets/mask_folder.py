@@ -169,8 +169,9 @@ def open_mask_folder(
     if kind == "index" and void is not None:
         others = set(everything) - set(entries)  # a small split may lack objects that the others have
         refuse_void_alone(files, (*entries, *sorted(others)), void)
-    given = {"kind": kind, "class_names": class_names, "void": void, "in_memory": in_memory, "max_pixels": max_pixels}
-    return open_entries(files, entries, split, **given)
+    return open_entries(
+        files, entries, split, kind=kind, class_names=class_names, void=void, in_memory=in_memory, max_pixels=max_pixels
+    )
 
 
 def open_entries(

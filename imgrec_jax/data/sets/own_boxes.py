@@ -404,7 +404,7 @@ def fitting(train: Annotations, sizes: np.ndarray) -> Fit:
         roots, sides = np.array([0.05, 0.5]), np.ones((1, 2))
     few = float(np.quantile(roots, 0.1))
     max_size = next((side for side in _LONGEST if few * side >= _SMALLEST), _LONGEST[-1])
-    max_size = int(min(max_size, max(round_up((longest, 32))[0], 64)))
+    max_size = int(min(max_size, max(round_up((int(longest), 32))[0], 64)))
     min_size = int(max(round(max_size * shortest / longest), 32))
     marks = np.quantile(roots, [0.05, 0.25, 0.5, 0.75, 0.9, 0.98]) * max_size
     anchors = tuple(tuple(float(max(round(v), 4)) for v in sorted(set(pair))) for pair in marks.reshape(3, 2).tolist())

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from imgrec_jax.data.ops.geometry import resize
-from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own import listing as listings
+from imgrec_jax.data.own import prepared
 from imgrec_jax.data.own.division import connected, divide, parse_fold
 from imgrec_jax.data.own.found import (
     Problem,
@@ -42,7 +41,6 @@ FRACTIONS = (0.8, 0.1, 0.1)
 MAX_BYTES_KEPT = 2**29  # of decoded images, that are kept in memory
 _EAGER_PIXELS = 300_000_000  # decoded at the start: some seconds
 _SAMPLE = 200  # images whose pixels give mean and standard deviation
-_NO_RANDOMNESS = np.random.default_rng(0)
 
 
 def survey_images(
@@ -107,8 +105,11 @@ class OwnImages:
         self.channels = channels or int(table["channels"].max())
         self.depth = depth or int(table["depth"].max())
         self.size: tuple[int, int] | tuple[()] = fitting_size(table["height"], table["width"]) if size is None else size
+        self._form = prepared.Form(self.size, self.channels, self.depth, self._request.max_pixels)
+        self._records: prepared.Prepared | None = None
         self.found = {} if whole else self._found()
         self._describe()
+        self._records = self._made_ready()
 
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
@@ -273,8 +274,19 @@ class OwnImages:
 
     def _prepared(self, i: int) -> np.ndarray:
         """Example i with its channels and size: what the ops of evaluation make of the file."""
-        example: dict[str, Any] = to_channels(self.channels)({"image": self._read(i)}, _NO_RANDOMNESS)
-        return resize(self.size)(example, _NO_RANDOMNESS)["image"] if self.size else example["image"]
+        if self._records is not None:
+            name = self.listing.names[i]
+            return self._records.read(name, self.listing.store.stamps[name])
+        return self._form.of(self._read(i))
+
+    def _made_ready(self) -> prepared.Prepared | None:
+        """The prepared images, made where they are not; None where they are read in place."""
+        if not self._request.prepare or self.listing.pixels is not None:
+            return None
+        folder = prepared.folder_of(self._request.data_dir, self.listing.store.root, self._form)
+        table = self._index.table
+        pixels = int(np.prod(self.size)) if self.size else int((table["height"].astype(np.int64) * table["width"]).mean())
+        return prepared.prepare(self.listing.store, self.listing.names, self._form, folder, pixels)
 
     def open(self, split: str) -> Source:
         """The source of a split; image [H, W, C] and label, or labels and label_known [K]."""

@@ -131,7 +131,7 @@ class OwnMasks:
                         f"{self._files.root / entries[i].masks[0]} is a colour image of {len(colours)} colours; expected grey or palette PNG of "
                         "class numbers, or black and one colour; write the masks so"
                     )
-                mask = mask.any(2) * np.uint8(255)
+                mask = np.where(mask.any(2), 255, 0).astype(np.uint8)
             values.update(np.unique(mask).tolist())
         if kind:
             return kind, dict(values)
