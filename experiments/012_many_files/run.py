@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -51,32 +52,29 @@ def start(folder: Path, cache: Path, workdir: Path, *flags: str, until: str = ""
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    said, first_step, peak = [], None, 0
-    deadline = None
-    os.set_blocking(process.stdout.fileno(), False)
-    buffer = ""
+    said: list[tuple[float, str]] = []
+
+    def listen() -> None:
+        for line in process.stdout:
+            said.append((round(time.perf_counter() - began, 2), line.rstrip()))
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    at = lambda text: next((s for s, line in said if text in line), None)  # noqa: E731
+    peak = 0
     while process.poll() is None:
-        time.sleep(0.02)
+        time.sleep(0.05)
         peak = max(peak, _memory(process.pid))
-        buffer += process.stdout.read() or ""
-        *lines, buffer = buffer.split("\n")
-        for line in lines:
-            seconds = round(time.perf_counter() - began, 2)
-            said.append((seconds, line))
-            if first_step is None and line.startswith("step "):
-                first_step = seconds
-            if until and until in line:
-                deadline = time.perf_counter() + after
-        if deadline is not None and time.perf_counter() > deadline:
+        if until and (heard := at(until)) is not None and time.perf_counter() - began > heard + after:
             os.killpg(process.pid, signal.SIGKILL)
             break
     process.wait()
-    at = lambda text: next((s for s, line in said if text in line), None)  # noqa: E731
+    listener.join(5)
     return {
         "status": process.returncode,
         "seconds": round(time.perf_counter() - began, 2),
         "looked at files after": at("classes; in training"),
-        "first step after": first_step,
+        "first step after": next((s for s, line in said if line.startswith("step ")), None),
         "peak MB": round(peak / 2**20),
         "said": [line for _, line in said if "prepar" in line or "looking at" in line or "error" in line],
     }
@@ -115,7 +113,8 @@ def measure(folder: Path, out: Path) -> None:
     note("first start, goes on", start(folder, scratch / "c", scratch / "a"))
     note("second start", start(folder, scratch / "c", scratch / "b"))
     for number in (1, 2):
-        note(f"preparation, killed {number}", start(folder, scratch / "c", scratch / "p", "--config.data.prepare=true", until="preparing", after=8))  # noqa: E501
+        killed = start(folder, scratch / "c", scratch / "p", "--config.data.prepare=true", until="images ...", after=8)
+        note(f"preparation, killed {number}", killed)
     note("preparation, goes on", start(folder, scratch / "c", scratch / "p", "--config.data.prepare=true"))
     note("prepared, second start", start(folder, scratch / "c", scratch / "q", "--config.data.prepare=true"))
     count = results["files"]

@@ -40,12 +40,13 @@ _NO_RANDOMNESS = np.random.default_rng(0)
 
 
 class Form(NamedTuple):
-    """What images are made into: size (height, width) or () for their own; channels; depth 8 or 16 bits."""
+    """What images are made into: size (height, width) or () for their own; channels; depth 8 or 16 bits; window: of DICOM."""
 
     size: tuple[int, int] | tuple[()]
     channels: int
     depth: int
     max_pixels: int
+    window: tuple[float, ...] = ()
 
     @property
     def dtype(self) -> type:
@@ -138,7 +139,7 @@ def _announce(store: Store, todo: Sequence[str], form: Form, folder: Path, mean_
 
 
 def _image(store: Store, name: str, form: Form) -> np.ndarray:
-    return form.of(decode(store.read(name), store.path(name), form.depth, form.max_pixels))
+    return form.of(decode(store.read(name), store.path(name), form.depth, form.max_pixels, form.window))
 
 
 def _pool() -> Executor:

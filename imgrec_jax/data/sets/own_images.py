@@ -55,6 +55,7 @@ def survey_images(
     empty: str = "",
     minus_one: str = "",
     separator: str = "|",
+    window: tuple[float, ...] = (),
 ) -> OwnImages:
     """Looks at own images as a whole.
 
@@ -67,6 +68,7 @@ def survey_images(
       split_seed: of cutting them.
       empty, minus_one: what an empty label of a table, and one of -1, stands for; "" is unknown.
       separator: of several labels in one column.
+      window: (centre, width) of DICOM files; () takes each file's own.
 
     Raises:
       FileNotFoundError, ValueError: for what is wrong with the data, with every file that cannot be used.
@@ -75,7 +77,7 @@ def survey_images(
     listing = listings.read(request.folder, reading)
     return OwnImages(
         request, listing, class_names=tuple(class_names), size=size, channels=channels,
-        depth=depth, fractions=tuple(fractions), split_seed=split_seed, reading=reading,
+        depth=depth, fractions=tuple(fractions), split_seed=split_seed, reading=reading, window=tuple(window),
     )  # fmt: skip
 
 
@@ -85,7 +87,7 @@ class OwnImages:
     def __init__(
         self, request: Request, listing: Listing, *, class_names: tuple[str, ...], size: tuple[int, int] | tuple[()] | None,
         channels: int | None, depth: int | None, fractions: tuple[float, ...], split_seed: int, reading: listings.Reading,
-        whole: str = "",
+        window: tuple[float, ...], whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
         self._request, self._reading, self.title = request, reading, str(request.folder)
@@ -105,7 +107,7 @@ class OwnImages:
         self.channels = channels or int(table["channels"].max())
         self.depth = depth or int(table["depth"].max())
         self.size: tuple[int, int] | tuple[()] = fitting_size(table["height"], table["width"]) if size is None else size
-        self._form = prepared.Form(self.size, self.channels, self.depth, self._request.max_pixels)
+        self._form = prepared.Form(self.size, self.channels, self.depth, self._request.max_pixels, window)
         self._records: prepared.Prepared | None = None
         self.found = {} if whole else self._found()
         self._describe()
@@ -116,7 +118,7 @@ class OwnImages:
         request = self._request._replace(manual_dir=folder, fold="")
         made = OwnImages(
             request, listings.read(folder, self._reading), class_names=self.class_names, size=self.size, channels=self.channels,
-            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, whole="test",
+            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, window=self._form.window, whole="test",
         )  # fmt: skip
         mine = self._index.table["digest"][self.splits != "test"]
         again = np.flatnonzero(np.isin(made._index.table["digest"], mine))
@@ -261,7 +263,7 @@ class OwnImages:
         """Example i as it is: [H, W, 1 or 3]."""
         if self.listing.pixels is None:
             name, store = self.listing.names[i], self.listing.store
-            return decode(store.read(name), store.path(name), self.depth, self._request.max_pixels)
+            return decode(store.read(name), store.path(name), self.depth, self._request.max_pixels, self._form.window)
         image = self.listing.pixels[i]
         image = image if image.ndim == 3 else image[..., None]
         if image.dtype == np.uint16:
