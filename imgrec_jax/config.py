@@ -116,6 +116,7 @@ def _data() -> ConfigDict:
     section.train_split = "train"
     section.validation_split = ""  # what early stopping and the choice of the best checkpoint look at
     section.test_split = "test"  # reported after every evaluation, never selected on
+    section.examples_per_class = placeholder(int)  # classification: so many of each class are trained on, drawn by the seed
     section.allow_overlap = False  # splits that share examples are an error
     section.batch_size = 64  # global, over all devices
     section.eval_batch_size = 1000
@@ -173,6 +174,8 @@ def _optim() -> ConfigDict:
     section.weight_decay = ()  # (regex, value) rules; the first match wins
     section.lr_multiplier = ()
     section.frozen = ()  # regexes
+    _duration(section, "unfreeze_after")  # what is frozen is trained from then on; without one, never
+    section.layer_decay = 1.0  # factor on the rate from each block of the backbone to the one before it
     section.clip_norm = placeholder(float)
     section.ema_decay = 0.0
     section.accumulate = 1

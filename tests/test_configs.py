@@ -24,6 +24,7 @@ VARIANTS = {
     "nuclei_unet": ["", "border", "tiny"],
     "pets_unet": ["", "tiny"],
     "coco_fcn_resnet50": ["", "tiny"],
+    "transfer": ["", "probe", "unfreeze", "scratch"],
 }
 
 

@@ -201,11 +201,12 @@ def _pipelines(
 def _optimisation(config: ConfigDict, epoch: int, params: Any, class_names: tuple[str, ...]) -> Optimisation:
     schedule = partial(optimizer.make_schedule, config, steps_per_epoch=epoch)
     total = steps_of(config.train, "train.total", epoch, config.data.batch_size)
-    optimizer.make_optimizer(config, schedule(total), params=params)  # the rules look for their parameters
+    make_optimizer = partial(optimizer.make_optimizer, config, steps_per_epoch=epoch)
+    make_optimizer(schedule(total), params=params)  # the rules look for their parameters
     return Optimisation(
         total_steps=total,
         make_schedule=schedule,
-        make_optimizer=partial(optimizer.make_optimizer, config),
+        make_optimizer=make_optimizer,
         initialise=pretrained.make_initialise(config, class_names),
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,

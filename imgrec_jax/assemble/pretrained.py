@@ -73,13 +73,16 @@ def check(config: ConfigDict) -> None:
                 raise ConfigError(f"config.pretrained.{key}: {pattern!r} is no regular expression: {error}") from error
 
 
+_UNSET = (((0.0,), (1.0,)), ((), ()))  # nothing said of the mean and the standard deviation
+
+
 def settle(config: ConfigDict) -> None:
     """Sets data.mean and data.std, where nothing was said of them, to what the weights were trained with; in place.
 
     What cannot be read is left for `make_initialise` to report.
     """
     section, data = config.pretrained, config.data
-    if not section.path or section.preprocessing == "none" or (tuple(data.mean), tuple(data.std)) != ((0.0,), (1.0,)):
+    if not section.path or section.preprocessing == "none" or (tuple(data.mean), tuple(data.std)) not in _UNSET:
         return
     known = KNOWN.get(section.path)
     try:

@@ -58,7 +58,7 @@ class ConvNeXt(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C], normalised -> {"stage0": ..., ...}."""
-        init = {"padding": 0, "kernel_init": truncated_normal, "dtype": self.dtype}
+        init: dict[str, Any] = {"padding": 0, "kernel_init": truncated_normal, "dtype": self.dtype}
         block = nn.remat(ConvNeXtBlock, static_argnums=(2,)) if self.remat else ConvNeXtBlock
         maps, done = {}, 0
         for s, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):

@@ -64,7 +64,7 @@ class DenseNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C], normalised -> {"stem": ..., "denseblock1": ..., ...}."""
-        init = {"use_bias": False, "kernel_init": kaiming_normal, "dtype": self.dtype}
+        init: dict[str, Any] = {"use_bias": False, "kernel_init": kaiming_normal, "dtype": self.dtype}
         x = self.conv(self.stem_width, (7, 7), strides=2, padding=3, name="conv0", **init)(x)
         x = nn.relu(self.norm(name="norm0", dtype=self.dtype)(x, train=train))
         maps = {"stem": x}

@@ -31,9 +31,9 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
-    """(field number, wire type, value) of a message; the value is an int of wire type 0, else a memoryview."""
+    """(field number, wire type, value) of a message; the value an integer or a memoryview of bytes."""
     at = 0
-    value: int | memoryview
+    value: Any
     while at < len(data):
         key, at = _varint(data, at)
         kind = key & 7
@@ -65,9 +65,9 @@ def _numbers(kind: int, value: Any) -> list[int]:
 
 def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
     dims: list[int] = []
-    name, dtype, raw = "", 1, None
-    floats: list[bytes] = []
     integers: list[int] = []
+    floats: list[bytes] = []
+    name, dtype, raw = "", 1, None
     for field, kind, value in _fields(data):
         if field == 1:
             dims += _numbers(kind, value)
@@ -85,12 +85,12 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
             raise WeightsFileError(f"{name}: its values are in another file; save the model in one file")
     if dtype not in _DTYPES:
         raise WeightsFileError(f"{name}: ONNX data type {dtype} is not read; expected one of {sorted(_DTYPES)}")
-    written = np.dtype(_DTYPES[dtype])
+    kind = np.dtype(_DTYPES[dtype])
     if raw is None:
-        given = np.frombuffer(b"".join(floats), np.float32) if floats else np.array(integers, np.int64)
-        values = given.astype(written)
+        given: Any = np.frombuffer(b"".join(floats), np.float32) if floats else np.array(integers, np.int64)
+        values = given.astype(kind)
     else:
-        values = np.frombuffer(raw, written) if len(raw) % written.itemsize == 0 else np.zeros(0, written)
+        values = np.frombuffer(raw, kind) if len(raw) % kind.itemsize == 0 else np.zeros(0, kind)
     if values.size != math.prod(dims):
         raise TruncatedFileError(f"{name}: {values.size} values for shape {tuple(dims)}; download the file again")
     return name, values.reshape(dims).copy()

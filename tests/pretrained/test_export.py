@@ -55,13 +55,25 @@ def read_back(name, state):
     return merged
 
 
-@pytest.mark.parametrize("name", MODELS)
+LARGE = (
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fcn_resnet50",
+    "resnet50",
+    "vgg16",
+    "convnext_tiny",
+    "vit_b_16",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS])
 def test_out_and_in_again_is_the_same_bit_for_bit(name):
     variables = random_variables(name)
     again = read_back(name, torchvision_state(variables))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, variables, again)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "resnet50", "fcn_resnet50", "vgg16", "swin_t", "mobilenet_v2"])
 def test_the_real_torchvision_takes_it_strictly(name):
     """In -> out -> torchvision, strict, bit for bit."""
