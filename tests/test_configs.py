@@ -24,6 +24,8 @@ VARIANTS = {
     "nuclei_unet": ["", "border", "tiny"],
     "pets_unet": ["", "tiny"],
     "coco_fcn_resnet50": ["", "tiny"],
+    "own_detection": ["", "tiny"],
+    "own_segmentation": ["", "tiny"],
     "transfer": ["", "probe", "unfreeze", "scratch"],
 }
 
@@ -43,7 +45,7 @@ def test_every_config_is_listed_here():
 def test_config_is_sound(name, variant):
     config = load(name).get_config(*([variant] if variant else []))
     assert config.is_locked
-    if config.data.name.endswith("_folder") and not config.data.manual_dir:
+    if data.entry_of(config).folder and not config.data.manual_dir:
         config.data.manual_dir = "given on the command line"
     assemble.check(config)
 
