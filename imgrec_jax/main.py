@@ -9,17 +9,19 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
-COMMANDS: tuple[str, ...] = ()  # modules of this package that are commands of `imgrec` beside training
+# Modules of this package that are commands of `imgrec` beside training.
+COMMANDS: tuple[str, ...] = ("export", "predict", "sweep")
 
 
 def define_flags() -> None:
@@ -42,15 +44,13 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_processes", None, "Of several processes: how many there are.")
     flags.DEFINE_integer("process_id", None, "Of several processes: which one this is, from 0.")
     flags.DEFINE_enum(
-        "mode", "train", ["train", "eval", "check"],
-        "train; eval: evaluate a checkpoint of the workdir; check: report what is wrong with the data, train nothing.",
+        "mode", "train", ["train", "eval", "check", "browse"],
+        "train; eval: evaluate a checkpoint of the workdir; check: report what is wrong with the data; browse: a page shows "
+        "the data, before and after augmentation. The last two train nothing.",
     )  # fmt: skip
-
-
-def default_workdir(config_path: str) -> Path:
-    """configs/scenes_detection.py:faster,tiny -> runs/scenes_detection_faster_tiny."""
-    path, _, variant = config_path.partition(":")
-    return Path("runs") / "_".join(filter(None, [Path(path).stem, *re.split(r"[^\w.-]+", variant)]))
+    flags.DEFINE_string("out", None, "For --mode=browse: the folder; a split is written there as files, too (PNG, CSV, COCO).")
+    flags.DEFINE_string("split", "test", "For --mode=browse --out: which split is written: train, validation or test.")
+    flags.DEFINE_integer("limit", None, "For --mode=browse --out: write the first so many examples.")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -87,26 +87,14 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
 
     None where a workdir brings its own.
     """
-    from imgrec_jax.config import flatten, load, modernise, override
-
     if FLAGS.config is None:
         if OVERRIDES:
             raise SystemExit(f"error: --config.{next(iter(OVERRIDES))} needs a --config whose value it changes")
         return None, []
-    notes = []
     try:
-        config = modernise(load(FLAGS.config))
-        if any(key not in flatten(config) or key.endswith(".name") for key in OVERRIDES):
-            from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
-
-            notes = [switch(config, key, OVERRIDES[key]) for key in NAME_KEYS if key in OVERRIDES]
-            config = complete(config)
-        for key, text in OVERRIDES.items():
-            override(config, key, text)
+        return configure(FLAGS.config, OVERRIDES)
     except ValueError as error:  # ConfigFileError, OverrideError, ConfigError
         raise SystemExit(f"error: {error}") from error
-    settle_durations(config, OVERRIDES)
-    return config, [note for note in notes if note]
 
 
 def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
@@ -159,13 +147,15 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             )
         if FLAGS.mode == "eval":
             workdir.read_config(folder)
-        elif not FLAGS.restart:
+        elif FLAGS.mode == "train" and not FLAGS.restart:
             workdir.check_config(folder, config, assemble.complete)
         with distributed.lead_first("data"):
             experiment = assemble.build(config)
     except Exception as error:
         raise _one_line(error, config) from error
     try:
+        if FLAGS.mode == "browse":
+            return browse(experiment, folder, say)
         if FLAGS.mode == "eval":
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
@@ -211,6 +201,17 @@ def check_data(reports: Iterable) -> None:
         errors += len(report.bad())
     if errors:
         raise SystemExit(f"error: {errors} errors in the data, listed above")
+
+
+def browse(experiment, folder: Path, say: Callable[[str], None]) -> None:
+    """Writes the page that shows the data, and with --out a split as files beside it."""
+    from imgrec_jax import assemble
+    from imgrec_jax.pages import browse
+
+    out = Path(FLAGS.out).expanduser() if FLAGS.out else folder / "browse"
+    reports = assemble.reports(experiment.config)
+    options = {"split": FLAGS.split, "files": bool(FLAGS.out), "limit": FLAGS.limit, "reports": reports}
+    say(f"wrote {browse.write(experiment, out, say, **options)}")
 
 
 def summary(experiment, workdir: Path) -> str:
@@ -266,18 +267,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         return FLAGS(rest)
     except flags.Error as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}; --help lists the flags") from error
-
-
-def settle_durations(config, overridden: Iterable[str]) -> None:
-    """A duration given on the command line replaces the config's, whatever the unit of either."""
-    units = ("_steps", "_epochs", "_examples")
-    for key in overridden:
-        section, _, name = key.rpartition(".")
-        unit = next((u for u in units if name.endswith(u)), None)
-        others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
-        if section and all(other in config[section] for other in others):
-            for other in others:
-                config[section][other] = None
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 STOP = Stop()  # of the process; `main` catches its signals

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from imgrec_jax import assemble
-from imgrec_jax.config import base
 from tests.data import coco_folder
 
 ROOT = Path(__file__).parents[1]
@@ -82,11 +81,3 @@ def test_training_stops_on_a_bad_box_unless_it_may_be_dropped(tmp_path):
     config.data.train_split, config.data.drop_degenerate_boxes = "train[2:3]", True  # 7.jpg, which holds both
     boxes = assemble.build(config).data.train.batch(0)
     assert boxes["box_valid"].sum() == 1  # 91 is cut at the border, 40 has no area to keep
-
-
-def test_a_task_without_a_report_says_which_have_one():
-    config = base()
-    config.model = {"name": "mlp", "num_classes": 10}
-    config.data.name, config.train.total_steps, config.eval.every_steps = "mnist", 1, 1
-    with pytest.raises(assemble.ConfigError, match=r"no sanity report for config.task='classification'.*\['detection'\]"):
-        assemble.reports(config)

@@ -29,11 +29,25 @@ ALLOWED = {
     "experiment": {"data", "parallel", "tasks"},
     "run": {"config", "data", "distributed", "experiment", "metrics", "parallel", "run", "step"},
     "assemble": PURE
-    | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "stats", "step", "tasks"},
-    "inference": {"assemble", "data", "inference", "parallel", "run", "tasks"},
+    | {
+        "assemble",
+        "config",
+        "data",
+        "experiment",
+        "models",
+        "optim",
+        "parallel",
+        "pretrained",
+        "run",
+        "stats",
+        "step",
+        "tasks",
+    },
+    "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
+    "pages": PURE | {"config", "data", "experiment", "inference", "pages", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"main"}
+COMMANDS = {"export", "main", "predict", "sweep"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 

@@ -21,6 +21,7 @@ from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, un
 from imgrec_jax.config import modernise
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.check import Report
+from imgrec_jax.data.check_examples import ExamplesReport
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.data.preprocess import Preprocess
 from imgrec_jax.data.source import Source, fingerprint
@@ -76,8 +77,8 @@ def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     return found.remembered(complete(modernise(config)), complete(modernise(before)))
 
 
-def reports(config: ConfigDict) -> Iterator[Report]:
-    """The sanity report of every split that a config names, one at a time; ConfigError for a task without one."""
+def reports(config: ConfigDict) -> Iterator[Report | ExamplesReport]:
+    """The sanity report of every split that a config names, one at a time."""
     check(config)
     return data.reports(config)
 
@@ -117,14 +118,17 @@ def build(config: ConfigDict) -> Experiment:
         given = tuple(spec["image"].shape[1:])
         where = own.where(error)
         raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}{where}") from error
-    optimisation = _optimisation(config, epoch, shapes["params"])
+    optimisation = _optimisation(config, epoch, shapes["params"], source.info.class_names)
     eval_every = steps_of(config.eval, "eval.every", epoch, batch_size)
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, batch_size, default=eval_every)
     profile = config.profile
     return Experiment(
         config=config,
         settle=complete,
-        card=_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+        card={
+            **_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+            **_weights(config),
+        },
         seed=config.seed,
         task=made,
         variable_shapes=shapes,
@@ -194,7 +198,7 @@ def _pipelines(
     return train, evals
 
 
-def _optimisation(config: ConfigDict, epoch: int, params: Any) -> Optimisation:
+def _optimisation(config: ConfigDict, epoch: int, params: Any, class_names: tuple[str, ...]) -> Optimisation:
     schedule = partial(optimizer.make_schedule, config, steps_per_epoch=epoch)
     total = steps_of(config.train, "train.total", epoch, config.data.batch_size)
     optimizer.make_optimizer(config, schedule(total), params=params)  # the rules look for their parameters
@@ -202,7 +206,7 @@ def _optimisation(config: ConfigDict, epoch: int, params: Any) -> Optimisation:
         total_steps=total,
         make_schedule=schedule,
         make_optimizer=partial(optimizer.make_optimizer, config),
-        initialise=pretrained.make_initialise(config),
+        initialise=pretrained.make_initialise(config, class_names),
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,
     )
@@ -218,8 +222,10 @@ def _eval_batch_size(wanted: int, sources: dict[str, Source]) -> int:
 
 def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[str, own.Code]) -> dict[str, Any]:
     """What a run's folder says of it beside the config; plain values, for JSON."""
+    table = sources["train"].info.meta.get("annotations")
     return {
         "class_names": list(sources["train"].info.class_names),
+        **({"category_ids": [int(number) for number in table.category_ids]} if table is not None else {}),
         "image_shape": list(image.shape[1:]),  # of a training batch; only classification needs its height and width
         "eval_batch_size": eval_batch,
         **({"code": {name: part._asdict() for name, part in code.items()}} if code else {}),
@@ -228,6 +234,11 @@ def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[st
             for name, kept in ((name, fingerprint(source)) for name, source in sources.items())
         },
     }
+
+
+def _weights(config: ConfigDict) -> dict[str, Any]:
+    record = pretrained.record(config)
+    return {"pretrained": record} if record else {}
 
 
 def class_names(config: ConfigDict) -> tuple[str, ...]:

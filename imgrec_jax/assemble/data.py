@@ -15,6 +15,7 @@ from imgrec_jax.config import base, is_own
 from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
 from imgrec_jax.data.annotated import DetectionSource
+from imgrec_jax.data.check_examples import ExamplesReport, check_examples
 from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
 from imgrec_jax.data.sets import coco, mask_folder, mnist, own_boxes, own_images, own_masks, panoptic, pets, scenes, tfds, voc
@@ -254,9 +255,12 @@ def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source],
             warn(f"{source.title} has {len(bad)} boxes without area, which count as objects that nothing finds: {bad[0]}")
 
 
-def reports(config: ConfigDict) -> Iterator[check_data.Report]:
-    """The sanity report of every split, with every file read; ConfigError for a task without one."""
-    if config.task != "detection":
-        raise ConfigError(f"there is no sanity report for config.task={config.task!r}; there is one for ['detection']")
+def reports(config: ConfigDict) -> Iterator[check_data.Report | ExamplesReport]:
+    """The sanity report of every split, with every file read."""
     train, evals = open_sources(config)
-    return map(check_data.check_source, map(_annotated, (train, *evals.values())))
+    seen: dict[bytes, tuple[str, str]] = {}
+    for source in (train, *evals.values()):
+        if "annotations" in source.info.meta and TARGETS[config.task] == ("boxes",):
+            yield check_data.check_source(_annotated(source))
+        else:
+            yield check_examples(source, seen)

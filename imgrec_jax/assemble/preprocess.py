@@ -8,13 +8,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.data import make_search
-from imgrec_jax.assemble.lookup import ConfigError
+from imgrec_jax.assemble.lookup import ConfigError, choice
 from imgrec_jax.assemble.ops import BATCH_OPS, TASKS_OF_OP, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.ops import canvases, mixing, targets
 from imgrec_jax.data.pipeline import Order, balanced_order, sequential_order, shuffled_order
-from imgrec_jax.data.preprocess import Preprocess
+from imgrec_jax.data.preprocess import Preprocess, size_of
 from imgrec_jax.data.source import Source
 
 
@@ -39,6 +39,12 @@ def check(config: ConfigDict) -> None:
     make_ops("data.train_ops", config.data.train_ops)
     make_ops("data.train_ops", config.data.train_ops, of_batches=True)
     make_ops("data.eval_ops", config.data.eval_ops)
+    choice("data.resize", config.data.resize, ("fast", "torchvision"))
+    if config.data.resize == "torchvision" and config.data.canvases:
+        raise ConfigError(
+            f"config.data.canvases={config.data.canvases} and data.resize='torchvision', which pads each image to its own "
+            "multiple of 32; leave one of them"
+        )
     if config.data.multi_label:
         if mixed := [name for name in config.data.train_ops if name in BATCH_OPS]:
             raise ConfigError(
@@ -61,7 +67,12 @@ def evaluation(config: ConfigDict) -> Preprocess:
         ops += [*search, targets.check_boxes(drop=True), _resize(config)((data.min_size[-1],))]
         collate = _collate_boxes(config)(drop_extra_boxes=True)
         return Preprocess(tuple(ops), collate, lambda example: example["canvas"])
-    return Preprocess(tuple(ops), _collate_maps(config) if config.task == "segmentation" else stack)
+    if config.task == "segmentation":
+        sized = (
+            (lambda example: tuple(data.pad_to)) if data.pad_to else lambda e: canvases.round_up(size_of(e), data.pad_multiple)
+        )
+        return Preprocess(tuple(ops), _collate_maps(config), sized, canvases.pad_maps)
+    return Preprocess(tuple(ops), stack)
 
 
 def training(config: ConfigDict) -> Training:
@@ -117,7 +128,10 @@ def eval_order(config: ConfigDict, source: Source, batch_size: int) -> Callable[
 
 
 def _canvases(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """() for torchvision's way: each image has its own, and a program is compiled for every one."""
     data = config.data
+    if data.resize == "torchvision":
+        return ()
     return tuple(map(tuple, data.canvases)) or canvases.default_canvases(max(data.min_size), data.max_size)
 
 
@@ -128,7 +142,8 @@ def _bucketed(config: ConfigDict, source: Source, batch_size: int, seed: int | N
 
 
 def _resize(config: ConfigDict) -> Callable:
-    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config))
+    as_float = config.data.resize == "torchvision"
+    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config), as_float=as_float)
 
 
 def _collate_boxes(config: ConfigDict) -> Callable:

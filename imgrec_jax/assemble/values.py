@@ -156,7 +156,7 @@ DETECTION: dict[str, Check] = {
 
 # Keys that only some tasks use; elsewhere they must have their default.
 _DETECTION = (
-    "data.min_size", "data.max_size", "data.canvases", "data.max_boxes", "data.max_proposals", "data.search",
+    "data.min_size", "data.max_size", "data.resize", "data.canvases", "data.max_boxes", "data.max_proposals", "data.search",
     "data.drop_degenerate_boxes", "data.drop_extra_boxes", "detection",
 )  # fmt: skip
 TASKS_OF_KEY: dict[str, tuple[str, ...]] = {

@@ -5,8 +5,9 @@ Shape letters: H W C image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from imgrec_jax.data.ops.geometry import Example, Op
 _NO_RANDOMNESS = np.random.default_rng(0)  # ops of evaluation draw nothing
 
 
+def size_of(example: Example) -> tuple[int, int]:
+    """(height, width) of its image."""
+    height, width = example["image"].shape[:2]
+    return height, width
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """The fixed ops of an image and how examples form a batch; both do without targets where an example has none.
@@ -24,34 +31,27 @@ class Preprocess:
     Attributes:
       ops: op(example, rng) -> example.
       collate: examples -> batch.
-      group: prepared example -> a key; examples of one key can share a batch.
+      group: prepared example -> the size that it has in a batch, (height, width); examples of one size can share a batch.
+      pad: (example, (height, width)) -> the example enlarged to that size, where padding leaves its answer as good; else None.
     """
 
     ops: tuple[Op, ...]
     collate: Callable[[Sequence[Example]], Batch]
-    group: Callable[[Example], Any] = lambda example: None
+    group: Callable[[Example], tuple[int, int]] = size_of
+    pad: Callable[[Example, tuple[int, int]], Example] | None = None
 
-    def __call__(self, image: np.ndarray) -> Example:
-        """An image [H, W, C] without targets -> the example that `collate` takes."""
-        example: Example = {"image": image, "original_size": np.array(image.shape[:2], np.int32)}
+    def __call__(self, image: np.ndarray, targets: Mapping[str, Any] = MappingProxyType({})) -> Example:
+        """An image [H, W, C] with its targets, if there are any -> the example that `collate` takes."""
+        example: Example = {"image": image, "original_size": np.array(image.shape[:2], np.int32), **targets}
         for op in self.ops:
             example = op(example, _NO_RANDOMNESS)
         return example
 
-    def batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """(positions in `images` [n], batch of `batch_size` rows, the first n of them valid), group by group in order.
-
-        A batch that is not full repeats its images, as in evaluation.
-        """
-        examples = [self(image) for image in images]
-        groups: dict[Any, list[int]] = {}
-        for position, example in enumerate(examples):
-            groups.setdefault(self.group(example), []).append(position)
-        for members in groups.values():
-            for start in range(0, len(members), batch_size):
-                chosen = np.array(members[start : start + batch_size])
-                rows = np.resize(chosen, batch_size)
-                batch = self.collate([examples[row] for row in rows])
-                batch["index"] = rows.astype(np.int32)
-                batch["example_valid"] = np.arange(batch_size) < len(chosen)
-                yield chosen, batch
+    def batch(self, examples: Sequence[Example], indices: Sequence[int], rows: int) -> Batch:
+        """The batch of `rows` rows of these examples, whose positions are `indices`; a batch that is not full repeats them and
+        says which rows are valid, as in evaluation."""
+        chosen = np.resize(np.arange(len(examples)), rows)
+        batch = self.collate([examples[n] for n in chosen.tolist()])
+        batch["index"] = np.asarray(indices, np.int32)[chosen]
+        batch["example_valid"] = np.arange(rows) < len(examples)
+        return batch

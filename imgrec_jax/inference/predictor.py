@@ -3,23 +3,41 @@
 Shape letters: N images, H W C one of them, B rows of a batch, K classes.
 """
 
+import itertools
 import sys
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgrec_jax import assemble, parallel
+from imgrec_jax import assemble, metrics, parallel
 from imgrec_jax.assemble import own
+from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.ops.photometric import to_channels
+from imgrec_jax.inference import inputs, windows
+from imgrec_jax.inference.batching import Batcher, Piece, Shapes, ahead
+from imgrec_jax.inference.inputs import Picture
+from imgrec_jax.inference.labels import Labels, open_labels
+from imgrec_jax.inference.results import Result, result_of
 from imgrec_jax.run import checkpoint, start, workdir
 
-Result = dict[str, Any]
+BEHIND = 256  # results that wait for an earlier one at most, so that they come in order and few are kept
+THREADS = 2  # that read and prepare images
+
+
+class Prepared(NamedTuple):
+    """An image ready for the network: its (height, width), its windows, an example of each, and whether it was stretched to the
+    size that the run takes."""
+
+    size: tuple[int, int]
+    windows: list[windows.Window]
+    examples: list[dict[str, Any]]
+    stretched: bool
 
 
 class Predictor:
@@ -34,6 +52,8 @@ class Predictor:
       task: its functions; `apply(variables, batch) -> predictions` and `task.logits` are pure and can be differentiated.
       preprocess: the same that evaluation used.
       lacks: lines on what the folder does not say, because an early version wrote it.
+      compiled: shapes of the batches for which a program was compiled so far.
+      resized: how many images had another size than the run classifies, and were stretched to it.
     """
 
     def __init__(
@@ -53,98 +73,260 @@ class Predictor:
         self.variables = checkpoint.read_variables(found, averaged)
         self._card = card
         self.lacks = () if "image_shape" in card else _missing(self.class_names)
+        self.compiled: set[tuple[int, ...]] = set()
+        self.resized = 0
         self._batch_size = card.get("eval_batch_size") or min(config.data.eval_batch_size, 64)
+        self._shapes = Shapes()
+
+    @property
+    def started_from(self) -> dict[str, Any]:
+        """Source, checksum, licence and preprocessing of the weights that the run started from; {} for random ones."""
+        return self._card.get("pretrained") or {}
 
     @property
     def apply(self) -> Any:
         """(variables, batch of the contract in `data/batch.py`) -> predictions, pure."""
         return self.task.predict
 
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of the images that it was trained on; None where the run does not say."""
+        shape = self._card.get("image_shape")
+        return (shape[0], shape[1]) if shape else None
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The data set's own numbers of labels 1, 2, ..., for COCO results; 1, 2, ... where the run does not say."""
+        count = len(self.class_names) - (self.config.task == "segmentation")
+        return tuple(self._card.get("category_ids") or range(1, max(count, self.config.model.num_classes) + 1))
+
+    # The options of training's own evaluation, so that it gives the same numbers.
     @cached_property
     def _predict(self) -> Any:
-        # The options of training's own evaluation, so that it gives the same numbers.
         return jax.jit(self.task.predict, compiler_options=parallel.compiler_options())
 
     @cached_property
-    def _on_device(self) -> Any:
+    def _predict_and_score(self) -> Any:
+        def both(variables: dict, batch: Batch) -> tuple[dict, dict]:
+            predictions = self.task.predict(variables, batch)
+            return predictions, self.task.metrics(predictions, batch)
+
+        return jax.jit(both, compiler_options=parallel.compiler_options())
+
+    @cached_property
+    def on_device(self) -> Any:
+        """`variables` on the device."""
         return jax.device_put(self.variables)
 
-    def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> list[Result]:
-        """What the run sees in images of any number.
+    def predict(self, images: Any, **options: Any) -> list[Result]:
+        """What the run sees in images of any number and size; for more than fit in memory take `stream`.
 
         Args:
-          images: arrays [H, W] or [H, W, C], or one array [N, H, W, C]; uint8 0..255 or float 0..1, RGB where C is 3.
+          images: paths (of images, folders, videos), arrays [H, W] or [H, W, C], uint8 0..255 or float 0..1, RGB where C is 3,
+            PIL images, an iterable of such; or one of them, or one array [N, H, W, C].
+          **options: of `stream`.
 
         Returns:
-          For each image a dict of numpy values in pixels of that image:
-            classification: "label" int, "name" its class, "probs" float32 [K]; of several labels an image "probs",
-              "present" bool [K], "names" of these;
-            detection: "boxes" float32 [n, 4] xyxy, "scores" [n], "labels" int [n] from 1, "names" [n], best first;
-            segmentation: "segmentation" int32 [H, W].
+          A `Result` an image: `LabelResult`, `BoxesResult` or `MapResult`, with numpy fields in pixels of that image,
+          `.to_json()` and `.draw()`.
 
         Raises:
-          ValueError: for an image that cannot be one: its position, shape and type, and what is expected.
+          ValueError: for an image that cannot be one, by its name or position, with what is wrong with it.
         """
-        prepared = [self._as_image(image, position) for position, image in enumerate(images)]
-        if not prepared:
-            return []
+        return list(self.stream(images, **options))
+
+    def stream(
+        self,
+        images: Any,
+        *,
+        on_fault: Callable[[Picture, ValueError], None] | None = None,
+        labels: Labels | None = None,
+        window: tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        threads: int = THREADS,
+    ) -> Iterator[Result]:
+        """The results of `predict`, in the order of the images, as they are made; the memory is that of a few batches.
+
+        Args:
+          on_fault: told of an image that cannot be read, which is then left out; None raises the error.
+          labels: the truth, of `labels_at`; its `score()` is over the images that were seen so far.
+          window: detection looks at windows of this (height, width) beside the whole picture, in a picture that is larger.
+          overlap: share of their side that neighbouring windows have in common.
+
+        Raises:
+          ValueError: see `predict`; for a window where the task takes none.
+        """
+        if window is not None and self.config.task != "detection":
+            raise ValueError("windows at prediction are for detection; segmentation takes its config's eval.window")
+        if window is not None and labels is not None:
+            raise ValueError("scores are those of the evaluation, which sees whole pictures: give a window or labels")
+        source = inputs.pictures(images, max_pixels=self.config.data.max_pixels, upright=labels is None)
+        head = list(itertools.islice(source, self._batch_size))
+        rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length())
+        prepare = partial(self._prepare, labels=labels, window=window, overlap=overlap)
+        queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels)
+        for picture, future in ahead(prepare, itertools.chain(head, source), threads):
+            try:
+                queue.put(picture, future.result())
+            except ValueError as error:
+                if on_fault is None:
+                    raise
+                on_fault(picture, error)
+            yield from queue.take()
+        yield from queue.finish()
+
+    def batches(
+        self, images: Any, on_fault: Callable[[Picture, ValueError], None] | None = None
+    ) -> Iterator[tuple[list[Picture], Batch]]:
+        """(pictures of its first rows, batch of evaluation) of images as `predict` takes them, by shape and so in no order."""
+        batcher, taken = Batcher(self.preprocess, self._shapes, self._batch_size), dict[int, Picture]()
+        source = inputs.pictures(images, max_pixels=self.config.data.max_pixels)
+        prepare = partial(self._prepare, labels=None, window=None, overlap=0.0)
+        for number, (picture, future) in enumerate(ahead(prepare, source, THREADS)):
+            try:
+                example = future.result().examples[0]
+            except ValueError as error:
+                if on_fault is None:
+                    raise
+                on_fault(picture, error)
+                continue
+            taken[number] = picture
+            for pieces, batch in batcher.add(Piece(number, 0, 0, example)):
+                yield [taken.pop(piece.owner) for piece in pieces], batch
+        for pieces, batch in batcher.rest():
+            yield [taken.pop(piece.owner) for piece in pieces], batch
+
+    def example_batch(self) -> Batch:
+        """A batch of one black image of the size that the run was trained on."""
+        shape = self._card.get("image_shape") or [128, 128, 3]
+        return self.preprocess.batch([self.preprocess(np.zeros(shape, np.uint8))], [0], 1)
+
+    def labels_at(self, place: str | PathLike) -> Labels:
+        """The truth of images as it lies beside them (see `inference/labels.py`), for `stream`."""
+        return open_labels(place, self.config, self.class_names)
+
+    def run_batch(self, batch: Batch, labels: Labels | None) -> list[dict[str, Any]]:
+        """The records of a batch's valid rows."""
+        self.compiled.add(batch["image"].shape)
+        if labels is None:
+            predictions = self._predict(self.on_device, batch)
+        else:
+            predictions, states = self._predict_and_score(self.on_device, batch)
+            labels.states = metrics.merge(labels.states, jax.device_get(states))
         assert self.task.records is not None  # every task of the package has them
-        results: list[Result] = [{} for _ in prepared]
-        for positions, batch in self.preprocess.batches(prepared, self._rows(len(prepared))):
-            predictions = jax.device_get(self._predict(self._on_device, batch))
-            for position, record in zip(positions, self.task.records(predictions, batch), strict=False):
-                results[position] = self._named(record, prepared[position].shape[:2])
-        return results
+        records = self.task.records(jax.device_get(predictions), batch)
+        return records[: int(np.sum(batch["example_valid"]))]
 
-    def _rows(self, count: int) -> int:
-        """Rows of a batch: as in evaluation, or the next power of two where there are fewer images."""
-        return min(self._batch_size, 1 << (count - 1).bit_length())
+    def merged(self, records: list[dict[str, Any]], prepared: Prepared) -> dict[str, Any]:
+        """The records of an image's windows as one."""
+        if len(records) == 1:
+            return records[0]
+        options = self.config.detection.to_dict()
+        limits = {"nms_thresh": options.get("box_nms_thresh", 0.5), "most": options.get("box_detections_per_img", 100)}
+        return windows.merge(records, prepared.windows, prepared.size, **limits)
 
-    def _as_image(self, image: Any, position: int) -> np.ndarray:
-        array = np.asarray(image)
+    def _prepare(self, picture: Picture, *, labels: Labels | None, window: tuple[int, int] | None, overlap: float) -> Prepared:
+        """Reads an image and does to it what evaluation does."""
+        pixels = picture.read()
+        image = self.as_image(pixels, picture.name)
+        size = (pixels.shape[0], pixels.shape[1])
+        cut = windows.windows_of(size, window, overlap)
+        targets = {} if labels is None else labels.targets(picture.name, size)
+        examples = [self.example(one.of(image), picture.name, targets) for one in cut]
+        return Prepared(size, cut, examples, image.shape[:2] != size)
+
+    def example(self, image: np.ndarray, name: str, targets: dict[str, Any]) -> dict[str, Any]:
+        """An image of `as_image` as the example that evaluation makes of it.
+
+        Raises:
+          ValueError: naming the image, where the run's preprocessing cannot take it.
+        """
+        try:
+            example = self.preprocess(image, targets)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        wanted, given = self.preprocess.group(example), example["image"].shape[:2]
+        if given[0] > wanted[0] or given[1] > wanted[1]:
+            raise ValueError(f"{name}: {given[0]} x {given[1]} pixels more than the run's data.pad_to={wanted}")
+        return example
+
+    def as_image(self, array: np.ndarray, name: str) -> np.ndarray:
+        """[H, W] or [H, W, C] -> the image with the channels (and, where the run fixes it, of the size) that the run takes.
+
+        Raises:
+          ValueError: naming the image, for shapes and types that are none.
+        """
+        shape = np.shape(array)
         array = array[..., None] if array.ndim == 2 else array
         good = (
             array.ndim == 3 and array.shape[2] in (1, 3) and array.size and (array.dtype == np.uint8 or array.dtype.kind == "f")
         )
         if not good:
             raise ValueError(
-                f"image {position} has shape {np.shape(image)} and type {array.dtype}; expected [H, W], [H, W, 1] or "
-                "[H, W, 3], uint8 0..255 or float 0..1"
+                f"{name} has shape {shape} and type {array.dtype}; expected [H, W], [H, W, 1] or [H, W, 3], uint8 0..255 or "
+                "float 0..1"
             )
         if array.dtype.kind == "f":
             if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-                raise ValueError(f"image {position} is a float image with values outside 0..1; divide by 255, or give uint8")
+                raise ValueError(f"{name} is a float image with values outside 0..1; divide by 255, or give uint8")
             array = array.astype(np.float32)
-        shape = self._card.get("image_shape")
-        if shape is None:
+        taken = self._card.get("image_shape")
+        if taken is None:
             return array
-        if array.shape[2] != shape[2]:
-            array = to_channels(shape[2])({"image": array}, np.random.default_rng(0))["image"]
-        if self.config.task == "classification" and not len(self.config.data.eval_ops) and list(array.shape) != list(shape):
-            raise ValueError(
-                f"image {position} has shape {array.shape}; this run classifies images of {tuple(shape)}; resize it"
-            )
-        return array
-
-    def _named(self, record: Result, size: tuple[int, int]) -> Result:
-        """The record with names beside its labels, and maps brought to the (height, width) of the image."""
-        names = self.class_names
-        if "present" in record:
-            present = np.flatnonzero(record["present"]).tolist()
-            return {**record, "names": [names[n] if names else str(n) for n in present]}
-        if "label" in record:
-            return {**record, "name": names[record["label"]] if names else str(record["label"])}
-        if "labels" in record:
-            return {**record, "names": [names[n - 1] if names else str(n) for n in record["labels"]]}
-        if record["segmentation"].shape != size:
-            import cv2
-
-            whole = record["segmentation"].astype(np.int32)
-            record = {**record, "segmentation": cv2.resize(whole, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)}
-        return record
+        if array.shape[2] != taken[2]:
+            array = to_channels(taken[2])({"image": array}, np.random.default_rng(0))["image"]
+        fixed = self.config.task == "classification" and not len(self.config.data.eval_ops)
+        return _stretched(array, taken) if fixed and array.shape[:2] != tuple(taken[:2]) else array
 
     def __repr__(self) -> str:
         return f"<{self.config.task} run {self.workdir}, {self.checkpoint} checkpoint, step {self.step}>"
+
+
+class Queue:
+    """Puts images in, takes results out in the same order."""
+
+    def __init__(self, run: Predictor, batcher: Batcher, labels: Labels | None):
+        self._run, self._batcher, self._labels = run, batcher, labels
+        self._open: dict[int, tuple[Picture, Prepared, dict[int, dict[str, Any]]]] = {}  # by number, in order
+        self._count = 0
+
+    def put(self, picture: Picture, prepared: Prepared) -> None:
+        number, self._count = self._count, self._count + 1
+        self._open[number] = (picture, prepared, {})
+        self._run.resized += prepared.stretched
+        index = 0 if self._labels is None else self._labels.index(picture.name)
+        for part, example in enumerate(prepared.examples):
+            self._run_all(self._batcher.add(Piece(number, part, index, example)))
+
+    def take(self) -> Iterator[Result]:
+        """The results that are ready; makes the oldest ready where too many wait for it."""
+        if len(self._open) > BEHIND + self._run._batch_size:
+            self._run_all(self._batcher.oldest())
+        while self._open:
+            number, (picture, prepared, records) = next(iter(self._open.items()))
+            if len(records) < len(prepared.examples):
+                return
+            del self._open[number]
+            record = self._run.merged([records[part] for part in range(len(records))], prepared)
+            common = {"file": picture.name, "size": prepared.size, "read": picture.read, "video": picture.video}
+            yield result_of(record, class_names=self._run.class_names, **common)
+
+    def finish(self) -> Iterator[Result]:
+        self._run_all(self._batcher.rest())
+        return self.take()
+
+    def _run_all(self, batches: Iterable[tuple[list[Piece], Batch]]) -> None:
+        for pieces, batch in batches:
+            for piece, record in zip(pieces, self._run.run_batch(batch, self._labels), strict=True):
+                self._open[piece.owner][2][piece.part] = record
+
+
+def _stretched(image: np.ndarray, shape: list[int]) -> np.ndarray:
+    """[H, W, C] brought to the height and width of `shape` by means over areas, so that thin strokes stay."""
+    import cv2
+
+    resized = cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    return resized.reshape(shape[0], shape[1], image.shape[2])
 
 
 def _missing(class_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -83,10 +83,16 @@ def make_task(*, detector: Detector, mean: Sequence[float], std: Sequence[float]
 
 
 def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Of each row: boxes float32 [n, 4] xyxy in pixels of the original image, scores [n] and labels int32 [n], best first."""
+    """Of each row: boxes float64 [n, 4] xyxy in pixels of the original image, scores [n] and labels int32 [n], best first.
+
+    The boxes are those that evaluation counts, to the last bit.
+    """
+    # as in `coco_eval.to_rows`
+    ratio = np.asarray(batch["original_size"], np.float64) / np.maximum(batch["image_size"], 1)
+    scaled = np.asarray(predictions["boxes"], np.float64) * ratio[:, None, [1, 0, 1, 0]]
     rows = []
     for boxes, scores, labels, valid in zip(
-        *(np.asarray(predictions[name]) for name in ("original_boxes", "scores", "labels", "valid")), strict=True
+        scaled, *(np.asarray(predictions[name]) for name in ("scores", "labels", "valid")), strict=True
     ):
         rows.append({"boxes": boxes[valid], "scores": scores[valid], "labels": labels[valid]})
     return rows

@@ -30,7 +30,8 @@ run = imgrec_jax.load(sys.argv[1], "last")
 images = list(np.load(sys.argv[2], allow_pickle=False)["images"])
 run.predict(images[:1])
 seconds = time.perf_counter() - began
-answers = [{k: v.tolist() if hasattr(v, "tolist") else v for k, v in answer.items()} for answer in run.predict(images)]
+keys = ("label", "name", "probs", "boxes", "scores", "labels", "names", "segmentation")
+answers = [{k: np.asarray(getattr(a, k)).tolist() for k in keys if hasattr(a, k)} for a in run.predict(images)]
 print(json.dumps({"seconds": seconds, "names": run.class_names, "answers": answers}))
 """
 
@@ -120,17 +121,39 @@ def test_images_of_any_kind_and_errors_that_name_them(finished):
     kinds = [image, image[..., None], np.repeat(image[..., None], 3, 2), (image / 255).astype(np.float32)]
     answers = [run.predict([kind])[0] for kind in kinds]
     for answer in answers:
-        np.testing.assert_allclose(answer["probs"], answers[0]["probs"], atol=1e-6)
+        np.testing.assert_allclose(answer.probs, answers[0].probs, atol=1e-6)
     assert run.predict([]) == [] and len(run.predict(np.stack([image] * 3))) == 3
     bad = {
         "image 1 has shape .2, 2, 4.": np.zeros((2, 2, 4), np.uint8),
-        "image 1 has shape .5, 7, 1.; this run classifies images of .28, 28, 1.": np.zeros((5, 7), np.uint8),
         "values outside 0..1": image.astype(np.float32),
         "type int64": image.astype(np.int64),
     }
     for message, value in bad.items():
         with pytest.raises(ValueError, match=message):
             run.predict([image, value])
+
+
+def test_images_of_another_size_are_stretched_to_a_classifier_and_counted(finished):
+    run = imgrec_jax.load(finished["classification"])
+    image = np.zeros((28, 28), np.uint8)
+    image[2:8, 8:14] = 200
+    large = image.repeat(10, 0).repeat(10, 1)
+    small, stretched = run.predict([image, large])
+    np.testing.assert_allclose(stretched.probs, small.probs, atol=1e-6)
+    assert run.resized == 1 and stretched.size == (280, 280)
+
+
+def test_a_stream_keeps_the_order_compiles_few_shapes_and_leaves_out_what_it_cannot_read(finished):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (rng.integers(20, 90), rng.integers(20, 90), 3), np.uint8) for _ in range(40)]
+    images[7] = np.zeros((2, 2, 4), np.uint8)
+    faults = []
+    run = imgrec_jax.load(finished["segmentation"])
+    results = list(run.stream(iter(images), on_fault=lambda picture, error: faults.append((picture.name, str(error)))))
+    assert [r.file for r in results] == [f"image {n}" for n in range(40) if n != 7]
+    assert all(r.segmentation.shape == r.size == images[int(r.file.split()[1])].shape[:2] for r in results)
+    assert faults == [("image 7", faults[0][1])] and "shape (2, 2, 4)" in faults[0][1]
+    assert len(run.compiled) <= 4 + 2  # four sizes as they are, squares of 64 and 128
 
 
 def test_answers_do_not_depend_on_their_company(finished):
@@ -140,16 +163,16 @@ def test_answers_do_not_depend_on_their_company(finished):
         together = run.predict(images)
         for image, answer in zip(images, together, strict=True):
             alone = run.predict([image])[0]
-            for key, value in answer.items():
-                if key != "names":
-                    np.testing.assert_allclose(alone[key], value, atol=1e-4)
+            for key in ("boxes", "scores", "labels", "segmentation"):
+                if hasattr(answer, key):
+                    np.testing.assert_allclose(getattr(alone, key), getattr(answer, key), atol=1e-4)
 
 
 def test_boxes_and_maps_are_in_pixels_of_the_image_given(finished):
     image = np.zeros((48, 100, 3), np.uint8)
-    boxes = imgrec_jax.load(finished["detection"]).predict([image])[0]["boxes"]
+    boxes = imgrec_jax.load(finished["detection"]).predict([image])[0].boxes
     assert (boxes[:, [0, 2]] <= 100).all() and (boxes[:, [1, 3]] <= 48).all()
-    assert imgrec_jax.load(finished["segmentation"]).predict([image])[0]["segmentation"].shape == (48, 100)
+    assert imgrec_jax.load(finished["segmentation"]).predict([image])[0].segmentation.shape == (48, 100)
 
 
 def test_apply_is_pure_and_logits_can_be_differentiated(finished):
@@ -172,7 +195,7 @@ def test_a_detector_without_an_rpn_searches_the_image_itself(small_data, tmp_pat
     loop.train(assemble.build(config), tmp_path / "w", lambda line: None)
     _, rows = examples("detection", small_data["detection"])
     run = imgrec_jax.load(tmp_path / "w")
-    assert all(len(answer["boxes"]) for answer in run.predict([row["image"] for row in rows]))
+    assert all(len(answer.boxes) for answer in run.predict([row["image"] for row in rows]))
 
 
 def test_a_table_of_annotations_is_not_needed_anywhere():

@@ -53,6 +53,9 @@ class Reading(NamedTuple):
     max_pixels: int = MAX_PIXELS
 
 
+_PLAIN = Reading()
+
+
 @dataclass
 class Listing:
     """Images, and what is said of each.
@@ -95,7 +98,7 @@ class Listing:
                        notes=self.notes, pixels=pixels)  # fmt: skip
 
 
-def read(root: Path, reading: Reading = Reading()) -> Listing:
+def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     """The listing of a folder, a table, an npz or an archive.
 
     Raises:
@@ -345,7 +348,7 @@ def _find(store: Store, folder: PurePosixPath, text: str) -> str:
 
 
 def _arrays(path: Path, reading: Reading) -> Listing:
-    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits), and optionally `SPLIT_groups`, `class_names`."""
+    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits), perhaps `SPLIT_groups`, `class_names`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file}

@@ -120,9 +120,7 @@ def _is_grey(image: Any) -> bool:
     return palette is not None and bool((palette.reshape(-1, 3) == palette.reshape(-1, 3)[:, :1]).all())
 
 
-def decode(
-    data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS, window: tuple[float, ...] = ()
-) -> np.ndarray:
+def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS, window: tuple[float, ...] = ()) -> np.ndarray:
     """The bytes of an image file -> [H, W, 1] or [H, W, 3] RGB; uint8 for depth 8, float32 0..1 for depth 16.
 
     window: (centre, width) of DICOM values; () takes the file's.

@@ -1,7 +1,8 @@
 """Prepared images: decoded, at one size, in ArrayRecord files; made once by all cores.
 
-A preparation is a folder of shards, each with the list of what it holds; a shard takes its name when all of it is on the disk. So a
-preparation that was killed goes on with the shards that are missing, and files that were added or changed make new ones.
+A preparation is a folder of shards, each with the list of what it holds; a shard takes its name when all of it is on the
+disk. So a preparation that was killed goes on with the shards that are missing, and files that were added or changed make new
+ones.
 
 A record is height, width, channels (three little-endian uint16), then the pixels.
 """
@@ -86,7 +87,9 @@ class Prepared:
 
 
 def folder_of(data_dir: Path, root: Path, form: Form) -> Path:
-    key = hashlib.sha256(f"{VERSION} {os.path.realpath(root)} {tuple(form)}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    key = hashlib.sha256(f"{VERSION} {os.path.realpath(root)} {tuple(form)}".encode("utf-8", "surrogateescape")).hexdigest()[
+        :16
+    ]
     return data_dir / "own" / "prepared" / f"{root.name[:40]}-{key}"
 
 
@@ -129,8 +132,8 @@ def _announce(store: Store, todo: Sequence[str], form: Form, folder: Path, mean_
     needed = len(todo) * (mean_pixels * form.channels * np.dtype(form.dtype).itemsize + _HEAD.size)
     free = shutil.disk_usage(folder).free
     print(
-        f"preparing {len(todo):,} of {total:,} images in {folder}: about {needed / 2**20:,.0f} MB of {free / 2**20:,.0f} free, and "
-        f"{seconds / 60:.1f} minutes on {os.cpu_count()} cores; a start that is broken off goes on",
+        f"preparing {len(todo):,} of {total:,} images in {folder}: about {needed / 2**20:,.0f} MB of {free / 2**20:,.0f} free, "
+        f"and {seconds / 60:.1f} minutes on {os.cpu_count()} cores; a start that is broken off goes on",
         file=sys.stderr,
         flush=True,
     )
@@ -144,7 +147,9 @@ def _image(store: Store, name: str, form: Form) -> np.ndarray:
 
 def _pool() -> Executor:
     # JAX's threads forbid a fork
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"), initializer=_leave_with_parent, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(
+        os.cpu_count(), mp_context=get_context("spawn"), initializer=_leave_with_parent, initargs=(os.getpid(),)
+    )
 
 
 def _leave_with_parent(parent: int) -> None:

@@ -179,7 +179,7 @@ class OwnImages:
             held = "validation" if "test" in there else "test"
             if held in there:
                 raise ValueError(
-                    f"config.data.fold={self._request.fold!r}: {self.title} has both a validation and a test split; leave it empty"
+                    f"config.data.fold={self._request.fold!r}: {self.title} has a validation and a test split; leave it empty"
                 )
             divided[own[part_of == number - 1]] = held
             self.lines.append(f"fold {number} of {of} is the {held} split")
@@ -219,8 +219,8 @@ class OwnImages:
         torn = [f"{group} ({', '.join(sorted(splits))})" for group, splits in sorted(members.items()) if len(splits) > 1]
         if torn:
             raise ValueError(
-                f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from one part of a group "
-                "is tested on the other; move each to one split, or set config.data.group='' to leave groups alone"
+                f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from one "
+                "part of a group is tested on the other; move each to one split, or set config.data.group='' to leave groups alone"
             )
         first: dict[int, int] = {}
         leaks, torn_labels = [], []

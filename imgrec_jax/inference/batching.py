@@ -1,0 +1,123 @@
+"""Images of any size and number as batches of few shapes, so that few programs are compiled and little is kept in memory.
+
+Shape letters: B rows of a batch, H W image.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from imgrec_jax.data.batch import Batch
+from imgrec_jax.data.preprocess import Preprocess
+
+EXACT_SHAPES = 4  # shapes that images keep; what is of yet another size is padded to a square of a power of two
+SMALLEST_SQUARE = 64
+PIXELS_OF_A_BATCH = 2**24  # of all rows together; a larger image has a batch of its own
+BYTES_WAITING = 512 * 2**20  # of prepared images that wait for others of their shape
+
+Size = tuple[int, int]
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Piece(NamedTuple):
+    """One example of the network: an image, or a window of one.
+
+    Attributes:
+      owner: the number of the image in its stream.
+      part: which piece of it.
+      row: position among labels, 0 where there are none.
+      example: prepared for `Preprocess.batch`.
+    """
+
+    owner: int
+    part: int
+    row: int
+    example: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its arrays."""
+        return sum(getattr(value, "nbytes", 0) for value in self.example.values())
+
+
+class Shapes:
+    """Which sizes batches have had: the first EXACT_SHAPES are kept as they are, later ones are rounded up to squares.
+
+    A network without padding of its own sees a mirrored border there, as it does in evaluation where a batch mixes sizes.
+    """
+
+    def __init__(self, exact: int = EXACT_SHAPES):
+        self._exact, self._seen = exact, set[Size]()
+
+    def of(self, size: Size) -> Size:
+        if size in self._seen or len(self._seen) < self._exact:
+            self._seen.add(size)
+            return size
+        side = max(1 << (max(size) - 1).bit_length(), SMALLEST_SQUARE)
+        return side, side
+
+
+class Batcher:
+    """Collects pieces by the shape of their batch and gives away those that are full.
+
+    Attributes:
+      waiting: pieces that wait, by shape, the shape of the oldest piece first.
+    """
+
+    def __init__(self, preprocess: Preprocess, shapes: Shapes, rows: int):
+        """Args: preprocess of the run; shapes that streams met so far; rows: B, fewer where images are large."""
+        self._preprocess, self._shapes, self._rows = preprocess, shapes, rows
+        self.waiting: dict[Size, list[Piece]] = {}
+        self._bytes = 0
+
+    def add(self, piece: Piece) -> Iterator[tuple[list[Piece], Batch]]:
+        """Takes a piece; yields the batches (pieces of its first rows, batch) that are ready now."""
+        size = self._preprocess.group(piece.example)
+        if self._preprocess.pad is not None and (target := self._shapes.of(size)) != size:
+            piece, size = piece._replace(example=self._preprocess.pad(piece.example, target)), target
+        members = self.waiting.setdefault(size, [])
+        members.append(piece)
+        self._bytes += piece.size
+        if len(members) == self._rows_of(size):
+            yield self._take(size)
+        while self._bytes > BYTES_WAITING:
+            yield from self.oldest()
+
+    def oldest(self) -> Iterator[tuple[list[Piece], Batch]]:
+        """The batch of the shape that waits longest, full or not."""
+        if self.waiting:
+            yield self._take(min(self.waiting, key=lambda size: self.waiting[size][0].owner))
+
+    def rest(self) -> Iterator[tuple[list[Piece], Batch]]:
+        while self.waiting:
+            yield from self.oldest()
+
+    def _rows_of(self, size: Size) -> int:
+        fitting = max(PIXELS_OF_A_BATCH // (size[0] * size[1]), 1)
+        return min(self._rows, 1 << (fitting.bit_length() - 1))
+
+    def _take(self, size: Size) -> tuple[list[Piece], Batch]:
+        pieces = self.waiting.pop(size)
+        self._bytes -= sum(piece.size for piece in pieces)
+        examples, indices = [piece.example for piece in pieces], [piece.row for piece in pieces]
+        return pieces, self._preprocess.batch(examples, indices, self._rows_of(size))
+
+
+def ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[tuple[T, Future[U]]]:
+    """(item, future of `function(item)`) in order; `threads` work at a time on a few items ahead of the reader."""
+    pending: deque[tuple[T, Future[U]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append((item, pool.submit(function, item)))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft()
+            while pending:
+                yield pending.popleft()
+        finally:
+            for _, future in pending:
+                future.cancel()

@@ -1,0 +1,254 @@
+"""Where images to be looked at come from: files, folders, globs, lists, arrays, PIL images, videos.
+
+Everything becomes a stream of `Picture`s, whose pixels are read when they are asked for, so that any number of them takes the
+memory of one. What is wrong with an image is said when it is read, by its name; the next one goes on.
+Shape letters: N images, H W C one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import io
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from imgrec_jax.data.files import IMAGES
+from imgrec_jax.data.images import (
+    MAX_PIXELS,
+    ImageFileError,
+    check_image,
+    decode_image,
+    file_problem,
+    open_image,
+    read_image_file,
+)
+
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+ARRAYS = (".npy", ".npz")
+_LARGE = 32_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
+_LARGE_LOCK = threading.Lock()
+# EXIF 2.32, section 4.6.4 A: tag 0x0112 -> (mirrored left to right first, quarter turns to the left).
+_UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+
+
+class Picture(NamedTuple):
+    """An image that can be read.
+
+    Attributes:
+      name: of its file, or "array 3", for answers and messages.
+      read: () -> uint8 0..255 or float 0..1, [H, W, C] or [H, W]; ValueError that begins with the name where it cannot be.
+      video: (path, frame number, frames per second) of a frame.
+    """
+
+    name: str
+    read: Callable[[], np.ndarray]
+    video: tuple[str, int, float] | None = None
+
+
+def read_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
+    """An image file of any mode -> uint8 [H, W, 3] RGB. An alpha channel is dropped, 16 bits become 8, a GIF gives its first
+    frame.
+
+    Args:
+      max_pixels: height x width above which nothing is decoded.
+      upright: turn it as its EXIF orientation says, as viewers show it; False keeps the pixels as stored, on which the boxes
+        and masks of data sets are drawn.
+
+    Raises:
+      ValueError: naming the file and what is wrong with it.
+    """
+    try:
+        return decode(read_image_file(Path(path), max_pixels), os.fspath(path), max_pixels, upright)
+    except FileNotFoundError as error:
+        raise ImageFileError(str(error)) from error
+
+
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
+    """Encoded image -> uint8 [H, W, 3] RGB; see `read_file`."""
+    header = check_image(data, name, max_pixels)
+    with _LARGE_LOCK if header.height * header.width > _LARGE else contextlib.nullcontext():
+        try:
+            image = decode_image(data, name, max_pixels)
+        except ImageFileError:  # a format that this OpenCV lacks
+            image = _decode_by_pil(data, name)
+        return turn_upright(image, exif_orientation(data)) if upright else image
+
+
+def _decode_by_pil(data: bytes, name: str) -> np.ndarray:
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            return np.asarray(as_rgb(image))
+    except Exception as error:  # whatever damaged bytes do to a decoder
+        raise ImageFileError(
+            f"{name}: {len(data):,} bytes that cannot be decoded ({' '.join(str(error).split())}); replace the file"
+        ) from error
+
+
+def as_rgb(image: Any) -> Any:
+    """A PIL image of any mode as one of mode "RGB"; 16 and 32 bit grey values are scaled by the white of 16 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        from PIL import Image
+
+        values = np.asarray(image, np.float64)
+        white = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 65535.0 if values.max(initial=0) > 255 else 255.0
+        return Image.fromarray(np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def exif_orientation(data: bytes) -> int:
+    """The EXIF orientation of an encoded image; 1, which is upright, where it says nothing."""
+    from PIL import Image
+
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "TIFF", "WEBP")) as image:
+        return image.getexif().get(0x0112, 1)
+    return 1
+
+
+def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, C] as stored -> as it is to be looked at; orientation: EXIF's 1 to 8."""
+    mirrored, turns = _UPRIGHT.get(orientation, (False, 0))
+    turned = np.rot90(image[:, ::-1] if mirrored else image, turns)
+    return np.ascontiguousarray(turned) if mirrored or turns else image
+
+
+def pictures(images: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True, every: int = 1) -> Iterator[Picture]:
+    """Whatever images there are, one by one.
+
+    Args:
+      images: one or an iterable of any length of: path (of an image, a folder, a video, an npz), array [H, W] or [H, W, C], PIL
+        image, `Picture`; or an array [N, H, W], [N, H, W, C].
+      max_pixels, upright: see `read_file`.
+      every: of a video, one frame in so many.
+    """
+    if isinstance(images, np.ndarray):
+        one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
+        images = [images] if one else images
+    elif isinstance(images, str | os.PathLike | Picture) or _is_pil(images):
+        images = [images]
+    for position, item in enumerate(images):
+        if isinstance(item, Picture):
+            yield item
+        elif isinstance(item, str | os.PathLike):
+            yield from of_path(os.fspath(item), max_pixels=max_pixels, upright=upright, every=every)
+        elif _is_pil(item):
+            yield Picture(getattr(item, "filename", "") or f"image {position}", functools.partial(_read_pil, item, upright))
+        else:
+            yield Picture(f"image {position}", functools.partial(np.asarray, item))
+
+
+def _is_pil(item: Any) -> bool:
+    return hasattr(item, "getexif") and hasattr(item, "convert")
+
+
+def _read_pil(image: Any, upright: bool) -> np.ndarray:
+    pixels = np.asarray(as_rgb(image))
+    return turn_upright(pixels, image.getexif().get(0x0112, 1)) if upright else pixels
+
+
+def of_path(path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = True, every: int = 1) -> Iterator[Picture]:
+    """The pictures of a file (an image, npy or npz of arrays, a video), of a folder and those below it, or of a glob."""
+    place = Path(path).expanduser()
+    ending = place.suffix.lower()
+    if _is_folder(place):
+        found = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGES + VIDEOS and not _hidden(p, place))
+        if not found:
+            yield fault(path, f"holds no image; expected files with one of the endings {', '.join(IMAGES + VIDEOS)}")
+        for file in found:
+            if not _is_folder(file):
+                yield from of_path(str(file), max_pixels=max_pixels, upright=upright, every=every)
+            else:
+                yield fault(str(file), "is a folder with the name of an image")
+    elif glob.has_magic(path) and file_problem(place) is not None:
+        names = sorted(glob.glob(str(place), recursive=True))
+        if not names:
+            yield fault(path, "matches no file")
+        for name in names:
+            yield from of_path(name, max_pixels=max_pixels, upright=upright, every=every)
+    elif (problem := file_problem(place)) is not None:
+        yield fault(path, problem)
+    elif ending in ARRAYS:
+        yield from _of_arrays(place)
+    elif ending in VIDEOS:
+        yield from _frames(place, every)
+    else:
+        yield Picture(str(place), functools.partial(read_file, place, max_pixels, upright))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def fault(name: str, problem: str) -> Picture:
+    """A picture that there is not: reading it raises ImageFileError "NAME PROBLEM"."""
+
+    def read() -> NoReturn:
+        raise ImageFileError(f"{name} {problem}")
+
+    return Picture(name, read)
+
+
+def _of_arrays(path: Path) -> Iterator[Picture]:
+    """Every image of every array of an npy or npz file that can be one: [H, W], [H, W, C] or a stack of them."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        members = {"": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
+    except Exception as error:  # zipfile's, zlib's, numpy's: whatever damaged bytes do to them
+        yield fault(str(path), f"cannot be read as arrays ({' '.join(str(error).split())})")
+        return
+    images = {key: array for key, array in members.items() if array.ndim in (2, 3, 4) and array.dtype.kind in "ufb"}
+    if not images:
+        shapes = {key: f"{array.dtype}{list(array.shape)}" for key, array in members.items()}
+        yield fault(
+            str(path), f"holds no image: {shapes}; expected [N, H, W, C], [N, H, W], [H, W, C] or [H, W], uint8 or float"
+        )
+    for key, array in images.items():
+        name = f"{path}[{key}]" if key else str(path)
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4)):
+            yield Picture(name, functools.partial(np.asarray, array))
+        else:
+            for position, image in enumerate(array):
+                yield Picture(f"{name}[{position}]", functools.partial(np.asarray, image))
+
+
+def _frames(path: Path, every: int) -> Iterator[Picture]:
+    """Every `every`-th frame of a video, decoded as it is asked for the next one."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    rate, number = capture.get(cv2.CAP_PROP_FPS) or 25.0, 0
+    try:
+        while capture.grab():
+            if number % every == 0:
+                good, frame = capture.retrieve()
+                if not good:
+                    break
+                image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                yield Picture(f"{path}#{number}", functools.partial(np.asarray, image), (str(path), number, rate))
+            number += 1
+    finally:
+        capture.release()
+    if number == 0:
+        yield fault(str(path), "is no video that OpenCV can decode")
+
+
+def of_words(words: Iterable[str], lines: Iterable[str], **options: Any) -> Iterator[Picture]:
+    """The pictures of a command line: paths, and "-" for a list of paths, one a line; options: of `pictures`."""
+    for word in words:
+        if word == "-":
+            yield from pictures((line.rstrip("\r\n") for line in lines if line.strip()), **options)
+        else:
+            yield from pictures(word, **options)

@@ -1,0 +1,206 @@
+"""The truth of images to be predicted, from files beside them, and the score of the prediction: evaluation's own sums.
+
+  classification   a folder with a folder of images a class, or a CSV of "file,label" lines
+  detection        a COCO json
+  segmentation     a folder of masks, PNG of class numbers, each with the name of its image; 255 is void
+
+Shape letters: H W image.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from imgrec_jax import metrics
+from imgrec_jax.assemble.task import make_summarise
+from imgrec_jax.data.annotations import Annotations
+from imgrec_jax.data.files import list_files
+from imgrec_jax.data.images import ImageFileError
+from imgrec_jax.data.sets import coco
+from imgrec_jax.data.sets.mask_folder import mask_values
+
+Targets = dict[str, Any]
+VOID = 255
+
+
+class Labels(Protocol):
+    """The truth of a stream of images, and what is counted of it.
+
+    Attributes:
+      states: the merged metric states so far, {name: state}; None before the first batch.
+    """
+
+    states: dict[str, Any] | None
+
+    def targets(self, name: str, size: tuple[int, int]) -> Targets:
+        """What the example of an image has beside the image; ValueError for one that has no label."""
+        ...
+
+    def index(self, name: str) -> int:
+        """The image's position among the labels."""
+        ...
+
+    def score(self) -> dict[str, Any]:
+        """The metrics over all images so far, as an evaluation has them."""
+        ...
+
+
+class ClassLabels:
+    """The class of each image, by the folder that it lies in or by a CSV."""
+
+    def __init__(self, place: Path, class_names: Sequence[str]):
+        self.states: dict[str, Any] | None = None
+        self._place, self._names = place, {name: label for label, name in enumerate(class_names)}
+        self._rows = None if place.is_dir() else _read_csv(place)
+
+    def targets(self, name: str, size: tuple[int, int]) -> Targets:
+        return {"label": self._label(name)}
+
+    def index(self, name: str) -> int:
+        return 0
+
+    def score(self) -> dict[str, Any]:
+        return metrics.compute(self.states or {})
+
+    def _label(self, name: str) -> int:
+        if self._rows is None:
+            try:
+                folders = Path(os.path.abspath(name)).relative_to(os.path.abspath(self._place)).parts[:-1]
+            except ValueError:
+                raise ValueError(f"{name}: it does not lie in --labels={self._place}, whose folders name the classes") from None
+            found = next((part for part in folders if part in self._names), None)
+            if found is None:
+                raise ValueError(f"{name}: none of its folders {list(folders)} is a class; the run has {list(self._names)}")
+            return self._names[found]
+        text = _by_tail(self._rows, name)
+        if text is None:
+            raise ValueError(f"{name}: {self._place} has no line for it")
+        if text not in self._names:
+            raise ValueError(f"{name}: {self._place} gives it the class {text!r}; the run has {list(self._names)}")
+        return self._names[text]
+
+
+def _read_csv(path: Path) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"--labels={path} cannot be read as CSV ({error}); expected lines of file,label") from error
+    short = next((number for number, row in enumerate(rows, start=1) if len(row) < 2), None)
+    if short is not None or not rows:
+        raise ValueError(f"--labels={path}, line {short or 1}: expected lines of file,label")
+    return {row[0]: row[1] for row in rows if row[:2] != ["file", "label"]}
+
+
+def _by_tail(table: dict[str, Any], name: str) -> Any:
+    """The entry of a file: by the longest end of its path that the table has, "a/b/c.png", "b/c.png" or "c.png"."""
+    parts = Path(name).parts
+    return next((table[tail] for n in range(len(parts)) if (tail := "/".join(parts[n:])) in table), None)
+
+
+class BoxLabels:
+    """The boxes of each image, of a COCO json; its classes are the run's by name."""
+
+    def __init__(self, place: Path, class_names: Sequence[str], summarise: Callable[[Annotations, dict], dict]):
+        """summarise: (annotations, merged states) -> values."""
+        self.states: dict[str, Any] | None = None
+        found = coco.read_folder(place.parent, place).annotations
+        try:
+            self.annotations = found.relabelled(class_names, range(1, len(class_names) + 1)) if class_names else found
+        except ValueError as error:
+            raise ValueError(f"--labels={place}: {error}, as in the run; rename the class or leave it out") from error
+        self._place, self._summarise = place, summarise
+        self._rows = {file: row for row, file in enumerate(self.annotations.file_names)}
+
+    def targets(self, name: str, size: tuple[int, int]) -> Targets:
+        row = self.index(name)
+        targets = self.annotations.targets(row)
+        if tuple(targets["original_size"].tolist()) != size:
+            annotated = tuple(targets["original_size"].tolist())
+            raise ValueError(f"{name}: (height, width) {size}, annotated as {annotated} in {self._place}")
+        return targets
+
+    def index(self, name: str) -> int:
+        row = _by_tail(self._rows, name)
+        if row is None:
+            raise ValueError(f"{name}: {self._place} lists no such file")
+        return row
+
+    def score(self) -> dict[str, Any]:
+        """Over the images that were predicted; others of the json do not count."""
+        if self.states is None:
+            return {}
+        found = self.states["detections"]
+        seen, places = np.unique(np.asarray(found.index), return_inverse=True)
+        states = {**self.states, "detections": found.replace(index=places)}
+        return self._summarise(self.annotations.subset(seen), states)
+
+
+class MapLabels:
+    """The mask of each image: class numbers, or for a run on masks of kind "binary" whatever is not 0."""
+
+    def __init__(self, place: Path, classes: int, binary: bool = False):
+        self.states: dict[str, Any] | None = None
+        self._place, self._classes, self._binary = place, classes, binary
+        self._files = list_files(place)
+        self._masks = {path.stem: path for path in self._files.names}
+        if not self._masks:
+            raise ValueError(f"--labels={place} holds no mask; expected NAME.png of class numbers for an image NAME.*")
+
+    def targets(self, name: str, size: tuple[int, int]) -> Targets:
+        path = self._masks.get(Path(name).stem)
+        if path is None:
+            raise ValueError(f"{name}: no mask {Path(name).stem}.png in {self._place}")
+        values = mask_values(self._files, path)
+        if values.shape != size:
+            raise ValueError(f"{name}: (height, width) {size}, and its mask {path} has {values.shape}")
+        if self._binary:
+            return {"segmentation": (values != 0).astype(np.int32)}
+        valid = values != VOID
+        if values[valid].max(initial=0) >= self._classes:
+            raise ImageFileError(
+                f"{self._place / path} has values up to {values[valid].max()}; expected classes 0..{self._classes - 1} or "
+                f"void ({VOID})"
+            )
+        return {"segmentation": np.where(valid, values, 0).astype(np.int32), "pixel_valid": valid}
+
+    def index(self, name: str) -> int:
+        return 0
+
+    def score(self) -> dict[str, Any]:
+        return metrics.compute(self.states or {})
+
+
+def open_labels(place: str | os.PathLike, config: ConfigDict, class_names: Sequence[str]) -> Labels:
+    """The labels that lie at `place`, of the kind that the task of `config` needs.
+
+    Raises:
+      ValueError: for a place that is none of what the task expects.
+    """
+    if config.data.multi_label:
+        raise ValueError("--labels: a score of several labels an image is that of --mode=eval; leave it out")
+    path = Path(place).expanduser()
+    what, fits = EXPECTED[config.task]
+    if not fits(path):
+        there = "" if path.exists() else "; it is not there"
+        raise ValueError(f"--labels={place}: expected {what} for {config.task}{there}")
+    if config.task == "classification":
+        return ClassLabels(path, class_names or [str(n) for n in range(config.model.num_classes)])
+    if config.task == "detection":
+        return BoxLabels(path, class_names, lambda table, states: make_summarise(config, table)(states))
+    return MapLabels(path, config.model.num_classes, config.data.options.get("kind") == "binary")
+
+
+# What each task takes as labels, in words, and whether a path is one.
+EXPECTED: dict[str, tuple[str, Callable[[Path], bool]]] = {
+    "classification": ("a folder with a folder of images a class, or a CSV of file,label lines", Path.exists),
+    "detection": ("a COCO json", Path.is_file),
+    "segmentation": ("a folder of masks, PNG of class numbers", Path.is_dir),
+}

@@ -1,0 +1,101 @@
+"""A split as ordinary files, so that it can be looked at, predicted on and given away.
+
+  classification   NAME/CLASS/00000.png and NAME.csv with lines of file,label
+  detection        NAME/00000.png (or the images' own names) and NAME.json in COCO's format
+  segmentation     NAME/images/00000.png, NAME/masks/00000.png of class numbers (255: void), NAME.classes.json
+
+PNG keeps every pixel; what is read back is what was trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from imgrec_jax.data.annotations import Annotations
+from imgrec_jax.data.files import write_whole
+from imgrec_jax.data.ops.pixels import as_image
+from imgrec_jax.data.progress import progress
+from imgrec_jax.data.source import Source
+
+VOID = 255
+
+
+def write(source: Source, folder: Path, name: str, limit: int | None = None) -> list[Path]:
+    """Writes the first `limit` examples of a source (None: all); returns the folder of images and the file of labels.
+
+    Raises:
+      ValueError: for more classes than a PNG of 8 bits can number.
+    """
+    count = len(source) if limit is None else min(limit, len(source))
+    examples = ((n, source[n]) for n in progress(range(count), f"writing {name} to {folder}"))
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    first = source[0]
+    if "box_label" in first:
+        return _boxes(examples, source.info.meta["annotations"].subset(np.arange(count)), folder, name)
+    if "segmentation" in first:
+        return _maps(examples, source.info.class_names, folder, name)
+    return _labels(examples, source.info.class_names, folder, name)
+
+
+def _png(path: Path, image: np.ndarray) -> None:
+    """[H, W] or [H, W, C], uint8 or float 0..1, as PNG."""
+    from PIL import Image
+
+    pixels = image if image.dtype == np.uint8 else as_image(image * 255.0, np.dtype(np.uint8))
+    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path, "PNG", compress_level=3)
+
+
+def _labels(examples: Iterator[tuple[int, Any]], names: tuple[str, ...], folder: Path, name: str) -> list[Path]:
+    lines = [("file", "label")]
+    for number, example in examples:
+        label = int(example["label"])
+        text = names[label] if label < len(names) else str(label)
+        place = PurePosixPath(name, text.replace("/", "_"), f"{number:05}.png")
+        _png(folder / place, np.asarray(example["image"]))
+        lines.append((place.as_posix(), text))
+    path = folder / f"{name}.csv"
+
+    def write_lines(partial: Path) -> None:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(lines)
+
+    write_whole(path, write_lines)
+    return [folder / name, path]
+
+
+def _boxes(examples: Iterator[tuple[int, Any]], table: Annotations, folder: Path, name: str) -> list[Path]:
+    data = table.to_coco()
+    for (number, example), image in zip(examples, data["images"], strict=True):
+        image["file_name"] = f"{Path(image['file_name']).stem or f'{number:05}'}.png"
+        _png(folder / name / image["file_name"], np.asarray(example["image"]))
+    if len({image["file_name"] for image in data["images"]}) < len(data["images"]):
+        raise ValueError(f"{name}: several images have one name in different folders; they cannot be written to one")
+    for entry in data["annotations"]:
+        mask = entry.get("segmentation")
+        if isinstance(mask, dict) and isinstance(mask["counts"], bytes):
+            entry["segmentation"] = {"size": [int(v) for v in mask["size"]], "counts": mask["counts"].decode()}
+    path = folder / f"{name}.json"
+    write_whole(path, lambda partial: partial.write_text(json.dumps(data)))
+    return [folder / name, path]
+
+
+def _maps(examples: Iterator[tuple[int, Any]], names: tuple[str, ...], folder: Path, name: str) -> list[Path]:
+    if len(names) > VOID:
+        raise ValueError(f"{name} has {len(names)} classes; a mask of 8 bits numbers at most {VOID}, beside void")
+    for number, example in examples:
+        _png(folder / name / "images" / f"{number:05}.png", np.asarray(example["image"]))
+        classes = np.asarray(example["segmentation"])
+        if "pixel_valid" in example:
+            classes = np.where(example["pixel_valid"], classes, VOID)
+        _png(folder / name / "masks" / f"{number:05}.png", classes.astype(np.uint8))
+    path = folder / f"{name}.classes.json"
+    write_whole(path, lambda partial: partial.write_text(json.dumps(list(names)) + "\n"))
+    return [folder / name / "images", folder / name / "masks", path]
