@@ -24,7 +24,7 @@ from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import ImageFileError
 from imgrec_jax.data.sets import coco
-from imgrec_jax.data.sets.mask_folder import decode_mask
+from imgrec_jax.data.sets.mask_folder import mask_values
 
 Targets = dict[str, Any]
 VOID = 255
@@ -158,7 +158,7 @@ class MapLabels:
         path = self._masks.get(Path(name).stem)
         if path is None:
             raise ValueError(f"{name}: no mask {Path(name).stem}.png in {self._place}")
-        values = decode_mask(self._files, path)
+        values = mask_values(self._files, path)
         if values.shape != size:
             raise ValueError(f"{name}: (height, width) {size}, and its mask {path} has {values.shape}")
         if self._binary:

@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     max_pixels: int = MAX_PIXELS
 
 
-DEFAULT_READING = Reading()
+_PLAIN = Reading()
 
 
 @dataclass
@@ -90,6 +90,8 @@ class Listing:
 
     def taken(self, keep: np.ndarray) -> Listing:
         """Those where bool [N] `keep` says so."""
+        if keep.all():
+            return self
         at = np.flatnonzero(keep).tolist()
         lists = {key: [getattr(self, key)[i] for i in at] for key in ("names", "labels", "splits", "groups")}
         marks = None if self.marks is None else self.marks[at]
@@ -98,7 +100,7 @@ class Listing:
                        notes=self.notes, pixels=pixels)  # fmt: skip
 
 
-def read(root: Path, reading: Reading = DEFAULT_READING) -> Listing:
+def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     """The listing of a folder, a table, an npz or an archive.
 
     Raises:
@@ -173,8 +175,8 @@ def _bytes_of(store: Store, name: str) -> bytes:
 
 def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     """DIR/CLASS/... or DIR/SPLIT/CLASS/..."""
-    parts = [PurePosixPath(name).parts for name in pictures]
-    every = {PurePosixPath(name).parts[:-1] for name in store.stamps}
+    parts = [tuple(name.split("/")) for name in pictures]
+    every = {tuple(folder.split("/")) for folder in {name.rpartition("/")[0] for name in store.stamps} if folder}
     depth = 0
     while len({p[: depth + 1] for p in parts}) == 1 and any(len(p) > depth + 2 for p in parts):
         depth += 1  # a folder that holds one folder only
@@ -348,7 +350,7 @@ def _find(store: Store, folder: PurePosixPath, text: str) -> str:
 
 
 def _arrays(path: Path, reading: Reading) -> Listing:
-    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits); also `SPLIT_groups`, `class_names`."""
+    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits), perhaps `SPLIT_groups`, `class_names`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file}
