@@ -1,12 +1,12 @@
 """A detector file in torchvision's released layout, evaluated here and by torchvision on the same JPEG files.
 
-    python experiments/012_released_detectors/run.py reference --weights=A.safetensors --data=DIR --out=DIR
+    python experiments/020_released_detectors/run.py reference --weights=A.safetensors --data=DIR --out=DIR
       (needs torch, torchvision, pycocotools) makes DIR/detector.pth, a file as references/detection/train.py saves it, with 91
       outputs and beside the weights `args`, from a run's `imgrec export --format=torchvision`; and DIR/torchvision.json, what
       torchvision finds with it, and pycocotools' twelve numbers.
-    python experiments/012_released_detectors/run.py ours --data=DIR --out=DIR
+    python experiments/020_released_detectors/run.py ours --data=DIR --out=DIR
       evaluates DIR/detector.pth with `--mode=eval`, without training, and predicts.
-    python experiments/012_released_detectors/run.py compare --out=DIR
+    python experiments/020_released_detectors/run.py compare --out=DIR
       compares: the twelve numbers, and detections one by one.
 
 --kind=v1 or v2 (fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2).
