@@ -1,5 +1,7 @@
 """Weights in and out: torchvision's state dict -> our variables -> torchvision's names, bit for bit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@functools.cache
 def abstract(name):
     model, inputs = MODELS[name]()
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)
@@ -61,6 +64,7 @@ LARGE = (
     "fcn_resnet50",
     "resnet50",
     "vgg16",
+    "densenet121",
     "convnext_tiny",
     "vit_b_16",
 )
