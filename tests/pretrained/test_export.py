@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgrec_jax import export
 from imgrec_jax.models import detectors, segmenters, zoo
 from imgrec_jax.pretrained import fit, names
 from imgrec_jax.pretrained.export import torchvision_state
@@ -103,3 +104,10 @@ def test_what_torchvision_does_not_have_is_an_error():
 def random_variables_of_lite():
     model = zoo.make_classifier("efficientnet_lite0", num_classes=3)
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_the_command_says_what_cannot_be_exported(finished):
+    with pytest.raises(SystemExit, match="error: torchvision has no network of this architecture"):
+        export.main([f"--workdir={finished['classification']}", "--format=torchvision"])
+    with pytest.raises(SystemExit, match="error: .*invalid choice: 'pickle'"):
+        export.main([f"--workdir={finished['classification']}", "--format=pickle"])
