@@ -2,9 +2,8 @@
 
     python experiments/020_released_detectors/run.py reference --weights=A.safetensors --data=DIR --out=DIR
       (needs torch, torchvision, pycocotools) makes DIR/detector.pth, a file as references/detection/train.py saves it, with 91
-      outputs and beside the weights `args`, from a run's `imgrec export --format=torchvision` (without --weights from seeded random
-      ones); and DIR/torchvision.json, what
-      torchvision finds with it, and pycocotools' twelve numbers.
+      outputs and beside the weights `args`, from a run's `imgrec export --format=torchvision` (without --weights from seeded
+      random ones); and DIR/torchvision.json, what torchvision finds with it, and pycocotools' twelve numbers.
     python experiments/020_released_detectors/run.py ours --data=DIR --out=DIR
       evaluates DIR/detector.pth with `--mode=eval`, without training, and predicts.
     python experiments/020_released_detectors/run.py compare --out=DIR
