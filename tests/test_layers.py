@@ -1,6 +1,7 @@
 """Imports go one way."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,9 @@ def test_no_imports_go_in_circles():
     for name in sorted(graph):
         if name != "imgrec_jax":  # the door: everything may be behind it
             visit(name, ())
+
+
+def test_every_part_is_packed_into_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert set(listed) == there | {"imgrec_jax.configs"}

@@ -157,7 +157,7 @@ class Names:
 def score_table(score: dict[str, Any], count: int) -> str:
     """The numbers of a score, one a line."""
     numbers = {name: value for name, value in score.items() if isinstance(value, int | float)}
-    return "\n".join([f"score over {count:,} images:", *(f"  {name:<24}{value}" for name, value in numbers.items())])
+    return "\n".join([f"score over {count:,} images:", *(f"  {name:<26}{value}" for name, value in numbers.items())])
 
 
 def score_file(out: str | os.PathLike) -> Path:
