@@ -18,7 +18,7 @@ VARIANTS = {
     "own_detection": ["", "tiny"],
     "own_segmentation": ["", "tiny"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
-    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit"],
+    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit", "folder,released", "released_v2"],
     "bccd_faster_rcnn": ["", "tiny"],
     "coco_fast_rcnn": ["", "folder", "tiny", "folder,tiny"],
     "coco_rcnn": ["", "folder", "tiny", "folder,tiny"],
