@@ -30,10 +30,10 @@ ALLOWED = {
     "assemble": PURE
     | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "step", "tasks"},
     "inference": PURE | {"assemble", "data", "inference", "parallel", "run", "tasks"},
-    "pages": PURE | {"config", "data", "experiment", "inference", "pages", "run", "stats"},
+    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"main", "predict"}
+COMMANDS = {"main", "predict", "report"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 

@@ -111,7 +111,7 @@ def _augmented(experiment: Experiment, names: list[str]) -> str:
         return html.note("This config has no augmentation: the network sees the examples as they are.")
     batch = pipeline.batch(0)
     rows = list(itertools.islice(examples.rows(batch), 8))
-    later = {}  # the same examples in the next epoch
+    later: dict[int, dict[str, Any]] = {}  # the same examples in the next epoch
     for step in range(pipeline.steps_per_epoch, min(2 * pipeline.steps_per_epoch, pipeline.steps_per_epoch + 200)):
         if {int(row["index"]) for row in rows} & set(pipeline.rows(step)[0].tolist()):
             later |= {int(row["index"]): row for row in examples.rows(pipeline.batch(step))}

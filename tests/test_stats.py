@@ -1,0 +1,79 @@
+"""Statistics against scipy, scikit-learn and plain loops."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn import metrics as sk
+
+from imgrec_jax import stats
+
+RNG = np.random.default_rng(0)
+POSITIVE = RNG.random(400) < 0.3
+SCORES = np.round(np.clip(0.3 * POSITIVE + 0.6 * RNG.random(400), 0, 1), 2)  # with ties
+WEIGHTS = RNG.integers(0, 4, 400)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(0, 10), (10, 10), (7, 10), (523, 624), (1, 1)])
+def test_wilson_is_scipys(correct, count):
+    expected = binomtest(correct, count).proportion_ci(method="wilson")
+    assert stats.wilson(correct, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_nothing_has_no_interval():
+    assert stats.wilson(0, 0) is None
+    assert stats.auc(np.array([0.1]), np.array([True])) is None and stats.auc_interval(SCORES, np.ones(400, bool)) is None
+    assert stats.average_precision(SCORES, np.zeros(400, bool)) is None
+    assert stats.best_threshold(SCORES, np.zeros(400, bool)) is None
+    assert stats.bootstrap(stats.mean_of(SCORES), np.zeros(400)) is None
+    assert stats.binary(SCORES[:0], POSITIVE[:0], 0.5).scores() == dict.fromkeys(("precision", "recall", "specificity", "f1"))
+
+
+def test_ranking_is_scikit_learns():
+    assert stats.auc(SCORES, POSITIVE) == pytest.approx(sk.roc_auc_score(POSITIVE, SCORES), abs=1e-12)
+    assert stats.average_precision(SCORES, POSITIVE) == pytest.approx(sk.average_precision_score(POSITIVE, SCORES), abs=1e-12)
+    weighted = {"sample_weight": WEIGHTS}
+    assert stats.auc(SCORES, POSITIVE, WEIGHTS) == pytest.approx(sk.roc_auc_score(POSITIVE, SCORES, **weighted), abs=1e-12)
+    expected = sk.average_precision_score(POSITIVE, SCORES, **weighted)
+    assert stats.average_precision(SCORES, POSITIVE, WEIGHTS) == pytest.approx(expected, abs=1e-12)
+
+
+def test_binary_scores_are_scikit_learns():
+    found, said = stats.binary(SCORES, POSITIVE, 0.4).scores(), SCORES >= 0.4
+    assert found["precision"] == pytest.approx(sk.precision_score(POSITIVE, said))
+    assert found["recall"] == pytest.approx(sk.recall_score(POSITIVE, said))
+    assert found["specificity"] == pytest.approx(sk.recall_score(~POSITIVE, ~said))
+    assert found["f1"] == pytest.approx(sk.f1_score(POSITIVE, said))
+
+
+@pytest.mark.parametrize("criterion", stats.CRITERIA)
+def test_the_threshold_is_the_best_of_all(criterion):
+    def worth(threshold):
+        found = stats.binary(SCORES, POSITIVE, threshold).scores()
+        return found["recall"] + found["specificity"] if criterion == "youden" else found["f1"]
+
+    chosen = stats.best_threshold(SCORES, POSITIVE, criterion)
+    assert worth(chosen) == pytest.approx(max(worth(t) for t in np.linspace(0, 1, 1001)), abs=1e-12)
+
+
+def test_delong_against_its_definition_and_the_bootstrap():
+    ones, zeros = SCORES[POSITIVE], SCORES[~POSITIVE]
+    above = (ones[:, None] > zeros) + 0.5 * (ones[:, None] == zeros)
+    variance = above.mean(1).var(ddof=1) / len(ones) + above.mean(0).var(ddof=1) / len(zeros)
+    low, high = stats.auc_interval(SCORES, POSITIVE)
+    area = stats.auc(SCORES, POSITIVE)
+    width = np.log(high / (1 - high)) - np.log(low / (1 - low))
+    assert width * area * (1 - area) == pytest.approx(2 * 1.959964 * np.sqrt(variance), rel=1e-6)
+    drawn = stats.bootstrap(lambda w: stats.auc(SCORES, POSITIVE, w), np.arange(400))
+    assert (low, high) == pytest.approx(drawn, abs=0.006)
+
+
+def test_the_bootstrap_of_a_mean_by_images_is_wilsons_and_by_groups_wider():
+    group = np.repeat(np.arange(40), 10)
+    hit = np.clip(RNG.random(40)[group] + 0.2 * RNG.standard_normal(400), 0, 1) > 0.4  # alike within a group
+    by_images = stats.bootstrap(stats.mean_of(hit), np.arange(400))
+    by_groups = stats.bootstrap(stats.mean_of(hit), group)
+    assert by_images == pytest.approx(stats.wilson(int(hit.sum()), 400), abs=0.012)
+    assert by_groups.high - by_groups.low > 1.5 * (by_images.high - by_images.low)
+    means = hit.reshape(40, 10).mean(1)
+    expected = np.quantile(np.random.default_rng(1).choice(means, (4000, 40)).mean(1), [0.025, 0.975])
+    assert by_groups == pytest.approx(expected, abs=0.02)
