@@ -19,7 +19,11 @@ from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
-COMMANDS: tuple[str, ...] = ("predict", "report")  # modules of this package that are commands of `imgrec` beside training
+COMMANDS: tuple[str, ...] = (
+    "predict",
+    "explain",
+    "report",
+)  # modules of this package that are commands of `imgrec` beside training
 
 
 def define_flags() -> None:

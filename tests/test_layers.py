@@ -30,10 +30,11 @@ ALLOWED = {
     "assemble": PURE
     | {"assemble", "config", "data", "experiment", "models", "optim", "parallel", "pretrained", "step", "tasks"},
     "inference": PURE | {"assemble", "data", "inference", "parallel", "run", "tasks"},
+    "attribution": {"attribution", "inference", "tasks"},
     "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"main", "predict", "report"}
+COMMANDS = {"main", "predict", "explain", "report"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 
