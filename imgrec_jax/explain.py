@@ -17,8 +17,8 @@ def parser() -> Parser:
     made = Parser("explain", __doc__)
     workdir_flags(made)
     made.add_argument("paths", nargs="*", metavar="PATH", help="images, folders, globs, .npz, - for a list on standard input")
-    made.add_argument("--method", default="gradcam", help="one or several of gradients, smoothgrad, ig, gradcam, gradcam++, "
-                      "occlusion, rise, separated by commas (default gradcam)")  # fmt: skip
+    made.add_argument("--method", help="one or several of gradients, smoothgrad, ig, gradcam, gradcam++, hirescam, occlusion, "
+                      "rise, separated by commas (default gradcam; of a detection hirescam)")  # fmt: skip
     made.add_argument("--class", dest="class_name", metavar="NAME", help="what is explained (default: the answer)")
     made.add_argument("--box", type=int, default=0, metavar="N", help="detection: which box, 0 the best (of --class, if given)")
     made.add_argument("--layer", help="of Grad-CAM; a wrong name lists those there are")
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("no images: give paths, or - to read a list of them from standard input")
     fields = ("class_name", "box", "layer", "masks", "window", "draws", "seed")
     options = explain.Options(**{name: getattr(arguments, name) for name in fields})
-    chosen = [name.strip() for name in arguments.method.split(",") if name.strip()]
+    usual = "hirescam" if run.config.task == "detection" else "gradcam"
+    chosen = [name.strip() for name in (arguments.method or usual).split(",") if name.strip()]
     if unknown := [name for name in chosen if name not in explain.METHODS]:
         raise ValueError(f"--method={','.join(unknown)} is unknown; choose of {', '.join(explain.METHODS)}")
     folder = Path(arguments.out).expanduser() if arguments.out else run.workdir / "explain"

@@ -29,7 +29,7 @@ def test_the_report_of_every_task_is_one_file_with_every_section(finished, tmp_p
     for heading in ("Result", "Learning curves", "Training batches", "Config", "Environment", *HEADINGS[task]):
         assert heading in text
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text and "@import" not in text
-    assert "bootstrap over" in text
+    assert ("bootstrap over" in text) == (task != "segmentation")  # of a single test image there is no interval
     last = [r for r in map(json.loads, (finished[task] / "metrics.jsonl").read_text().splitlines()) if r["split"] == "test"][-1]
     metric = {"classification": "accuracy", "detection": "AP50", "segmentation": "mean_iou"}[task]
     assert f"<td>{metric}</td>" in text and f"<td>{last[metric]:.4f}</td>" in text
@@ -45,7 +45,7 @@ def test_two_runs_are_compared_on_the_same_examples(finished, small_data, tmp_pa
     loop.train(assemble.build(config), other, lambda line: None)
     assert call(finished["classification"], other, "--out", tmp_path / "both") == 0
     text = (tmp_path / "both" / "index.html").read_text()
-    for part in ("optim.learning_rate", "McNemar, exact", "mean ± std", "classification test"):
+    for part in ("optim.learning_rate", "McNemar, exact", "mean ± std", "other test"):
         assert part in text
 
 

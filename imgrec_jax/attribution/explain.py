@@ -78,6 +78,7 @@ METHODS: dict[str, Callable[[Explained, Options], Attribution]] = {
     "ig": _integrated,
     "gradcam": _cam(methods.gradcam),
     "gradcam++": _cam(methods.gradcam_plus_plus),
+    "hirescam": _cam(methods.hirescam),
     "occlusion": _occlusion,
     "rise": _rise,
 }
@@ -185,7 +186,7 @@ def sanity(at: Explained, method: str, options: Options, most: int = 6) -> dict[
 
 
 def _layer_of(at: Explained, method: str) -> str | None:
-    return targets.default_layer(at.layers()) if method.startswith("gradcam") else None
+    return targets.default_layer(at.layers()) if method.endswith(("cam", "cam++")) else None
 
 
 def layers_picture(at: Explained, channels: int = 8) -> np.ndarray:

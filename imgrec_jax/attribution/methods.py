@@ -101,11 +101,16 @@ class Looked(NamedTuple):
 def gradcam(looked: Looked) -> np.ndarray:
     """Selvaraju et al. 2017 (arXiv 1610.02391): the map weighed by its mean gradients, what is negative cut off. [h, w].
 
-    With a score summed over the pixels of a class it is Seg-Grad-CAM (Vinogradova et al. 2020, arXiv 2002.11434), with the
-    score of a box that box's Grad-CAM.
+    With a score summed over the pixels of a class it is Seg-Grad-CAM (Vinogradova et al. 2020, arXiv 2002.11434). With the
+    score of a box the mean gradients forget where the box is, and other objects light up, too: see `hirescam`.
     """
     weights = looked.gradient.mean(axis=(0, 1))
     return np.maximum(looked.map @ weights, 0)
+
+
+def hirescam(looked: Looked) -> np.ndarray:
+    """Draelos and Carin 2020 (arXiv 2011.08891): the map times its gradient at each place, negatives cut off. [h, w]."""
+    return np.maximum((looked.map * looked.gradient).sum(axis=2), 0)
 
 
 def gradcam_plus_plus(looked: Looked) -> np.ndarray:
