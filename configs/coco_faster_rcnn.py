@@ -4,8 +4,7 @@ python -m imgrec_jax.main --config=configs/coco_faster_rcnn.py                  
 python -m imgrec_jax.main --config=configs/coco_faster_rcnn.py:folder --config.data.manual_dir=/data/coco
 The folder holds train2017/, val2017/ and annotations/instances_{train,val}2017.json. Add ",tiny" for a smoke test.
 Weights are random unless they are given. From torchvision's ImageNet ResNet-50, as the published recipe starts:
-  --config.pretrained.path=resnet50-0676ba61.pth --config.pretrained.allow_unexpected="('^fc/',)" \
-  --config.pretrained.allow_missing="('^backbone/fpn/', '^rpn/', '^roi_heads/')"
+  --config.pretrained.path=torchvision/resnet50.IMAGENET1K_V1 --config.pretrained.head=new
 
 ":folder,overfit" is a smoke test of the whole path from files to AP, not a result: a small detector learns 16 training images
 by heart and is evaluated on the same 16: AP50 0.98 in 20 minutes of one busy CPU core on 16 images of a COCO folder.

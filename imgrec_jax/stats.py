@@ -156,10 +156,7 @@ def best_threshold(scores: np.ndarray, positive: np.ndarray, criterion: str = "y
         return None
     edges = np.concatenate([[values[0]], (values[:-1] + values[1:]) / 2])
     tp, fp = ones[::-1].cumsum()[::-1], zeros[::-1].cumsum()[::-1]  # said yes from each value on
-    if criterion == "youden":
-        worth = tp / ones.sum() - fp / zeros.sum()
-    else:
-        worth = 2 * tp / (tp + fp + ones.sum())
+    worth = tp / ones.sum() - fp / zeros.sum() if criterion == "youden" else 2 * tp / (tp + fp + ones.sum())
     best = np.flatnonzero(np.isclose(worth, worth.max(), rtol=0, atol=1e-12))
     return float(edges[best[np.abs(edges[best] - 0.5).argmin()]])
 

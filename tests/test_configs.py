@@ -13,6 +13,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {
     "mnist": ["", "linear", "softmax", "mlp", "keras", "seed_b", "fast", "best", "tiny"],
     "image_classification": ["32", "64"],
+    "image_folder": ["", "multi_label"],
+    "medical_cnn": ["", "224"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
     "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit"],
     "bccd_faster_rcnn": ["", "tiny"],
@@ -22,6 +24,7 @@ VARIANTS = {
     "nuclei_unet": ["", "border", "tiny"],
     "pets_unet": ["", "tiny"],
     "coco_fcn_resnet50": ["", "tiny"],
+    "transfer": ["", "probe", "unfreeze", "scratch"],
 }
 
 

@@ -85,7 +85,7 @@ def test_mistakes_are_found_before_anything_is_built(config):
     with pytest.raises(assemble.ConfigError, match="config.pretrained.path='gone.pth' is no file"):
         assemble.check(config)
     config.pretrained.format = "torchvison"
-    with pytest.raises(assemble.ConfigError, match=r"format='torchvison' is unknown; choose one of \['torchvision'\]"):
+    with pytest.raises(assemble.ConfigError, match=r"format='torchvison' is unknown; choose one of \['auto'\]"):
         assemble.check(config)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgrec_jax.assemble import data, model, optimizer, own, preprocess, pretrained, task, values
+from imgrec_jax.assemble import data, found, model, optimizer, own, preprocess, pretrained, task, values
 from imgrec_jax.assemble.components import check_types, complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
@@ -30,13 +30,14 @@ from imgrec_jax.parallel import MODES, make_layout
 from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
 
-__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "complete", "inference", "reports"]
+__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "complete", "inference", "remembered", "reports"]
 
 TASKS = tuple(data.TARGETS)
 
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for what can be seen to be wrong without any data."""
+    config = found.stand_in(config) if data.entry_of(config).survey else config
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
     if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
@@ -71,6 +72,11 @@ def check(config: ConfigDict) -> None:
     data.check(config)
 
 
+def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
+    """The config with what the run of the config `before` found in its data when it began, where it leaves that open."""
+    return found.remembered(complete(modernise(config)), complete(modernise(before)))
+
+
 def reports(config: ConfigDict) -> Iterator[Report | ExamplesReport]:
     """The sanity report of every split that a config names, one at a time."""
     check(config)
@@ -92,7 +98,12 @@ def build(config: ConfigDict) -> Experiment:
         layout = make_layout(config.parallel.mode, config.parallel.fsdp)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    source, eval_sources = data.open_sources(config)
+    survey = data.survey(config)
+    if survey is not None:
+        config = found.with_values(config, survey.found)
+        _say_found(survey)
+        check(config)
+    source, eval_sources = data.open_sources(config, survey)
     data.check_overlap(config, source, eval_sources)
     data.check_detection(config, source, eval_sources, _warn)
     model.check_classes(config, getattr(source, "title", source.info.name), source.info.class_names)
@@ -100,31 +111,35 @@ def build(config: ConfigDict) -> Experiment:
     train, evals = _pipelines(config, source, eval_sources, eval_batch)
     epoch, spec = train.steps_per_epoch, train.batch(0)
     values.check_channels(config, spec["image"].shape[-1])
-    made = task.make_task(config, layout.axis_name)
+    made = task.make_task(config, layout.axis_name, **preprocess.loss_weights(config, source))
     try:
         shapes = jax.eval_shape(lambda: made.init(jax.random.PRNGKey(0), spec))
     except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:
         given = tuple(spec["image"].shape[1:])
         where = own.where(error)
         raise ConfigError(f"config.model: {config.model.name} cannot take images of {given}: {error}{where}") from error
-    optimisation = _optimisation(config, epoch, shapes["params"])
+    optimisation = _optimisation(config, epoch, shapes["params"], source.info.class_names)
     eval_every = steps_of(config.eval, "eval.every", epoch, batch_size)
     checkpoint_every = steps_of(config.checkpoint, "checkpoint.every", epoch, batch_size, default=eval_every)
     profile = config.profile
     return Experiment(
         config=config,
         settle=complete,
-        card=_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+        card={
+            **_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+            **_weights(config),
+        },
         seed=config.seed,
         task=made,
         variable_shapes=shapes,
         data=Data(
             train=train,
             evals=evals,
-            summarise={n: task.make_summarise(config, s.info.meta.get("annotations")) for n, s in eval_sources.items()},
+            summarise=task.make_summarise(config, eval_sources),
             batch_spec=spec,
             batch_size=batch_size,
             on_device=config.data.on_device,
+            first=("validation",) if config.eval.intervals and "validation" in eval_sources else (),
         ),
         optimisation=optimisation,
         selection=Selection(config.select.metric, config.select.mode, config.select.patience),
@@ -139,6 +154,12 @@ def build(config: ConfigDict) -> Experiment:
         show=tuple(config.log.show),
         tensorboard=config.log.tensorboard,
     )
+
+
+def _say_found(survey: data.Survey) -> None:
+    """What was found in the user's own data, on stderr."""
+    if jax.process_index() == 0:
+        print("\n".join(f"found: {line}" for line in survey.lines), file=sys.stderr, flush=True)
 
 
 def _warn(line: str) -> None:
@@ -177,15 +198,16 @@ def _pipelines(
     return train, evals
 
 
-def _optimisation(config: ConfigDict, epoch: int, params: Any) -> Optimisation:
+def _optimisation(config: ConfigDict, epoch: int, params: Any, class_names: tuple[str, ...]) -> Optimisation:
     schedule = partial(optimizer.make_schedule, config, steps_per_epoch=epoch)
     total = steps_of(config.train, "train.total", epoch, config.data.batch_size)
-    optimizer.make_optimizer(config, schedule(total), params=params)  # the rules look for their parameters
+    make_optimizer = partial(optimizer.make_optimizer, config, steps_per_epoch=epoch)
+    make_optimizer(schedule(total), params=params)  # the rules look for their parameters
     return Optimisation(
         total_steps=total,
         make_schedule=schedule,
-        make_optimizer=partial(optimizer.make_optimizer, config),
-        initialise=pretrained.make_initialise(config),
+        make_optimizer=make_optimizer,
+        initialise=pretrained.make_initialise(config, class_names),
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,
     )
@@ -213,6 +235,11 @@ def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[st
             for name, kept in ((name, fingerprint(source)) for name, source in sources.items())
         },
     }
+
+
+def _weights(config: ConfigDict) -> dict[str, Any]:
+    record = pretrained.record(config)
+    return {"pretrained": record} if record else {}
 
 
 def class_names(config: ConfigDict) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from imgrec_jax import optim
-from imgrec_jax.assemble import data, model, optimizer, task
+from imgrec_jax.assemble import data, model, optimizer, pretrained, task
 from imgrec_jax.assemble.lookup import HIDDEN, ConfigError
 from imgrec_jax.assemble.ops import BEFORE, OP, factory_of
 from imgrec_jax.config import OP_SECTIONS, base, flatten
@@ -137,6 +137,7 @@ def complete(config: ConfigDict) -> ConfigDict:
             for name, given in _section(config, where).items():
                 if isinstance(given, ConfigDict):
                     _fill(given, _op(where, name, given))
+        pretrained.settle(config)
     if locked:
         config.lock()
     return config

@@ -1,39 +1,47 @@
 """Names to data sets: one table, in which each entry says which tasks it serves."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import own
+from imgrec_jax.assemble.found import with_values
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
-from imgrec_jax.config import is_own
+from imgrec_jax.config import base, is_own
 from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
 from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.check_examples import ExamplesReport, check_examples
-from imgrec_jax.data.sets import coco, mask_folder, mnist, panoptic, pets, scenes, tfds, voc
-from imgrec_jax.data.source import Request, Source, default_data_dir, overlap, parse_split
+from imgrec_jax.data.own.division import parse_fold
+from imgrec_jax.data.own.found import BAD_FILES, Survey
+from imgrec_jax.data.sets import coco, mask_folder, mnist, own_boxes, own_images, own_masks, panoptic, pets, scenes, tfds, voc
+from imgrec_jax.data.source import Request, Source, default_data_dir, few, overlap, parse_split
 
 # What examples of a task carry beside the image.
 TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
 
 
 class Entry(NamedTuple):
-    """open: (Request, **options) -> Source; options_like: what names these options; folder: whether it reads the user's own
-    files."""
+    """open: (Request, **options) -> Source, or with `survey` -> Survey, which tells what is found in the user's own files and
+    opens their splits; options_like: what names these options; folder: whether it reads the user's own files."""
 
     open: Callable
     tasks: tuple[str, ...]
     options_like: Callable | None = None
     folder: bool = False
     class_names: tuple[str, ...] = ()  # where the data themselves do not tell them, or tell always the same
+    survey: bool = False
 
 
 SETS: dict[str, Entry] = {
     "mnist": Entry(mnist.open_digits, ("classification",), class_names=mnist.CLASS_NAMES),
+    "image_folder": Entry(own_images.survey_images, ("classification",), folder=True, survey=True),
+    "own_detection": Entry(own_boxes.survey_boxes, ("detection",), folder=True, survey=True),
+    "own_segmentation": Entry(own_masks.survey_masks, ("segmentation",), folder=True, survey=True),
     "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation")),
     "coco_folder": Entry(coco.open_coco_folder, ("detection",), folder=True),
     "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True, class_names=voc.CLASS_NAMES),
@@ -49,6 +57,16 @@ SETS: dict[str, Entry] = {
     "oxford_iiit_pet": Entry(pets.open_pets, ("segmentation",)),
     "coco/2017_panoptic": Entry(panoptic.open_panoptic, ("segmentation",)),
 }
+OWN_KEYS = (
+    "group",
+    "fold",
+    "bad_files",
+    "multi_label",
+    "prepare",
+    "balance",
+    "test_sets",
+)  # of config.data, for entries with a survey
+_SPLIT_NAMES = ("train", "validation", "test", "best_test")
 ANY_TFDS = Entry(tfds.open_labelled, ("classification",))  # any other name is TFDS's
 
 
@@ -74,13 +92,53 @@ def check(config: ConfigDict) -> None:
     if entry.folder and not config.data.manual_dir:
         raise ConfigError(f"data.name={config.data.name!r} reads a folder: give it as config.data.manual_dir")
     make_search(config)
+    _check_own(config, entry)
 
 
-def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
-    """(training source, {"validation", "test": those that the config names}), without external proposals."""
-    data, entry = config.data, entry_of(config)
-    options = options_of(data.options)
-    request = Request(
+def _check_own(config: ConfigDict, entry: Entry) -> None:
+    """Keys of the user's own files; elsewhere they must have their default."""
+    data, default = config.data, base().data
+    choice("data.bad_files", data.bad_files, BAD_FILES)
+    for key in OWN_KEYS:
+        if not entry.survey and data[key] != default[key]:
+            own_sets = sorted(name for name, e in SETS.items() if e.survey)
+            raise ConfigError(
+                f"config.data.{key}={data[key]!r} is not used by data.name={data.name!r}, but by {', '.join(own_sets)}"
+            )
+    for name, path in options_of(data.test_sets).items():
+        if not isinstance(path, str) or name in _SPLIT_NAMES or not name.isidentifier():
+            raise ConfigError(
+                f"config.data.test_sets has {name!r}: {path!r}; expected other names than {_SPLIT_NAMES}, and folders"
+            )
+    if data.fold:
+        try:
+            parse_fold(data.fold)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _naming_options(options: dict[str, Any]) -> Iterator[None]:
+    """An option of another type than the set expects is said to be one."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ConfigError(f"config.data.options={options}: {error}{own.where(error)}") from error
+
+
+def survey(config: ConfigDict) -> Survey | None:
+    """The user's own files, looked at as a whole; None for other sets."""
+    entry = entry_of(config)
+    if not entry.survey:
+        return None
+    options = options_of(config.data.options)
+    with _naming_options(options):
+        return entry.open(_request(config), **options)
+
+
+def _request(config: ConfigDict) -> Request:
+    data = config.data
+    return Request(
         name=data.name,
         split=data.train_split,
         data_dir=data_dir(config),
@@ -88,13 +146,37 @@ def open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source]]:
         targets=TARGETS[config.task],
         in_memory=data.in_memory,
         max_pixels=data.max_pixels,
+        group=data.group,
+        fold=data.fold,
+        bad_files=data.bad_files,
+        multi_label=data.multi_label,
+        prepare=data.prepare,
     )
+
+
+def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Source, dict[str, Source]]:
+    """(training source, {"validation", "test": those that the config names}), without external proposals.
+
+    found: what `survey` made, where it made something.
+    """
+    data, entry, request, options = config.data, entry_of(config), _request(config), options_of(config.data.options)
+    if found is None and (found := survey(config)) is not None:
+        config = with_values(config, found.found)
+        data = config.data
     evals = {"validation": data.validation_split, "test": data.test_split}
-    try:
-        opened = {name: entry.open(request._replace(split=split), **options) for name, split in evals.items() if split}
-        train = entry.open(request, **options)
-    except (TypeError, AttributeError, KeyError, IndexError) as error:  # an option of another type than the set expects
-        raise ConfigError(f"config.data.options={options}: {error}{own.where(error)}") from error
+    open_split: Callable[[str], Any] = (
+        found.open if found else lambda split: entry.open(request._replace(split=split), **options)
+    )
+    with _naming_options(options):
+        opened = {name: open_split(split) for name, split in evals.items() if split}
+        train = open_split(data.train_split)
+        if found:
+            opened |= {name: found.other(Path(path).expanduser()) for name, path in options_of(data.test_sets).items()}
+    if data.examples_per_class is not None:
+        try:
+            train = few(train, data.examples_per_class, config.seed)
+        except ValueError as error:
+            raise ConfigError(f"config.data.examples_per_class={data.examples_per_class}: {error}") from error
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)
@@ -110,7 +192,7 @@ def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -
     names = {"train": config.data.train_split, "validation": config.data.validation_split, "test": config.data.test_split}
     sources = {"train": train, **evals}
     sizes = {parse_split(names[name])[0]: s.info.base_size or len(s) for name, s in sources.items()}
-    for first, second in itertools.combinations(sources, 2):
+    for first, second in itertools.combinations([name for name in sources if name in names], 2):
         selects = config.select.metric and (first, second) == ("validation", "test")
         if config.data.allow_overlap and not selects:
             continue

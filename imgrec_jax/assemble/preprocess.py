@@ -1,19 +1,19 @@
 """What turns examples into batches: the fixed preprocessing of evaluation, made without data, and the pipelines of training."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.data import make_search
-from imgrec_jax.assemble.lookup import ConfigError
+from imgrec_jax.assemble.lookup import ConfigError, choice
 from imgrec_jax.assemble.ops import BATCH_OPS, TASKS_OF_OP, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.ops import canvases, mixing, targets
-from imgrec_jax.data.pipeline import Order, sequential_order, shuffled_order
+from imgrec_jax.data.pipeline import Order, balanced_order, sequential_order, shuffled_order
 from imgrec_jax.data.preprocess import Preprocess, size_of
 from imgrec_jax.data.source import Source
 
@@ -39,6 +39,21 @@ def check(config: ConfigDict) -> None:
     make_ops("data.train_ops", config.data.train_ops)
     make_ops("data.train_ops", config.data.train_ops, of_batches=True)
     make_ops("data.eval_ops", config.data.eval_ops)
+    choice("data.resize", config.data.resize, ("fast", "torchvision"))
+    if config.data.resize == "torchvision" and config.data.canvases:
+        raise ConfigError(
+            f"config.data.canvases={config.data.canvases} and data.resize='torchvision', which pads each image to its own "
+            "multiple of 32; leave one of them"
+        )
+    if config.data.multi_label:
+        if mixed := [name for name in config.data.train_ops if name in BATCH_OPS]:
+            raise ConfigError(
+                f"config.data.train_ops.{mixed[0]} mixes images of one label each; remove it for data.multi_label"
+            )
+        if config.data.balance and config.data.balance_by == "sampling":
+            raise ConfigError(
+                "config.data.balance_by='sampling' draws images of one label each; take 'loss' for data.multi_label"
+            )
     if config.task == "detection" and config.data.remainder != "pad" and config.data.canvases:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
 
@@ -71,12 +86,38 @@ def training(config: ConfigDict) -> Training:
         ops += [check_boxes, targets.drop_crowd(), _resize(config)(tuple(data.min_size))]
         collate = _collate_boxes(config)(drop_extra_boxes=data.drop_extra_boxes)
         return Training(ops, batch_ops, collate, lambda source: _bucketed(config, source, data.batch_size, config.seed))
-    return Training(
-        ops,
-        batch_ops,
-        _collate_maps(config) if config.task == "segmentation" else stack,
-        lambda source: shuffled_order(len(source), data.batch_size, config.seed, data.remainder),
-    )
+    collate = _collate_maps(config) if config.task == "segmentation" else stack
+    return Training(ops, batch_ops, collate, functools.partial(_order, config))
+
+
+def _order(config: ConfigDict, source: Source) -> Callable[[int], Order]:
+    data = config.data
+    if data.balance and data.balance_by == "sampling":
+        labels = source.info.meta["targets"]["label"]
+        weights = class_weights(labels, source.info.class_names, data.balance)[labels]
+        return balanced_order(weights, data.batch_size, config.seed, data.remainder)
+    return shuffled_order(len(source), data.batch_size, config.seed, data.remainder)
+
+
+def class_weights(labels: np.ndarray, class_names: Sequence[str], power: float) -> np.ndarray:
+    """Of each class, count ** -power, scaled to a mean of 1 over the examples: int [N] -> float64 [K]; 1 without examples."""
+    counts = np.bincount(labels, minlength=len(class_names)).astype(np.float64)
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
+    scaled = weights * counts.sum() / max((weights * counts).sum(), 1e-300)
+    return np.where(counts > 0, scaled, 1.0)
+
+
+def loss_weights(config: ConfigDict, source: Source) -> dict[str, Any]:
+    """What `task.make_task` takes of the skew of the training split: {} for none."""
+    data = config.data
+    if not data.balance or data.balance_by != "loss":
+        return {}
+    targets = source.info.meta["targets"]
+    if not data.multi_label:
+        return {"class_weights": tuple(class_weights(targets["label"], source.info.class_names, data.balance).tolist())}
+    columns = zip(targets["labels"].T, targets["label_known"].T, strict=True)
+    each = np.array([class_weights(labels[known], ("no", "yes"), data.balance) for labels, known in columns])
+    return {"label_weights": tuple(map(tuple, each.T.tolist()))}
 
 
 def eval_order(config: ConfigDict, source: Source, batch_size: int) -> Callable[[int], Order]:
@@ -87,7 +128,10 @@ def eval_order(config: ConfigDict, source: Source, batch_size: int) -> Callable[
 
 
 def _canvases(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """() for torchvision's way: each image has its own, and a program is compiled for every one."""
     data = config.data
+    if data.resize == "torchvision":
+        return ()
     return tuple(map(tuple, data.canvases)) or canvases.default_canvases(max(data.min_size), data.max_size)
 
 
@@ -98,7 +142,8 @@ def _bucketed(config: ConfigDict, source: Source, batch_size: int, seed: int | N
 
 
 def _resize(config: ConfigDict) -> Callable:
-    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config))
+    as_float = config.data.resize == "torchvision"
+    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config), as_float=as_float)
 
 
 def _collate_boxes(config: ConfigDict) -> Callable:

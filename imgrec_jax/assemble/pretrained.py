@@ -1,27 +1,70 @@
-"""Pretrained weights: a file of another framework, merged into the fresh variables of a model."""
+"""Pretrained weights: of other frameworks or of a run of this project, merged into the fresh variables of a model."""
 
+import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.lookup import ConfigError, choice
-from imgrec_jax.pretrained import merge, torch_file, torchvision
+from imgrec_jax.pretrained import fetch, files, fit, merge, names
+from imgrec_jax.pretrained.known import (
+    COCO_91,
+    KNOWN,
+    Preprocessing,
+    by_layout,
+    forbids_commercial_use,
+)
+from imgrec_jax.run import checkpoint, start, workdir
 
-Converter = Callable[[Mapping[str, np.ndarray], Collection[str]], torchvision.Converted]
-FORMATS: dict[str, Converter] = {"torchvision": torchvision.convert_for}
+FORMATS = ("auto",)
+HEADS = ("keep", "new", "match")
+ADAPTATIONS = ("positions", "channels")
+PREPROCESSINGS = ("auto", "none")
 ALLOWANCES = ("allow_missing", "allow_unexpected", "allow_wrong_shape")
 
 
+class Loaded(NamedTuple):
+    """Weights that were read.
+
+    Attributes:
+      tensors: {name: array} under today's names.
+      source: what they are, for people; sha256: of the file, or of no file "".
+      licence: "" where nothing is said of it.
+      preprocessing: of their training, None where it follows from the layout.
+      classes: the names of their outputs; () where they are not known.
+    """
+
+    tensors: dict[str, np.ndarray]
+    source: str
+    sha256: str
+    licence: str
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...]
+
+
 def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what cannot be, without reading or downloading anything."""
     section = config.pretrained
     choice("pretrained.format", section.format, FORMATS)
-    if section.path and not _path(section).is_file():
-        raise ConfigError(f"config.pretrained.path={section.path!r} is no file; give a .pth or .safetensors file, or ''")
+    choice("pretrained.head", section.head, HEADS)
+    choice("pretrained.preprocessing", section.preprocessing, PREPROCESSINGS)
+    for adaptation in section.adapt:
+        choice("pretrained.adapt", adaptation, ADAPTATIONS)
+    if fetch.is_name(section.path):
+        try:
+            fetch.look_up(section.path)
+        except fetch.FetchError as error:
+            raise ConfigError(f"config.pretrained.path: {error}") from error
+    elif section.path and not files.file_in(_path(section)).is_file() and not workdir.exists(_path(section)):
+        raise ConfigError(
+            f"config.pretrained.path={section.path!r} is no file; give a .pth, .safetensors, .keras, .h5 or .onnx file, the "
+            f"folder of a tfjs model or of a run, a name such as {next(iter(KNOWN))}, or ''"
+        )
     for key in ALLOWANCES:
         for pattern in section[key]:
             try:
@@ -30,28 +73,222 @@ def check(config: ConfigDict) -> None:
                 raise ConfigError(f"config.pretrained.{key}: {pattern!r} is no regular expression: {error}") from error
 
 
-def make_initialise(config: ConfigDict) -> Callable[[dict], tuple[dict, str]] | None:
+_UNSET = (((0.0,), (1.0,)), ((), ()))  # nothing said of the mean and the standard deviation
+
+
+def settle(config: ConfigDict) -> None:
+    """Sets data.mean and data.std, where nothing was said of them, to what the weights were trained with; in place.
+
+    What cannot be read is left for `make_initialise` to report.
+    """
+    section, data = config.pretrained, config.data
+    if not section.path or section.preprocessing == "none" or (tuple(data.mean), tuple(data.std)) not in _UNSET:
+        return
+    known = KNOWN.get(section.path)
+    try:
+        preprocessing = known.preprocessing if known else preprocessing_of(load(section))
+    except (ValueError, OSError):
+        return
+    if preprocessing is not None:
+        data.mean, data.std = preprocessing.mean, preprocessing.std
+
+
+def preprocessing_of(loaded: Loaded) -> Preprocessing | None:
+    """That of the weights; where they do not say, what is usual for their names."""
+    if loaded.preprocessing is not None:
+        return loaded.preprocessing
+    kinds = {
+        "pytorch": r"^_conv_stem\.", "detector": r"^roi_heads\.", "fcn": r"^backbone\.", "keras": r"/(kernel|gamma)$",
+        "timm": r"^(conv_stem|stem\.0|patch_embed\.proj|pre_logits\.fc1)\.",
+    }  # fmt: skip
+    layout = next(
+        (kind for kind, pattern in kinds.items() if any(re.search(pattern, name) for name in loaded.tensors)), "torchvision"
+    )
+    families = {
+        "vgg": r"^block1_conv1", "densenet": r"^conv2_block1", "efficientnet": r"^block1a_", "vit": r"^(cls_token|class_token)",
+    }  # fmt: skip
+    family = next((f for f, pattern in families.items() if any(re.search(pattern, name) for name in loaded.tensors)), "")
+    return by_layout(layout, family)
+
+
+def load(section: ConfigDict) -> Loaded:
+    """Reads the weights that `config.pretrained` names, downloading them where they are released ones.
+
+    Raises:
+      ValueError, FileNotFoundError: when they cannot be had or read.
+    """
+    path = section.path
+    if fetch.is_name(path):
+        fetched = fetch.fetch(path)
+        loaded = _read(str(fetched.path), fetched.path.stat().st_mtime_ns)
+        known = fetched.known
+        own = known.preprocessing if known.preprocessing.resize_shorter or known.preprocessing.bgr else None
+        loaded = loaded._replace(
+            source=f"{path} ({known.url})",
+            licence=known.licence,
+            preprocessing=own or loaded.preprocessing,
+            classes=known.classes,
+        )
+    else:
+        file = files.file_in(_path(section))
+        loaded = _read(str(file), file.stat().st_mtime_ns)
+    return loaded._replace(licence=section.licence or loaded.licence, classes=tuple(section.class_names) or loaded.classes)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: str, changed: int) -> Loaded:
+    """changed: when, so that another file of the same name is read anew."""
+    file = Path(path)
+    if workdir.exists(file):
+        return _read_run(file)
+    tensors = fit.with_todays_names(files.read(file))
+    stated = fetch.beside(file)
+    return Loaded(tensors, path, fetch.sha256(*files.parts(file)), stated.get("licence", ""), stated.get("preprocessing"), ())
+
+
+def _read_run(folder: Path) -> Loaded:
+    """The best checkpoint of a run, or its last."""
+    try:
+        card, config = workdir.read_card(folder), workdir.read_config(folder)
+        which = "best" if checkpoint.saved(folder, checkpoint.BEST) else "last"
+        found, _ = start.choose(folder, which, lambda line: None)
+        variables = checkpoint.read_variables(found)
+    except (workdir.WorkdirError, checkpoint.CheckpointError) as error:
+        raise ValueError(str(error)) from error
+    flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
+    classes = tuple(card.get("class_names", ()))
+    classes = ("__background__", *classes) if config.task == "detection" else classes
+    preprocessing = Preprocessing(None, None, mean=tuple(config.data.mean), std=tuple(config.data.std))
+    kept = card.get("pretrained") or {}
+    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes)
+
+
+def record(config: ConfigDict) -> dict[str, Any] | None:
+    """What the run's folder keeps of the weights; None without any, or where they are not at hand any more."""
+    if not config.pretrained.path:
+        return None
+    try:
+        loaded = load(config.pretrained)
+    except (ValueError, OSError):
+        return None
+    preprocessing = preprocessing_of(loaded)
+    return {
+        "source": loaded.source,
+        "sha256": loaded.sha256,
+        "licence": loaded.licence,
+        "preprocessing": preprocessing._asdict() if preprocessing else None,
+    }
+
+
+def make_initialise(config: ConfigDict, class_names: Sequence[str] = ()) -> Callable[[dict], tuple[dict, str]] | None:
     """fresh variables -> (variables with the file's values, what was loaded, as text); None without a file.
+
+    class_names: of the data, for `head="match"`; of detection without the background.
 
     The function raises ConfigError when the file cannot be read or does not fit.
     """
     section = config.pretrained
     if not section.path:
         return None
+    ours = ("__background__", *class_names) if config.task == "detection" else tuple(class_names)
 
     def initialise(variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        paths = {"/".join(path[1:]) for path in traverse_util.flatten_dict(variables)}
         try:
-            converted = FORMATS[section.format](torch_file.read_tensors(_path(section)), paths)
-            merged, report = merge.merge(
-                variables, converted.tensors, source_names=converted.source_names,
-                **{key: tuple(section[key]) for key in ALLOWANCES},
-            )  # fmt: skip
-        except ValueError as error:
-            raise ConfigError(f"config.pretrained with {section.path}: {error}") from error
-        return merged, f"pretrained weights of {section.path}\n{report}"
+            return _initialise(section, variables, ours)
+        except (ValueError, FileNotFoundError) as error:
+            remedy = _REMEDY if section.head == "keep" and isinstance(error, merge.MergeError) else ""
+            raise ConfigError(f"config.pretrained with {section.path}: {error}{remedy}") from error
 
     return initialise
+
+
+_REMEDY = (
+    '. config.pretrained.head="new" leaves heads as they are drawn, for another number of classes or another task; '
+    '"match" takes the classes by name'
+)
+
+
+def _initialise(section: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    loaded = load(section)
+    fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
+    found = fit.find(loaded.tensors, fresh)
+    have, layout = loaded.tensors, found.layout
+    tensors = {
+        path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
+        for path, name in found.names.items()
+        if name in have
+    }
+    lines = [f"pretrained weights of {loaded.source}, names of {layout}", *_licence(loaded)]
+    preprocessing = preprocessing_of(loaded)
+    first = fit.first_convolution(tensors)
+    if preprocessing and preprocessing.bgr and first:
+        tensors[first] = tensors[first][:, :, ::-1]
+    _adapt(section, tensors, fresh, first)
+    missing, unexpected = [], set(have) - set(found.names.values())
+    if section.head == "new":
+        missing = [path for path in fresh if fit.HEAD.search(path)]
+        tensors = {path: value for path, value in tensors.items() if path not in missing}
+        if (
+            "fc/kernel" not in fresh
+            and layout in ("torchvision", "timm", "keras", "pytorch")
+            or (layout == "own" and fit.is_of_backbone_only(found, have))
+        ):
+            missing += [path for path in fresh if not path.startswith(found.trunk)]
+        unexpected -= fit.other_heads(found, have)
+    allowed = [name for name in unexpected if any(_finds(pattern, name) for pattern in section.allow_unexpected)]
+    if section.head == "match":
+        lines.append(_match(tensors, fresh, ours, loaded.classes))
+    merged, report = merge.merge(
+        variables,
+        {**tensors, **{name: have[name] for name in sorted(unexpected)}},
+        source_names={path: name for path, name in found.names.items() if path in tensors},
+        allow_missing=(*section.allow_missing, *(f"^{re.escape(path)}$" for path in missing)),
+        allow_unexpected=tuple(f"^{re.escape(name)}$" for name in allowed),
+        allow_wrong_shape=tuple(section.allow_wrong_shape),
+    )
+    return merged, "\n".join([*lines, str(report)])
+
+
+def _finds(pattern: str, name: str) -> bool:
+    """In a name as the file has it, or with our separators: `^fc/` finds fc.weight."""
+    return bool(re.search(pattern, name) or re.search(pattern, name.replace(".", "/")))
+
+
+def _licence(loaded: Loaded) -> list[str]:
+    if not loaded.licence:
+        return []
+    note = ": it forbids commercial use" if forbids_commercial_use(loaded.licence) else ""
+    return [f"licence     {loaded.licence}{note}"]
+
+
+def _adapt(section: ConfigDict, tensors: dict[str, np.ndarray], fresh: dict[str, Any], first: str | None) -> None:
+    """Positions and first-layer channels of another size, where asked for, in place."""
+    if "positions" in section.adapt:
+        for path in [path for path in tensors if path.endswith("pos_embedding")]:
+            if tensors[path].shape != fresh[path].shape:
+                tensors[path] = fit.resize_positions(tensors[path], fresh[path].shape[1])
+    if "channels" in section.adapt and first and tensors[first].shape[2] != fresh[first].shape[2]:
+        tensors[first] = fit.change_channels(tensors[first], fresh[first].shape[2])
+
+
+def _match(tensors: dict[str, np.ndarray], fresh: dict[str, Any], ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """Heads with the classes of the data, in place; what to say of it."""
+    heads = [path for path in tensors if fit.HEAD.search(path)]
+    outputs = {tensors[path].shape[-1] for path in heads}
+    if not theirs and len(COCO_91) in outputs:
+        theirs = COCO_91
+    if not ours or not theirs:
+        raise ValueError(
+            f"head='match' needs the names of the classes of {'the data' if not ours else 'the weights'}"
+            + ("; give them, in the order of its outputs, as config.pretrained.class_names" if ours else "")
+        )
+    known = {name.lower() for name in theirs}
+    new = [name for name in ours if name.lower() not in known]
+    if len(new) == len(ours) or (len(ours) > 1 and set(ours) - set(new) == {"__background__"}):
+        raise ValueError(f"none of the classes {list(ours)[:6]} is among those of the weights, {list(theirs)[:6]}, ...")
+    for path in heads:
+        tensors[path] = fit.select_classes(tensors[path], np.asarray(fresh[path]), path, ours, theirs)
+    return f"classes     {len(ours) - len(new)} of {len(ours)} by name" + (f"; new: {', '.join(new[:8])}" if new else "")
 
 
 def _path(section: ConfigDict) -> Path:

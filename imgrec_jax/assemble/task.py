@@ -1,7 +1,7 @@
 """Model, loss and metrics of a config as a `Task`, made without data."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +9,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import losses, metrics
-from imgrec_jax.assemble import own
+from imgrec_jax.assemble import own, scores
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
 from imgrec_jax.assemble.model import make_model
 from imgrec_jax.config import is_own
+from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval
 from imgrec_jax.segmentation.losses import loss_of_pixels, segmentation_loss
-from imgrec_jax.tasks import classify, detect, segment, two_stage
+from imgrec_jax.tasks import classify, detect, multi_label, segment, two_stage
 from imgrec_jax.tasks.task import Task
 
 
@@ -41,14 +42,27 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"config.eval.window={config.eval.window}; expected (height, width), or () to predict whole images")
 
 
-def make_task(config: ConfigDict, axis_name: str | None = None) -> Task:
-    """The task of a config; axis_name: mapped axis under `pmap`."""
+def make_task(config: ConfigDict, axis_name: str | None = None, **options: Any) -> Task:
+    """The task of a config; axis_name: mapped axis under `pmap`; options: what only the data tell, of classification."""
     return {"classification": _classification, "detection": _detection, "segmentation": _segmentation}[config.task](
-        config, model=make_model(config, axis_name), mean=config.data.mean, std=config.data.std, axis_name=axis_name
+        config, model=make_model(config, axis_name), mean=config.data.mean, std=config.data.std, axis_name=axis_name, **options
     )
 
 
-def _classification(config: ConfigDict, **common: Any) -> Task:
+def _multi_label(config: ConfigDict, **common: Any) -> Task:
+    options = options_of(config.loss)
+    if options.pop("name") != "binary_cross_entropy" or config.eval.top_k:
+        raise ConfigError(
+            f"config.data.multi_label=True: config.loss.name={config.loss.name!r} with eval.top_k={config.eval.top_k} is of "
+            "one label an image; expected 'binary_cross_entropy' and (), as image_folder.py:multi_label has them"
+        )
+    check_options("loss", options, multi_label.binary_cross_entropy, skip=2)
+    return multi_label.make_task(loss_fn=functools.partial(multi_label.binary_cross_entropy, **options), **common)
+
+
+def _classification(config: ConfigDict, *, class_weights: Sequence[float] = (), **common: Any) -> Task:
+    if config.data.multi_label:
+        return _multi_label(config, **common)
     options = options_of(config.loss)
     loss, probabilities = _classification_loss(options.pop("name"))
     check_options("loss", options, loss, skip=2)
@@ -57,6 +71,8 @@ def _classification(config: ConfigDict, **common: Any) -> Task:
         probabilities=probabilities,
         num_classes=common["model"].num_classes,
         top_k=config.eval.top_k,
+        collect=config.eval.intervals,
+        class_weights=class_weights,
         **common,
     )
 
@@ -116,10 +132,26 @@ def _segmentation_loss(config: ConfigDict) -> Callable:
     return functools.partial(segmentation_loss, **options)
 
 
-def make_summarise(config: ConfigDict, annotations: Any) -> Callable[[dict], dict]:
-    """Merged metric states of a split -> values; annotations: the table of its boxes, for detection."""
-    if config.task != "detection":
-        return metrics.compute
+def make_summarise(config: ConfigDict, sources: dict[str, Source]) -> dict[str, Callable[[dict], dict]]:
+    """{split: merged metric states -> values}, for the splits to evaluate.
+
+    What validation chooses (a threshold) is that of the state that was evaluated last, and is used for the other splits.
+    """
+    if config.task == "detection":
+        return {name: summary_of_detections(source.info.meta["annotations"]) for name, source in sources.items()}
+    if not (config.task == "classification" and config.eval.intervals):
+        return dict.fromkeys(sources, metrics.compute)
+    return scores.make_summaries(
+        {name: source.info for name, source in sources.items()},
+        chooses="validation",
+        positive=config.eval.positive,
+        criterion=config.eval.threshold,
+        multi_label=config.data.multi_label,
+    )
+
+
+def summary_of_detections(annotations: Any) -> Callable[[dict], dict]:
+    """Merged metric states -> values; annotations: the table of the boxes that are there."""
     truth = functools.cache(lambda: coco_eval.load_ground_truth(annotations.to_coco()))  # made when it is first asked for
     return functools.partial(_summarise_detections, truth, annotations)
 

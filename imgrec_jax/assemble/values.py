@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import base, flatten
+from imgrec_jax.stats import CRITERIA
 
 Check = tuple[Callable[[Any], bool], str]
 
@@ -74,6 +75,8 @@ VALUES: dict[str, Check] = {
     "data.batch_size": _integer(1),
     "data.eval_batch_size": _integer(1),
     "data.threads": _integer(0),
+    "data.balance": _number(0, 1),
+    "data.balance_by": (lambda v: v in ("loss", "sampling"), "'loss' or 'sampling'"),
     "data.mean": _each(_number(-math.inf), 1),
     "data.std": _each(_number(0, above=True), 1),
     "data.pad_multiple": _integer(1),
@@ -88,6 +91,11 @@ VALUES: dict[str, Check] = {
     "optim.weight_decay": _rules(_number(0)),
     "optim.lr_multiplier": _rules(_number(0)),
     "optim.frozen": _each(_REGEX),
+    "optim.layer_decay": _number(0, 1, above=True),
+    "optim.unfreeze_after_steps": _or_none(_integer(1)),
+    "optim.unfreeze_after_epochs": _or_none(_number(0, above=True)),
+    "optim.unfreeze_after_examples": _or_none(_integer(1)),
+    "data.examples_per_class": _or_none(_integer(1)),
     "optim.clip_norm": _or_none(_number(0, above=True)),
     "optim.ema_decay": _number(0, 1, below=True),
     "optim.accumulate": _integer(1),
@@ -103,6 +111,7 @@ VALUES: dict[str, Check] = {
     "pretrained.allow_wrong_shape": _each(_REGEX),
     "parallel.fsdp": _integer(1),
     "eval.top_k": _each(_integer(1)),
+    "eval.threshold": (lambda v: v in CRITERIA, f"one of {CRITERIA}"),
     "eval.window": _size(2),
     "eval.overlap": _number(0, 1, below=True),
     "select.patience": _or_none(_integer(1)),
@@ -131,7 +140,10 @@ OPTIONS: dict[str, Check] = {
     "flip": _number(0, 1),
     "sigma": _number(0),
     "alpha": _number(0, above=True),
-    "padding": (lambda v: str(v) in ("SAME", "VALID", "same", "valid"), "'SAME' or 'VALID'"),
+    "padding": (
+        lambda v: str(v) in ("SAME", "VALID", "same", "valid", "torch", "tf"),
+        "'SAME' or 'VALID', of the zoo 'torch' (symmetric) or 'tf' (TensorFlow's SAME)",
+    ),
     "aspect_ratios": _each(_number(0, above=True), 1),
     "anchor_sizes": _each(_each(_number(0, above=True), 1), 1),
     "widths": _each(_integer(1)),
@@ -152,13 +164,17 @@ DETECTION: dict[str, Check] = {
 
 # Keys that only some tasks use; elsewhere they must have their default.
 _DETECTION = (
-    "data.min_size", "data.max_size", "data.canvases", "data.max_boxes", "data.max_proposals", "data.search",
+    "data.min_size", "data.max_size", "data.resize", "data.canvases", "data.max_boxes", "data.max_proposals", "data.search",
     "data.drop_degenerate_boxes", "data.drop_extra_boxes", "detection",
 )  # fmt: skip
 TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_DETECTION, ("detection",)),
     **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.window", "eval.test_time"), ("segmentation",)),
     "eval.top_k": ("classification",),
+    "data.examples_per_class": ("classification",),
+    "eval.intervals": ("classification",),
+    "eval.positive": ("classification",),
+    "eval.threshold": ("classification",),
     "loss": ("classification", "segmentation"),
 }
 _WITH_WARMUP = ("constant", "step", "cosine", "polynomial")  # one_cycle has its own

@@ -34,9 +34,9 @@ def insertion(confidence: Score, image: np.ndarray, heat: np.ndarray, *, steps: 
 def _path(confidence: Score, first: np.ndarray, last: np.ndarray, heat: np.ndarray, steps: int) -> np.ndarray:
     """Confidences along the way from one image to another, the hottest pixels first."""
     order = np.argsort(-heat.ravel(), kind="stable")
-    rank = np.empty(order.size, np.int64)
-    rank[order] = np.arange(order.size)
-    rank = rank.reshape(heat.shape)
+    flat = np.empty(order.size, np.int64)
+    flat[order] = np.arange(order.size)
+    rank = flat.reshape(heat.shape)
     stops = np.linspace(0, order.size, steps + 1).round().astype(int)
     images = np.stack([np.where((rank < stop)[..., None], last, first) for stop in stops])
     return in_chunks(confidence, images)

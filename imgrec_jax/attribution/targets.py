@@ -123,7 +123,7 @@ class Explained(NamedTuple):
         return layers.maps(self.target.score, self.variables, rows_of(self.batch, jnp.asarray(self.image[None])))
 
 
-def rows_of(batch: Mapping[str, Any], images: jax.Array) -> dict[str, Any]:
+def rows_of(batch: Mapping[str, Any], images: jax.Array | np.ndarray) -> dict[str, Any]:
     """A batch of one row, repeated for images [N, H, W, C], which replace its own."""
     count = images.shape[0]
     repeated = {key: jnp.repeat(jnp.asarray(value)[:1], count, axis=0) for key, value in batch.items() if key != "image"}
@@ -139,4 +139,4 @@ def default_layer(maps: Mapping[str, tuple[int, ...]]) -> str:
     if not maps:
         raise ValueError("this model has no map of features; take a method that needs none: gradients, occlusion, rise")
     widest = max(shape[3] for shape in maps.values())
-    return next(name for name in reversed(maps) if maps[name][3] == widest)
+    return next(name for name in reversed(list(maps)) if maps[name][3] == widest)

@@ -26,6 +26,7 @@ from imgrec_jax.data.annotations import Annotations, encode_mask, from_images
 from imgrec_jax.data.images import MAX_PIXELS, ImageSizeError, decode_image, encoded_size, orientation, read_image_file
 from imgrec_jax.data.ops import targets as target_ops
 from imgrec_jax.data.progress import progress
+from imgrec_jax.data.records import open_records, record_format
 from imgrec_jax.data.source import SourceInfo, digest, parse_split, split_range
 
 TARGETS = ("boxes", "masks", "segmentation")
@@ -175,7 +176,7 @@ def prepared_folder(name: str, data_dir: Path) -> Path:
         raise FileNotFoundError(
             f"{name} is not prepared: expected {Path(data_dir) / path / (version or '<version>')}/dataset_info.json. "
             "Prepare an annotated folder with imgrec_jax.data.sets.coco.prepare or imgrec_jax.data.sets.voc.prepare; a set of "
-            f"the TFDS catalogue with `tfds build {path} --file_format=array_record --data_dir={data_dir}`"
+            f"the TFDS catalogue with `tfds build {path} --file_format={record_format()} --data_dir={data_dir}`"
         )
     return max(versions, key=lambda p: [int(part) for part in p.name.split(".")])
 
@@ -190,7 +191,7 @@ def open_prepared(
     in_memory: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> DetectionSource:
-    """A prepared ArrayRecord set with the features of coco, voc, `coco_folder` or `digit_scenes`; no TensorFlow.
+    """A prepared TFDS set with the features of coco, voc, `coco_folder` or `digit_scenes`; no TensorFlow.
 
     category_ids: the data set's own numbers of labels 1..K, where its metadata do not tell (the stock `coco` sets).
     in_memory: keep every image once decoded.
@@ -204,7 +205,7 @@ def open_prepared(
         raise ValueError(f"{name} has no split {base!r}; it has {sorted(builder.info.splits)}")
     features = builder.info.features
     encoded = {key: tfds.decode.SkipDecoding() for key in ("image", "instances") if key in features}
-    records = builder.as_data_source(base, decoders=encoded)
+    records = open_records(builder, base, decoders=encoded)
     class_names = tuple(features["objects"]["label"].names)
     category_ids = category_ids or tuple((builder.info.metadata or {}).get("category_ids", ())) or None
     with_masks = "boxes" not in targets or len(targets) > 1

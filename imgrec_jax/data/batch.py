@@ -11,6 +11,7 @@ Shape letters: B batch, H W C image, G ground-truth boxes, P proposals, K foregr
 | example_valid | bool [B] | False for the padding of a last batch |
 | index | int32 [B] | position in the split; the source maps it to file names or image ids |
 | label | int32 [B] | class (classification) |
+| labels, label_known | uint8, bool [B, K] | several labels an image: yes (1) or no; False where unknown |
 | label_b, mix | int32 [B], float32 [B] | second label and the weight of the first (mixup, cutmix) |
 | image_size, original_size | int32 [B, 2] | true (height, width) of the resized image without its padding, and of the file |
 | boxes | float32 [B, G, 4] | x1, y1, x2, y2 in absolute pixels of the resized image |

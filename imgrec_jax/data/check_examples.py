@@ -94,7 +94,9 @@ def check_examples(source: Source, seen: dict[bytes, tuple[str, str]]) -> Exampl
             unit = "pixels"
         labels, values = _labels(example, len(classes))
         counts.update(values)
-        findings += [Finding(kind, name, None, detail) for kind, detail in _of_one(image, labels, len(classes))]
+        findings += [
+            Finding(kind, name, None, detail) for kind, detail in _of_one(image, labels, len(classes), unit == "pixels")
+        ]
         digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes() + str(image.shape).encode(), digest_size=16).digest()
         findings += _repeats(digest, name, labels, own, seen)
         own[digest] = (name, labels)
@@ -116,12 +118,12 @@ def _labels(example: dict[str, Any], classes: int) -> tuple[tuple[int, ...], dic
     return tuple(found.tolist()), {int(k): int(n) for k, n in zip(found, counts, strict=True) if k >= 0}
 
 
-def _of_one(image: np.ndarray, labels: Sequence[int], classes: int) -> list[tuple[str, str]]:
+def _of_one(image: np.ndarray, labels: Sequence[int], classes: int, is_map: bool) -> list[tuple[str, str]]:
     """(kind, detail) of what is wrong with an example by itself."""
     found = []
     if strange := [label for label in labels if label < 0 or (classes and label >= classes)]:
         found.append(("label outside the classes", f"{strange[:5]}; expected 0..{classes - 1}"))
-    if not labels:
+    if not labels and is_map:
         found.append(("no label", "no pixel of it counts"))
     if image.min() == image.max():
         found.append(("blank image", f"all pixels are {image.flat[0]}"))

@@ -45,7 +45,7 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
             archive = zipfile.ZipFile(zips[0])
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ValueError(f"{zips[0]}: no zip file that can be read ({error}); was it copied as a whole?") from error
-        found, read = archive.namelist(), functools.partial(_read_member, archive, zips[0], max_pixels)
+        found, read = archive.namelist(), functools.partial(read_member, archive, zips[0], max_pixels)
         size = lambda name: archive.getinfo(str(name)).file_size  # noqa: E731
     else:
         found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
@@ -56,7 +56,7 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
     return Files(root, tuple(n for n in names if n.suffix.lower() in IMAGES and not hidden(n)), read, size)
 
 
-def _read_member(archive: zipfile.ZipFile, path: Path, max_pixels: int, name: PurePosixPath) -> bytes:
+def read_member(archive: zipfile.ZipFile, path: Path, max_pixels: int, name: PurePosixPath | str) -> bytes:
     """A member of a zip file; its declared size is held against the image's before it is unpacked."""
     try:
         size = archive.getinfo(str(name)).file_size

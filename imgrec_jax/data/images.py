@@ -17,6 +17,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -27,6 +28,8 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 _BYTES_UNCHECKED = 64 * 2**20  # a smaller file is read before its header is looked at
 _BYTES_PER_PIXEL = 16  # of a larger file: four channels of float32
 _PIL_LOCK = threading.Lock()
+_HEARD: ContextVar[list[str] | None] = ContextVar("heard", default=None)  # of damage, by who listens
+_SAID: set[str] = set()  # files whose damage was said
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|CRC error|not enough image data")
 
@@ -172,10 +175,15 @@ def check_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
         if error.args[0].startswith(f"{name}: no image"):
             raise ImageFileError(f"{name}: {len(data)} bytes that are no image; replace the file") from error
         raise
-    damage = {"PNG": _png_damage, "JPEG": _jpeg_damage, "MPO": _jpeg_damage}.get(header.format, lambda data: None)(data)
-    if damage:
-        raise ImageFileError(f"{name}: a damaged {header.format} ({damage}); replace the file")
+    if found := damage(data, header.format):
+        raise ImageFileError(f"{name}: a damaged {header.format} ({found}); replace the file")
     return header
+
+
+def damage(data: bytes, format: str | None) -> str | None:
+    """What can be seen to be wrong with an encoded image of this format without decoding it; None where nothing can."""
+    check = {"PNG": _png_damage, "JPEG": _jpeg_damage, "MPO": _jpeg_damage}.get(format or "")
+    return check(data) if check else None
 
 
 def _png_damage(data: bytes) -> str | None:
@@ -216,7 +224,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     """
     import cv2
 
-    check_image(data, name, max_pixels)
+    if check_image(data, name, max_pixels).format == "JPEG" and (image := _decode_jpeg(data, name)) is not None:
+        return image
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         image = None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -227,6 +236,35 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     if image is None:
         raise ImageFileError(f"{name}: {len(data)} bytes that are no image OpenCV can decode; replace the file")
     return image
+
+
+def _decode_jpeg(data: bytes, name: str) -> np.ndarray | None:
+    """The pixels that OpenCV's libjpeg gives, bit for bit; None for what is not decoded here, such as CMYK.
+
+    OpenCV writes what libjpeg thinks of a damaged file to stderr, without the name of the file.
+    """
+    import simplejpeg
+
+    try:
+        if simplejpeg.decode_jpeg_header(data, strict=False)[2] not in ("YCbCr", "Gray"):
+            return None
+        try:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        except ValueError as error:
+            image = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=False)
+            _say_damage(name, _line(error))
+            return image
+    except ValueError:  # OpenCV may know better, or says that it is no image
+        return None
+
+
+def _say_damage(name: str, what: str) -> None:
+    """To whoever listens (`decoder_warnings`), else once a file to stderr."""
+    if (heard := _HEARD.get()) is not None:
+        heard.append(what)
+    elif name not in _SAID:
+        _SAID.add(name)
+        print(f"warning: {name} is damaged ({what}); its pixels are used as they decode", file=sys.stderr, flush=True)
 
 
 def is_lossy(data: bytes, format: str | None) -> bool:
@@ -261,11 +299,13 @@ class DecoderWarnings(NamedTuple):
 
 @contextlib.contextmanager
 def decoder_warnings() -> Iterator[list[DecoderWarnings]]:
-    """Catches what OpenCV's decoders write to the process's stderr, without a file's name, in a list of one item.
+    """Catches what decoders say of damage, and what OpenCV's write to the process's stderr, in a list of one item.
 
-    libjpeg decodes a damaged file to something and only says "Corrupt JPEG data" there. Not for several threads at a time.
+    A damaged file decodes to something. Not for several threads at a time.
     """
     said: list[DecoderWarnings] = []
+    heard: list[str] = []
+    listening = _HEARD.set(heard)
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         before = os.dup(2)
@@ -275,7 +315,8 @@ def decoder_warnings() -> Iterator[list[DecoderWarnings]]:
         finally:
             os.dup2(before, 2)
             os.close(before)
+            _HEARD.reset(listening)
             kept.seek(0)
             lines = kept.read().decode(errors="replace").splitlines()
-            damage = [line.strip() for line in lines if _DAMAGE.search(line)]
+            damage = heard + [line.strip() for line in lines if _DAMAGE.search(line)]
             said.append(DecoderWarnings("; ".join(damage), "\n".join(line for line in lines if not _DAMAGE.search(line))))

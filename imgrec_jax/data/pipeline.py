@@ -61,6 +61,26 @@ def shuffled_order(size: int, batch_size: int, seed: int, remainder: str) -> Cal
     return order
 
 
+def balanced_order(weights: np.ndarray, batch_size: int, seed: int, remainder: str) -> Callable[[int], Order]:
+    """As `shuffled_order`, but an epoch holds each example about in proportion to its weight, float [N], and N in all.
+
+    Whole shares are taken as they are, what is left of them by systematic sampling, so no example is drawn more than once above
+    its share.
+    """
+    shuffled = shuffled_order(len(weights), batch_size, seed, remainder)  # checks the sizes
+    shares = np.cumsum(weights / weights.sum() * len(weights))
+
+    def order(epoch: int) -> Order:
+        rng = rng_for(seed, "balance", epoch)
+        turn = rng.permutation(len(weights))
+        stops = np.cumsum(np.diff(shares, prepend=0.0)[turn])
+        drawn = turn[np.minimum(np.searchsorted(stops, rng.random() + np.arange(len(weights)), side="right"), len(weights) - 1)]
+        found = shuffled(epoch)
+        return Order(drawn[found.indices], found.valid)
+
+    return order
+
+
 def sequential_order(size: int, batch_size: int) -> Callable[[int], Order]:
     """Every example exactly once, in order, the last batch padded: for evaluation."""
     return lambda epoch: _batches(np.arange(size), batch_size, "pad")

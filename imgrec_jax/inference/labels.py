@@ -19,12 +19,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import metrics
-from imgrec_jax.assemble.task import make_summarise
+from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import ImageFileError
 from imgrec_jax.data.sets import coco
-from imgrec_jax.data.sets.mask_folder import mask_values
+from imgrec_jax.data.sets.mask_folder import decode_mask
 
 Targets = dict[str, Any]
 VOID = 255
@@ -158,7 +158,7 @@ class MapLabels:
         path = self._masks.get(Path(name).stem)
         if path is None:
             raise ValueError(f"{name}: no mask {Path(name).stem}.png in {self._place}")
-        values = mask_values(self._files, path)
+        values = decode_mask(self._files, path)
         if values.shape != size:
             raise ValueError(f"{name}: (height, width) {size}, and its mask {path} has {values.shape}")
         if self._binary:
@@ -184,6 +184,8 @@ def open_labels(place: str | os.PathLike, config: ConfigDict, class_names: Seque
     Raises:
       ValueError: for a place that is none of what the task expects.
     """
+    if config.data.multi_label:
+        raise ValueError("--labels: a score of several labels an image is that of --mode=eval; leave it out")
     path = Path(place).expanduser()
     what, fits = EXPECTED[config.task]
     if not fits(path):
@@ -192,7 +194,7 @@ def open_labels(place: str | os.PathLike, config: ConfigDict, class_names: Seque
     if config.task == "classification":
         return ClassLabels(path, class_names or [str(n) for n in range(config.model.num_classes)])
     if config.task == "detection":
-        return BoxLabels(path, class_names, lambda table, states: make_summarise(config, table)(states))
+        return BoxLabels(path, class_names, lambda table, states: summary_of_detections(table)(states))
     return MapLabels(path, config.model.num_classes, config.data.options.get("kind") == "binary")
 
 

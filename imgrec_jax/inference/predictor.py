@@ -79,6 +79,11 @@ class Predictor:
         self._shapes = Shapes()
 
     @property
+    def started_from(self) -> dict[str, Any]:
+        """Source, checksum, licence and preprocessing of the weights that the run started from; {} for random ones."""
+        return self._card.get("pretrained") or {}
+
+    @property
     def apply(self) -> Any:
         """(variables, batch of the contract in `data/batch.py`) -> predictions, pure."""
         return self.task.predict

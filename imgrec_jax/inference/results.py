@@ -89,6 +89,34 @@ class LabelResult(Result):
 
 
 @dataclasses.dataclass
+class LabelsResult(Result):
+    """Several labels an image. Attributes:
+    present: bool [K], whether each label is there; names: of those.
+    probs: float32 [K], each of its own.
+    """
+
+    present: np.ndarray
+    names: tuple[str, ...]
+    probs: np.ndarray
+    MARK: ClassVar[str] = "present"
+
+    @classmethod
+    def of(cls, record: dict[str, Any], common: dict[str, Any]) -> LabelsResult:
+        present = np.asarray(record["present"], bool)
+        names = tuple(_name(common["class_names"], int(k)) for k in np.flatnonzero(present))
+        return cls(**common, present=present, names=names, probs=record["probs"])
+
+    def to_json(self) -> dict[str, Any]:
+        probabilities = {_name(self.class_names, k): float(value) for k, value in enumerate(self.probs)}
+        return {"file": self.file, "labels": list(self.names), "probabilities": probabilities}
+
+    def draw(self, image: np.ndarray | None = None) -> np.ndarray:
+        order = np.argsort(-self.probs, kind="stable")[:TOP]
+        rows = [(_name(self.class_names, int(k)), float(self.probs[k]), drawing.colour_of(int(k))) for k in order]
+        return drawing.bars(self.image if image is None else image, rows)
+
+
+@dataclasses.dataclass
 class BoxesResult(Result):
     """Attributes:
     boxes: float64 [n, 4] xyxy, best first, in pixels of the image.
@@ -184,7 +212,7 @@ class MapResult(Result):
         return drawing.areas(self.image if image is None else image, self.segmentation, self.class_names)
 
 
-KINDS: dict[str, type[Any]] = {kind.MARK: kind for kind in (LabelResult, BoxesResult, MapResult)}
+KINDS: dict[str, type[Any]] = {kind.MARK: kind for kind in (LabelResult, LabelsResult, BoxesResult, MapResult)}
 
 
 def result_of(record: dict[str, Any], **common: Any) -> Result:

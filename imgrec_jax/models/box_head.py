@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgrec_jax.models.resnet import kaiming_normal, torch_uniform
+from imgrec_jax.models.layers import kaiming_normal, torch_uniform
 
 
 class TwoMLPHead(nn.Module):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from imgrec_jax.models import convnet, mlp
+from imgrec_jax.models import convnet, mlp, zoo
 
 CLASSIFIERS: dict[str, Callable] = {
     "linear": mlp.Mlp,
@@ -11,6 +11,7 @@ CLASSIFIERS: dict[str, Callable] = {
     "pytorch_cnn": convnet.pytorch_cnn,
     "keras_cnn": convnet.keras_cnn,
     "wide_cnn": convnet.wide_cnn,
+    **{name: zoo.classifier(name) for name in zoo.ARCHITECTURES},
 }
 # What factories that take **options build, for the names of those options.
 FIELDS: dict[Callable, Callable] = dict.fromkeys((convnet.pytorch_cnn, convnet.keras_cnn, convnet.wide_cnn), convnet.ConvNet)

@@ -1,6 +1,7 @@
 """Detectors by name, with the options that a config may give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from imgrec_jax.models.box_head import TwoMLPHead
 from imgrec_jax.models.fpn import FPN, BackboneWithFPN
 from imgrec_jax.models.norm import make_norm
 from imgrec_jax.models.resnet import RESNETS, small_resnet
+from imgrec_jax.models.zoo import levels_by_stride
 
 
 def make_small_detector(
@@ -68,16 +70,18 @@ def make_resnet_fpn(
     norm: str = "frozen",
     norm_epsilon: float = 1e-5,
     remat: bool = False,
+    trunk: Mapping[str, Any] = MappingProxyType({}),
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN:
-    """torchvision's FPN detector over any of its ResNets; "faster" with "resnet50" is fasterrcnn_resnet50_fpn.
+    """torchvision's FPN detector over any backbone of the zoo; "faster" with "resnet50" is fasterrcnn_resnet50_fpn.
 
-    norm_epsilon: 0.0 for the released weights of that detector (COCO_V1), which torchvision runs so.
+    norm_epsilon: of a ResNet; 0.0 for the released weights of that detector (COCO_V1), which torchvision runs so. Other
+    architectures have their own. trunk: further options of the backbone.
     """
-    made = make_norm(norm, axis_name=axis_name, epsilon=norm_epsilon)
-    body = find_backbone(backbone, RESNETS)(norm=made, remat=remat, dtype=dtype)
-    levels = rcnn.FPN_LEVELS
+    common = {"norm_epsilon": norm_epsilon} if backbone in RESNETS else {}
+    body = find_backbone(backbone, trunk=trunk, norm=norm, axis_name=axis_name, remat=remat, dtype=dtype, **common)
+    levels = levels_by_stride(body.strides, (4, 8, 16, 32))
     if kind == "rcnn":
         return rcnn.make_rcnn(
             kind, backbone=body, box_levels=levels[-1:], box_head=TwoMLPHead(dtype=dtype), num_classes=num_classes,

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgrec_jax.models.layers import torch_uniform
 from imgrec_jax.models.norm import BatchNorm
-from imgrec_jax.models.resnet import RESNETS, ResNet, torch_uniform
+from imgrec_jax.models.resnet import RESNETS, ResNet
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
 
 # Input scales of the skips' score layers when 32s, 16s and 8s are trained at once rather than one after the other

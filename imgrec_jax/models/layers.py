@@ -1,10 +1,16 @@
-"""Activations and initialisers by name."""
+"""The convolution of every network, activations and initialisers by name."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from imgrec_jax.ops.conv import conv_general_dilated
+
+# What the networks of the zoo convolve with, unless they are given another `conv`.
+Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -14,11 +20,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "elu": nn.elu,
     "leaky_relu": nn.leaky_relu,
+    "relu6": nn.relu6,
+    "hard_swish": nn.hard_swish,
+    "hard_sigmoid": nn.hard_sigmoid,
     "identity": lambda x: x,
 }
 
 # max(f(x)) = f(max(x)): pooling first then costs a fraction of the activations.
-MONOTONE = ("relu", "sigmoid", "tanh", "elu", "leaky_relu", "identity")
+MONOTONE = ("relu", "sigmoid", "tanh", "elu", "leaky_relu", "relu6", "hard_sigmoid", "identity")
 
 _scaled = nn.initializers.variance_scaling
 INITIALIZERS: dict[str, Callable] = {
@@ -35,6 +44,24 @@ INITIALIZERS: dict[str, Callable] = {
     # torch's default for Linear and Conv2d: uniform in +-1 / sqrt(fan_in) (torch/nn/modules/linear.py, reset_parameters).
     "torch": _scaled(1 / 3, "fan_in", "uniform"),
 }
+
+# torchvision/models/resnet.py:208-211: kaiming_normal, fan_out, relu
+kaiming_normal = _scaled(2.0, "fan_out", "normal")
+torch_uniform = INITIALIZERS["torch"]
+truncated_normal = nn.initializers.truncated_normal(0.02)
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """GELU by the error function, as torch computes it; "gelu" above is the tanh approximation."""
+    return nn.gelu(x, approximate=False)
+
+
+def drop_path(x: jax.Array, rate: float, train: bool) -> jax.Array:
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382), in the calling module's scope: in training whole rows of
+    x [B, ...] become 0 with probability `rate`, the others are scaled up; needs a "dropout" key then."""
+    if rate == 0:
+        return x
+    return nn.Dropout(rate, broadcast_dims=tuple(range(1, x.ndim)), deterministic=not train)(x)
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -14,13 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgrec_jax.models.layers import Conv, kaiming_normal
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.ops.pool import max_pool_overlapping
-
-# torchvision/models/resnet.py:208-211: kaiming_normal, fan_out, relu
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# torch.nn.Linear's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) = kaiming_uniform(a=sqrt(5))
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class _Block(nn.Module):
@@ -30,18 +26,23 @@ class _Block(nn.Module):
     width: int
     stride: int = 1
     dilation: int = 1
-    conv: Callable[..., nn.Module] = nn.Conv
+    groups: int = 1  # of the 3x3 convolution of a bottleneck, and its width for 64 of `width`
+    group_width: int = 64
+    conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] = BatchNorm
     shortcut: str = "projection"
     dtype: jnp.dtype | None = None
 
-    def _conv_norm(self, x: jax.Array, index: int, features: int, size: int, stride: int, train: bool) -> jax.Array:
+    def _conv_norm(
+        self, x: jax.Array, index: int, features: int, size: int, stride: int, train: bool, groups: int = 1
+    ) -> jax.Array:
         x = self.conv(
             features,
             (size, size),
             strides=stride,
             padding=self.dilation * (size // 2),
             kernel_dilation=self.dilation if size > 1 else 1,
+            feature_group_count=groups,
             use_bias=False,
             kernel_init=kaiming_normal,
             dtype=self.dtype,
@@ -81,15 +82,20 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """1x1, 3x3 (strided), 1x1 with a residual connection; 4 * `width` output channels."""
+    """1x1, 3x3 (strided), 1x1 with a residual connection; 4 * `width` output channels.
+
+    With `groups` it is ResNeXt's block (Xie et al. 2016, arXiv 1611.05431), with `group_width` over 64 and one group Wide
+    ResNet's (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
+    """
 
     expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         features = self.width * self.expansion
-        y = nn.relu(self._conv_norm(x, 1, self.width, 1, 1, train))
-        y = nn.relu(self._conv_norm(y, 2, self.width, 3, self.stride, train))
+        inner = self.width * self.group_width // 64 * self.groups
+        y = nn.relu(self._conv_norm(x, 1, inner, 1, 1, train))
+        y = nn.relu(self._conv_norm(y, 2, inner, 3, self.stride, train, self.groups))
         y = self._conv_norm(y, 3, features, 1, 1, train)
         return nn.relu(y + self._shortcut(x, features, train))
 
@@ -107,6 +113,8 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     stage_strides: tuple[int, ...] = (1, 2, 2, 2)
+    groups: int = 1
+    group_width: int = 64
     dilate: tuple[bool, ...] = (False, False, False, False)
     stem_width: int = 64
     stem_kernel: int = 7
@@ -115,7 +123,7 @@ class ResNet(nn.Module):
     stem_abs: bool = False
     shortcut: str = "projection"
     remat: bool = False
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: jnp.dtype | None = None
 
@@ -164,6 +172,8 @@ class ResNet(nn.Module):
                     width,
                     stride=stride if i == 0 else 1,
                     dilation=first_dilation if i == 0 else dilation,
+                    groups=self.groups,
+                    group_width=self.group_width,
                     conv=self.conv,
                     norm=self.norm,
                     shortcut=self.shortcut,
@@ -179,7 +189,12 @@ RESNETS: dict[str, Callable[..., ResNet]] = {
     "resnet34": functools.partial(ResNet, block=BasicBlock, stage_sizes=(3, 4, 6, 3)),
     "resnet50": functools.partial(ResNet, block=Bottleneck, stage_sizes=(3, 4, 6, 3)),
     "resnet101": functools.partial(ResNet, block=Bottleneck, stage_sizes=(3, 4, 23, 3)),
+    "resnet152": functools.partial(ResNet, block=Bottleneck, stage_sizes=(3, 8, 36, 3)),
+    "resnext50_32x4d": functools.partial(ResNet, block=Bottleneck, stage_sizes=(3, 4, 6, 3), groups=32, group_width=4),
+    "wide_resnet50_2": functools.partial(ResNet, block=Bottleneck, stage_sizes=(3, 4, 6, 3), group_width=128),
 }
+# For images of 32 pixels or so: 3x3, no stride, no pooling.
+STEMS: dict[str, dict[str, Any]] = {"imagenet": {}, "cifar": {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False}}
 
 
 def small_resnet(
@@ -206,19 +221,3 @@ def small_resnet(
         stem_pool=False,
         **options,
     )
-
-
-class PooledClassifier(nn.Module):
-    """Any backbone with named maps, global average pooling of its last map, and one linear layer `fc`."""
-
-    backbone: nn.Module
-    num_classes: int
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """x [B, H, W, C] -> logits [B, K], float32."""
-        last = list(self.backbone.strides)[-1]
-        pooled = self.backbone(x, train=train)[last].mean(axis=(1, 2))
-        head = nn.Dense(self.num_classes, kernel_init=torch_uniform, dtype=self.dtype, name="fc")
-        return head(pooled).astype(jnp.float32)

@@ -10,6 +10,7 @@ from imgrec_jax.models import fcn, unet, vgg
 from imgrec_jax.models.backbones import backbone as find_backbone
 from imgrec_jax.models.backbones import optional_norm
 from imgrec_jax.models.norm import make_norm
+from imgrec_jax.models.zoo import levels_by_stride
 
 UPSAMPLE = ("bilinear", "transposed")
 
@@ -61,11 +62,18 @@ def make_backbone_unet(
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> unet.BackboneUNet:
-    """backbone: a name of `backbones.BACKBONES`; trunk: its options."""
-    factory = find_backbone(backbone)
+    """backbone: a name of `backbones.BACKBONES`; trunk: its options.
+
+    levels, widths: as `BackboneUNet`; where the backbone has no maps of the names that are the default, its deepest map of each
+    stride, and widths that halve from one to the next.
+    """
     _check_upsample(upsample)
+    body = find_backbone(backbone, trunk=trunk, norm=norm, axis_name=axis_name, dtype=dtype)
+    if levels == unet.BackboneUNet.levels and levels[-2] not in body.strides:
+        levels = levels_by_stride(body.strides)[::-1]
+        if widths == unet.BackboneUNet.widths:
+            widths = tuple(max(widths[0] >> i, 16) for i in range(len(levels) - 1))
     made = optional_norm(norm, axis_name)
-    body = factory(**trunk, norm=made or make_norm("none"), dtype=dtype)
     unknown = sorted(set(levels) - set(body.strides))
     if unknown:
         raise ValueError(f"levels: {backbone} has no {unknown}; it has {list(body.strides)}")

@@ -9,11 +9,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgrec_jax.models.resnet import kaiming_normal
+from imgrec_jax.models.layers import Conv, kaiming_normal
 from imgrec_jax.ops.pool import max_pool
 from imgrec_jax.ops.resize import adaptive_avg_pool
 
-VGG16_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (width, convolutions): configuration D
+# (width, convolutions) of each stage: configurations A, B, D and E
+VGG_STAGES: dict[str, tuple[tuple[int, int], ...]] = {
+    f"vgg{layers}": tuple(zip((64, 128, 256, 512, 512), depths, strict=True))
+    for layers, depths in {
+        11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4),
+    }.items()
+}  # fmt: skip
+VGG16_STAGES = VGG_STAGES["vgg16"]
 
 
 class VGG(nn.Module):
@@ -24,7 +31,7 @@ class VGG(nn.Module):
 
     stages: tuple[tuple[int, int], ...] = VGG16_STAGES
     norm: Callable[..., nn.Module] | None = None
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     dtype: jnp.dtype | None = None
 
     @property
@@ -61,24 +68,26 @@ class VGG(nn.Module):
         return maps
 
 
-class VGGClassifier(nn.Module):
-    """VGG's head: adaptive average pooling to 7x7, then 4096-4096-K with dropout."""
+class VGGEmbedding(nn.Module):
+    """What is before VGG's last layer: adaptive average pooling to 7x7, then two layers of `hidden` with dropout between.
 
-    backbone: VGG
-    num_classes: int = 1000
+    `pool_only` takes the mean of the last map in place of all that.
+    """
+
+    pool_only: bool = False
     hidden: int = 4096
     dropout: float = 0.5
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """x [B, H, W, 3] -> logits [B, K], float32; needs a "dropout" key when training."""
-        x = self.backbone(x, train=train)[f"pool{len(self.backbone.stages)}"]
+    def __call__(self, maps: dict[str, jax.Array], *, train: bool = False) -> jax.Array:
+        """The maps of `VGG` -> [B, hidden]; needs a "dropout" key when training."""
+        x = maps[list(maps)[-1]]
+        if self.pool_only:
+            return x.mean(axis=(1, 2))
         x = adaptive_avg_pool(x, (7, 7)).reshape(x.shape[0], -1)
-        for layer, width in (("classifier_0", self.hidden), ("classifier_3", self.hidden)):
-            x = nn.relu(self._linear(width, layer)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return self._linear(self.num_classes, "classifier_6")(x).astype(jnp.float32)
+        x = nn.relu(self._linear("fc6")(x))
+        return nn.relu(self._linear("fc7")(nn.Dropout(self.dropout, deterministic=not train)(x)))
 
-    def _linear(self, features: int, name: str) -> nn.Dense:
-        return nn.Dense(features, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name=name)
+    def _linear(self, name: str) -> nn.Dense:
+        return nn.Dense(self.hidden, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name=name)

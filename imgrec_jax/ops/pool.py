@@ -14,6 +14,11 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
     return jnp.max(_cells(x, window), axis=(2, 4))
 
 
+def avg_pool(x: jax.Array, window: int = 2) -> jax.Array:
+    """Mean over the same cells. [B, H, W, C] -> [B, H // window, W // window, C]."""
+    return jnp.mean(_cells(x, window), axis=(2, 4))
+
+
 def _cells(x: jax.Array, window: int) -> jax.Array:
     batch, height, width, channels = x.shape
     h, w = height // window, width // window

@@ -66,6 +66,9 @@ def read_records(folder: Path) -> Records:
 
 def gather(run: Predictor, say: Callable[[str], None]) -> list[Evidence]:
     """What the run says of its test split, else its validation split; [] where the data are not on this machine."""
+    if run.config.data.multi_label:
+        say("note: without per-example statistics, which are of one label an image")
+        return []
     try:
         splits = looked.splits(run)
     except (ValueError, OSError) as error:

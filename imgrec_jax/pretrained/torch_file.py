@@ -23,6 +23,7 @@ import numpy as np
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
 _MOST_TIES = 16  # times that tensors may share storages, on average; tied weights share one twice
+_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")  # under which training scripts put weights
 
 _STORAGE_DTYPES = {
@@ -107,7 +108,54 @@ def _rebuild_parameter(data: _LazyTensor, *_grad_and_hooks) -> _LazyTensor:
     return data
 
 
+class _Inert:
+    """Stands for an object that a pickle asks for beside its tensors: takes whatever it is given, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+
+# What training scripts put beside the weights: their arguments, numbers of NumPy, states of optimisers and samplers.
+_BESIDE = {
+    **dict.fromkeys(
+        ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"), ("dtype", "scalar", "_reconstruct", "ndarray")
+    ),
+    "argparse": ("Namespace",),
+    "collections": ("defaultdict",),
+    "builtins": ("set", "frozenset", "dict", "list", "int", "float", "complex", "slice"),
+    "__builtin__": ("set", "frozenset"),
+    "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath"),
+    "torch": (
+        "Size",
+        "device",
+        "dtype",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "int8",
+        "uint8",
+        "int32",
+        "int64",
+        "bool",
+    ),
+    "torch.torch_version": ("TorchVersion",),
+    "_codecs": ("encode",),
+}
 _ADMITTED: dict[tuple[str, str], Any] = {
+    **{(module, name): _Inert for module, known in _BESIDE.items() for name in known},
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
@@ -259,8 +307,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """{name: array} of a torch file (either format, a state dict or one under "state_dict" or "model") or safetensors.
 
-    The prefix "module." that torch's DataParallel adds to every name is removed. Raises `WeightsFileError` or its
-    subclasses `TruncatedFileError` and `ForbiddenPickleError`, naming the file.
+    The prefixes "module." and "_orig_mod." that torch's DataParallel and compile add to every name are removed. Raises
+    `WeightsFileError` or its subclasses `TruncatedFileError` and `ForbiddenPickleError`, naming the file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # a device or a pipe may never end
@@ -278,6 +326,6 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # a damaged file can fail in any way
         raise WeightsFileError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
-    if tensors and all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): value for name, value in tensors.items()}
+    while prefix := next((p for p in _PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors

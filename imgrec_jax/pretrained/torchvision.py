@@ -29,37 +29,19 @@ eps 0.0 (torchvision/models/detection/_utils.py, `overwrite_eps`).
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Preprocessing(NamedTuple):
-    """What a file's training did to its images, RGB in 0..1. Sizes are pixels; `crop` None keeps the whole image."""
-
-    resize_shorter: int
-    crop: int | None
-    antialias: bool
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-
-# torchvision/transforms/_presets.py and the *_Weights enumerations of torchvision/models
-PREPROCESSING = {
-    "imagenet_v1": Preprocessing(256, 224, True),
-    "imagenet_v2": Preprocessing(232, 224, True),
-    # VGG16_Weights.IMAGENET1K_FEATURES, converted from Caffe: values 0..255 minus a mean (vgg.py:214-242)
-    "vgg16_features": Preprocessing(256, 224, True, (0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
-    "coco_detection": Preprocessing(800, None, False),
-    "coco_segmentation": Preprocessing(520, None, True),
-}
-
 Rename = Sequence[tuple[str, str]]  # (regex, replacement), applied in order to the source's dotted name
 
-RENAME_CLASSIFIER: Rename = ((r"^features\.", "backbone.features."),)
+RENAME_CLASSIFIER: Rename = (
+    (r"^features\.", "backbone.features."),
+    (r"^classifier\.0\.", "embedding.fc6."),
+    (r"^classifier\.3\.", "embedding.fc7."),
+    (r"^classifier\.6\.", "fc."),
+)
 RENAME_VGG_DETECTOR: Rename = (
     (r"^features\.", "backbone.features."),
     (r"^classifier\.0\.", "roi_heads.box_head.fc6."),
@@ -79,7 +61,7 @@ RENAME_DETECTOR: Rename = (
 )
 
 _LEAF = {"running_mean": "mean", "running_var": "var", "bias": "bias"}
-_AFTER_FLATTEN = re.compile(r"(^classifier\.0|box_head\.fc6|box_head\.fc)\.weight$")
+_AFTER_FLATTEN = re.compile(r"(embedding\.fc6|box_head\.fc6|box_head\.fc)\.weight$")
 _FLATTENED_SIDE = 7  # torchvision pools to 7x7 before every flatten: vgg.py:42, faster_rcnn.py:251
 
 
@@ -162,37 +144,3 @@ def faster_rcnn(state_dict: Mapping[str, np.ndarray]) -> Converted:
 def fcn_resnet(state_dict: Mapping[str, np.ndarray]) -> Converted:
     """fcn_resnet50 and fcn_resnet101, with or without `aux_classifier`."""
     return convert(state_dict)
-
-
-_IN_LAYER1 = re.compile(r"(.+)/layer1_0/conv1/kernel")
-
-
-def convert_for(state_dict: Mapping[str, np.ndarray], paths: Collection[str]) -> Converted:
-    """The conversion that the names of a file call for, into variables with these "/"-joined paths.
-
-    names of the file    it is                   goes through
-    roi_heads.*          a detector              `faster_rcnn`
-    backbone.*           an FCN                  `fcn_resnet`
-    layer1.*             a ResNet classifier     `resnet`, to the module of the variables that holds layer1
-    features.*           a VGG classifier        `vgg16_detector` or `vgg16_fcn` where the variables have that fc6, or `vgg16`
-
-    Raises:
-      ValueError: when the names are none of these, or a ResNet meets variables without a layer1.
-    """
-    tops = {name.partition(".")[0] for name in state_dict}
-    if "roi_heads" in tops:
-        return faster_rcnn(state_dict)
-    if "backbone" in tops:
-        return fcn_resnet(state_dict)
-    if "layer1" in tops:
-        trunks = [match[1] for match in map(_IN_LAYER1.fullmatch, paths) if match]
-        if len(trunks) != 1:
-            raise ValueError(f"a ResNet needs one place for its layer1, and the model has {trunks or 'none'}")
-        return resnet(state_dict, trunks[0])
-    if "features" in tops:
-        detector, fcn = (f"{module}fc6/kernel" in paths for module in ("roi_heads/box_head/", ""))
-        return (vgg16_detector if detector else vgg16_fcn if fcn else vgg16)(state_dict)
-    raise ValueError(
-        f"names begin with {sorted(tops)[:8]}; expected those of a detector (roi_heads), an FCN (backbone), a ResNet (layer1) "
-        "or a VGG (features)"
-    )

@@ -374,14 +374,16 @@ def _evaluate(
 
 
 def _evaluate_best(run: Run, eval_step: parallel.Step | None, state: TrainState, step: int, stop: Stop) -> None:
-    """What the checkpoint that validation chose does on the test split; `state` at `step` was just evaluated."""
+    """What the checkpoint that validation chose does on the test splits; `state` at `step` was just evaluated."""
     best_step = run.early_stop.memory["best_step"]
-    if "test" not in run.experiment.data.evals or best_step is None:
+    tests = [split for split in run.experiment.data.evals if split != "validation"]
+    if not tests or best_step is None:
         return
     if best_step == step:
-        run.results = {**run.results, "best_test": run.results["test"]}
-        run.record(step, "best_test", run.results["test"])
-        run.console.say("best_test: that of the last state, which is the best")
+        for split in tests:
+            run.results = {**run.results, f"best_{split}": run.results[split]}
+            run.record(step, f"best_{split}", run.results[split])
+            run.console.say(f"best_{split}: that of the last state, which is the best")
         return
     assert run.checkpointer is not None  # or there would be no best one
     layout, folder = run.experiment.compute.layout, run.checkpointer.workdir
@@ -397,11 +399,15 @@ def _evaluate_best(run: Run, eval_step: parallel.Step | None, state: TrainState,
         run.console.say(f"the best checkpoint, of step {best_step}, is damaged ({error}); there is no best_test")
         return
     best = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
-    run.results = {**run.results, "best_test": _evaluate(run, "test", eval_step, best, best_step, stop, "best_test")}
+    for split in run.experiment.data.first:
+        _evaluate(run, split, eval_step, best, best_step, stop, f"best_{split}")
+    for split in tests:
+        name = f"best_{split}"
+        run.results = {**run.results, name: _evaluate(run, split, eval_step, best, best_step, stop, name)}
 
 
 def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
-    """`average loss 0.0423, accuracy 9871/10000 (98.71 %)`."""
+    """`average loss 0.0423, accuracy 9871/10000 (98.71 %)`, and after a value its intervals, where it has any."""
     parts = []
     for name in show:
         if f"{name}_correct" in values:
@@ -410,6 +416,13 @@ def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
             parts.append(f"{name} undefined")
         elif name in values:
             parts.append(f"{'average ' if name == 'loss' else ''}{name} {values[name]:.4f}")
+        else:
+            continue
+        parts[-1] += "".join(
+            f" {by}[{values[f'{key}_low']:.4f}, {values[f'{key}_high']:.4f}]"
+            for key, by in ((name, ""), (f"{name}_groups", "by groups "))
+            if values.get(f"{key}_low") is not None
+        )
     return ", ".join(parts)
 
 
@@ -445,15 +458,8 @@ def evaluate_workdir(
     state, _ = create_state(experiment)
     eval_step, layout = compile_eval_step(experiment, state), experiment.compute.layout
     state = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
-    results = {}
-    for split, pipeline in experiment.data.evals.items():
-        assert eval_step is not None
-        results[split] = evaluate(
-            eval_step, eval_variables(state), pipeline, layout, summarise=experiment.data.summarise[split],
-            on_device=experiment.data.on_device, stop=stop,
-        )  # fmt: skip
-        say(f"{found.kind == checkpoint.BEST and 'best, ' or ''}step {clock['step']}  {split}: "
-            f"{headline(results[split], experiment.show)}")  # fmt: skip
+    label = f"{found.kind == checkpoint.BEST and 'best, ' or ''}step {clock['step']}"
+    results = _evaluate_splits(experiment, state, eval_step, label, say, stop)
     for line in changed:
         say(f"  not the run's own: {line}")
     if parallel.is_lead():
@@ -464,6 +470,38 @@ def evaluate_workdir(
             **results,
         }
         _write_result(folder / ("eval_changed.json" if changed else "eval.json"), record, say)
+    return results
+
+
+def evaluate_pretrained(
+    experiment: Experiment, folder: Path, say: Callable[[str], None] = emit, *, stop: Stop | None = None
+) -> Results:
+    """Evaluates pretrained weights as they are on every split, and writes `eval.json` into the folder, which is no run's."""
+    state, _ = create_state(experiment, _initialise(experiment, say))
+    results = _evaluate_splits(experiment, state, compile_eval_step(experiment, state), "pretrained", say, stop)
+    if parallel.is_lead():
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"step": 0, "checkpoint": "pretrained", "pretrained": experiment.card.get("pretrained"), **results}
+        _write_result(folder / "eval.json", record, say)
+    return results
+
+
+def _evaluate_splits(
+    experiment: Experiment,
+    state: TrainState,
+    eval_step: parallel.Step | None,
+    label: str,
+    say: Callable[[str], None],
+    stop: Stop | None,
+) -> Results:
+    results = {}
+    for split, pipeline in experiment.data.evals.items():
+        assert eval_step is not None
+        results[split] = evaluate(
+            eval_step, eval_variables(state), pipeline, experiment.compute.layout,
+            summarise=experiment.data.summarise[split], on_device=experiment.data.on_device, stop=stop,
+        )  # fmt: skip
+        say(f"{label}  {split}: {headline(results[split], experiment.show)}")
     return results
 
 
@@ -480,6 +518,7 @@ __all__ = [
     "compile_eval_step",
     "compile_train_step",
     "create_state",
+    "evaluate_pretrained",
     "evaluate_workdir",
     "headline",
     "train",

@@ -37,6 +37,8 @@ def make_task(
     top_k: Sequence[int] = (),
     probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
     axis_name: str | None = None,
+    collect: bool = False,
+    class_weights: Sequence[float] = (),
 ) -> Task:
     """A classification task.
 
@@ -49,7 +51,20 @@ def make_task(
       probabilities: (float32 outputs [B, K]) -> predicted probabilities [B, K], those that belong to the loss: predictions and
         the calibration error are made of them.
       axis_name: mapped axis under `pmap`.
+      collect: report the probabilities of every example, as the state "scores".
+      class_weights: K of them, which weigh the examples in the loss by their label; () for none.
     """
+
+    def weights(batch):
+        """What each example counts in the loss, [B]."""
+        valid = batch["example_valid"]
+        if not len(class_weights):
+            return valid
+        table = jnp.asarray(class_weights, jnp.float32)
+        value = table[batch["label"]]
+        if "mix" in batch:
+            value = batch["mix"] * value + (1 - batch["mix"]) * table[batch["label_b"]]
+        return jnp.where(valid, value, 0.0)
 
     def init(rng, batch_spec):
         image = jnp.zeros((1, *batch_spec["image"].shape[1:]), jnp.float32)
@@ -64,10 +79,11 @@ def make_task(
         values = loss_fn(logits, batch["label"])
         if "mix" in batch:
             values = batch["mix"] * values + (1 - batch["mix"]) * loss_fn(logits, batch["label_b"])
-        valid = batch["example_valid"]
-        accuracy = metrics.Accuracy.top_k(logits, batch["label"], valid)
-        sums = {"loss": metrics.Sum.of(values, valid), "accuracy": accuracy}
-        return losses.masked_mean(values, valid, axis_name), Aux(model_state, sums)
+        weight = weights(batch)
+        accuracy = metrics.Accuracy.top_k(logits, batch["label"], batch["example_valid"])
+        sums = {"loss": metrics.Sum.of(values, weight), "accuracy": accuracy}
+        count = jnp.sum(weight) if len(class_weights) else None
+        return losses.masked_mean(values, weight, axis_name), Aux(model_state, sums, count)
 
     def predict(variables, batch):
         logits, _ = forward(variables, batch, None, False)
@@ -76,11 +92,14 @@ def make_task(
 
     def task_metrics(predictions, batch):
         label, valid = batch["label"], batch["example_valid"]
-        states = {
+        states: dict[str, Any] = {
             "accuracy": metrics.Accuracy.top_k(predictions["logits"], label, valid),
             "confusion": metrics.Confusion.of(predictions["label"], label, valid, num_classes),
             "calibration_error": metrics.Calibration.of(predictions["probs"], label, valid),
         }
+        if collect:
+            rows = {"index": batch["index"], "valid": valid, "label": label, "probs": predictions["probs"]}
+            states["scores"] = metrics.Collected(rows)
         for k in top_k:
             states[f"top{k}_accuracy"] = metrics.Accuracy.top_k(predictions["logits"], label, valid, k)
         return states

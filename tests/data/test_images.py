@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -195,3 +196,43 @@ def test_what_a_decoder_says_is_caught():
     with images.decoder_warnings() as said:
         os.write(2, b"something else\n")
     assert said[0] == ("", "something else")
+
+
+def jpegs() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 256, (9, 11, 3), np.uint8), (83, 61), interpolation=cv2.INTER_CUBIC)
+    colour, grey = Image.fromarray(picture), Image.fromarray(picture[..., 0])
+    kinds = {
+        "colour": (colour, {"quality": 90}),
+        "4:4:4": (colour, {"quality": 95, "subsampling": 0}),
+        "4:2:2": (colour, {"quality": 60, "subsampling": 1}),
+        "progressive": (colour, {"progressive": True}),
+        "restarts": (colour, {"restart_marker_blocks": 3}),
+        "grey": (grey, {}),
+        "cmyk": (colour.convert("CMYK"), {}),
+        "one pixel": (colour.resize((1, 1)), {}),
+    }
+    files = {}
+    for name, (image, options) in kinds.items():
+        file = io.BytesIO()
+        image.save(file, "JPEG", **options)
+        files[name] = file.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("kind", sorted(jpegs()))
+def test_a_jpeg_has_the_pixels_that_opencv_gives(kind):
+    data = jpegs()[kind]
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+    np.testing.assert_array_equal(images.decode_image(data, kind), expected)
+
+
+def test_damage_of_a_jpeg_is_said_once_and_by_name(capfd):
+    data = bytearray(jpegs()["colour"])
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    expected = cv2.imdecode(np.frombuffer(bytes(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    capfd.readouterr()
+    for _ in range(2):
+        np.testing.assert_array_equal(images.decode_image(bytes(data), "folder/damaged.jpg"), expected)
+    said = capfd.readouterr().err
+    assert re.fullmatch(r"warning: folder/damaged.jpg is damaged \(Corrupt JPEG data: .*\); its pixels .*\n", said), said

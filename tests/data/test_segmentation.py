@@ -9,6 +9,7 @@ from imgrec_jax.data.ops.canvases import collate_maps as collate
 from imgrec_jax.data.ops.crops import foreground_crop, resize_shorter
 from imgrec_jax.data.ops.targets import border_weights, instance_targets, touching
 from imgrec_jax.data.pipeline import Pipeline, sequential_order
+from imgrec_jax.data.records import record_format
 from imgrec_jax.data.sets import panoptic, pets, tfds
 from imgrec_jax.data.sets.mask_folder import open_masks
 from imgrec_jax.data.source import Request, SourceInfo, part
@@ -259,7 +260,7 @@ def prepare_stand_in(data_dir, full_name, features, records):
         def _generate_examples(self):
             yield from enumerate(records)
 
-    tfds.download_and_prepare(StandIn(data_dir=data_dir, file_format="array_record"))
+    tfds.download_and_prepare(StandIn(data_dir=data_dir, file_format=record_format()))
 
 
 def png(array):

@@ -25,9 +25,24 @@ def _tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("weight") and len(shape) == 1:  # below 1, so that the sums of residual blocks stay moderate
         return rng.uniform(0.5, 1.0, shape).astype(np.float32)
     values = rng.standard_normal(shape, dtype=np.float32)
-    if len(shape) == 1:
+    if len(shape) == 1 or name.endswith("layer_scale"):
         return values * np.float32(0.1)
     return values * np.float32((2 / np.prod(shape[1:])) ** 0.5)
+
+
+def keras_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """The same for Keras's names, `layer/gamma`, and layouts."""
+    words = {"gamma": "weight", "moving_variance": "running_var"}
+    out = {}
+    for name, shape in shapes.items():
+        layer, _, leaf = name.rpartition("/")
+        if len(shape) < 2:
+            out[name] = _tensor(f"{layer}/{words.get(leaf, leaf)}", tuple(shape))
+            continue
+        fan_in = np.prod(shape[:2]) if len(shape) == 4 and shape[3] == 1 else np.prod(shape[:-1])
+        values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, dtype=np.float32)
+        out[name] = values * np.float32((2 / fan_in) ** 0.5)
+    return out
 
 
 def variables(model, *args, **kwargs) -> dict:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from imgrec_jax.models.norm import make_norm
-from imgrec_jax.models.resnet import RESNETS, PooledClassifier, ResNet, small_resnet
+from imgrec_jax.models.resnet import RESNETS, ResNet, small_resnet
+from imgrec_jax.models.zoo import Classifier, GlobalPool
 from imgrec_jax.ops.conv import conv_general_dilated
 from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
@@ -31,7 +32,7 @@ def ours(case: str) -> dict[str, np.ndarray]:
     """{map or "logits": array} of our model with the case's seeded weights, loaded as a torchvision state dict."""
     name, options = CASES[case]
     shapes, _ = seeded.read_golden(GOLDENS, case)
-    model = PooledClassifier(RESNETS[name](**options), num_classes=1000)
+    model = Classifier(RESNETS[name](**options), GlobalPool(), num_classes=1000)
     x = seeded.image(*make_backbones.IMAGE)
     abstract = jax.eval_shape(model.init, jax.random.key(0), x)
     converted = names.resnet(seeded.weights(shapes))
@@ -66,7 +67,7 @@ def test_matches_torchvision_everywhere(case):
     [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032), ("resnet101", 44_549_160)],
 )
 def test_parameter_counts_are_torchvisions(name, count):
-    model = PooledClassifier(RESNETS[name](), num_classes=1000)
+    model = Classifier(RESNETS[name](), GlobalPool(), num_classes=1000)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
 
@@ -90,7 +91,7 @@ def test_a_stem_that_rectifies_by_the_absolute_value_cannot_tell_an_image_from_i
 
 
 def test_training_updates_running_statistics_and_reaches_every_parameter():
-    model = PooledClassifier(small_resnet(widths=(4, 8), blocks=1), num_classes=3)
+    model = Classifier(small_resnet(widths=(4, 8), blocks=1), GlobalPool(), num_classes=3)
     x = seeded.image(4, 8, 8, 3)
     variables = seeded.variables(model, x)
 
@@ -137,7 +138,7 @@ def test_remat_patches_convolution_and_bfloat16_compute_the_same(norm):
 def test_published_cifar10_resnet20_loads_and_matches_torch():
     torch = pytest.importorskip("torch")
     tensors = read_tensors(CIFAR)
-    model = PooledClassifier(small_resnet(shortcut="pad"), num_classes=10)
+    model = Classifier(small_resnet(shortcut="pad"), GlobalPool(), num_classes=10)
     x = seeded.image(2, 32, 32, 3)
     renamed = {name.replace("linear.", "fc."): value for name, value in tensors.items()}
     abstract = jax.eval_shape(model.init, jax.random.key(0), x)

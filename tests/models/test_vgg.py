@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from imgrec_jax.models.norm import BatchNorm
-from imgrec_jax.models.vgg import VGG, VGGClassifier
+from imgrec_jax.models.vgg import VGG, VGGEmbedding
+from imgrec_jax.models.zoo import Classifier
 from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
 from tests.goldens import make_backbones, seeded
@@ -21,7 +22,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens" / "backbones.npz"
 def ours(case: str) -> dict[str, np.ndarray]:
     """{map or "logits": array} of our VGG16 with the case's seeded weights, loaded as a torchvision state dict."""
     shapes, _ = seeded.read_golden(GOLDENS, case)
-    model = VGGClassifier(VGG(norm=BatchNorm if case == "vgg16_bn" else None), num_classes=10, hidden=16)
+    model = Classifier(VGG(norm=BatchNorm if case == "vgg16_bn" else None), VGGEmbedding(hidden=16), num_classes=10)
     x = seeded.image(*make_backbones.IMAGE)
     abstract = jax.eval_shape(model.init, jax.random.key(0), x)
     variables, _ = merge(abstract, names.vgg16(seeded.weights(shapes)).tensors)
@@ -49,7 +50,7 @@ def test_matches_torchvision_everywhere():
 
 
 def test_parameter_count_is_torchvisions():
-    model = VGGClassifier(VGG())
+    model = Classifier(VGG(), VGGEmbedding(), num_classes=1000)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
     assert sum(p.size for p in jax.tree.leaves(variables["params"])) == 138_357_544
 
@@ -63,7 +64,7 @@ def test_strides_and_channels_are_those_of_the_maps():
 
 
 def test_dropout_acts_in_training_only():
-    model = VGGClassifier(VGG(stages=((4, 1),)), num_classes=3, hidden=8)
+    model = Classifier(VGG(stages=((4, 1),)), VGGEmbedding(hidden=8), num_classes=3, dropout=0.5)
     x = seeded.image(2, 8, 8, 3)
     variables = seeded.variables(model, x)
     first, second = (

@@ -3,6 +3,7 @@
 import os
 import struct
 import subprocess
+import sys
 
 import pytest
 
@@ -40,6 +41,12 @@ def test_a_terminal_shows_a_bar_and_the_end_below_it(tmp_path):
     assert before.endswith("\n"), "the last line does not begin on a line of its own"
     again = on_a_terminal(command)
     assert "nothing left to train at step 6" in again and "it/s" not in again and "step/s" not in again
+
+
+def test_the_reader_of_the_help_may_leave():
+    command = f"{sys.executable} -m imgrec_jax.main --help | head -n 2"
+    done = subprocess.run(command, shell=True, cwd=small_runs.ROOT, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 2 and done.stderr == ""
 
 
 def test_a_pipe_shows_plain_lines(tmp_path):

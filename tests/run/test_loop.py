@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax import assemble
 from imgrec_jax.config import base, difference, from_plain, to_plain
-from imgrec_jax.main import default_workdir, settle_durations
+from imgrec_jax.overrides import default_workdir, settle_durations
 from imgrec_jax.run import checkpoint, loop, start
 from imgrec_jax.run.checkpoint import CheckpointError
 

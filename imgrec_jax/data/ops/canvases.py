@@ -43,12 +43,14 @@ def default_canvases(min_size: int, max_size: int) -> tuple[Size, ...]:
 
 
 def canvas_of(size: Size, min_size: int, max_size: int, canvases: Sequence[Size]) -> Size:
-    """The smallest canvas that holds an image of original `size` resized to (min_size, max_size).
+    """The smallest canvas that holds an image of original `size` resized to (min_size, max_size); without `canvases` its own.
 
     Raises:
       ValueError: when none does.
     """
     height, width = resized_size(size, min_size, max_size)
+    if not canvases:
+        return round_up((height, width))
     fitting = [canvas for canvas in canvases if height <= canvas[0] and width <= canvas[1]]
     if not fitting:
         raise ValueError(
@@ -72,13 +74,15 @@ def bucketed_order(
     sizes: int [n, 2], original. min_size: the largest where several are drawn from. seed: None keeps the order of the split.
     """
     sizes = np.asarray(sizes).tolist()
-    of_image = np.array([canvases.index(canvas_of(size, min_size, max_size, canvases)) for size in sizes])
+    chosen = [canvas_of(size, min_size, max_size, canvases) for size in sizes]
+    buckets = tuple(canvases) or tuple(sorted(set(chosen)))
+    of_image = np.array([buckets.index(canvas) for canvas in chosen])
 
     def order(epoch: int) -> Order:
         rng = rng_for(seed, "shuffle", epoch) if seed is not None else None
         images = np.arange(len(of_image)) if rng is None else rng.permutation(len(of_image))
         indices, valid = [], []
-        for bucket in range(len(canvases)):
+        for bucket in range(len(buckets)):
             members = images[of_image[images] == bucket]
             steps = -(-len(members) // batch_size)
             indices.append(np.resize(members, (steps, batch_size)))

@@ -14,6 +14,7 @@ import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder, open_prepared
 from imgrec_jax.data.annotations import from_images, to_xywh
+from imgrec_jax.data.records import record_format
 from imgrec_jax.data.sets import coco_json
 from imgrec_jax.data.sets.tfds import download_and_prepare
 from imgrec_jax.data.source import Request, parse_split
@@ -90,7 +91,7 @@ def _image_row(image: coco_json.Image, objects: list[coco_json.Object], label_of
 
 
 def prepare(dataset: str, splits: Mapping[str, FolderSplit], data_dir: str | Path) -> str:
-    """Prepare annotated folders (COCO or VOC) as the TFDS set `coco_folder/<dataset>` in ArrayRecord; no TensorFlow.
+    """Prepare annotated folders (COCO or VOC) as the TFDS set `coco_folder/<dataset>`; no TensorFlow.
 
     Returns the name that `annotated.open_prepared` takes. A set that is prepared already is left alone.
 
@@ -102,7 +103,7 @@ def prepare(dataset: str, splits: Mapping[str, FolderSplit], data_dir: str | Pat
 
     for name, folder in splits.items():
         check.check_annotations(f"{dataset} {name}", folder.annotations, folder.paths).raise_if_bad()
-    builder = CocoFolder(dataset=dataset, splits=splits, data_dir=data_dir, file_format="array_record")
+    builder = CocoFolder(dataset=dataset, splits=splits, data_dir=data_dir, file_format=record_format())
     download_and_prepare(builder)
     return f"coco_folder/{dataset}"
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from imgrec_jax.data.progress import progress
+from imgrec_jax.data.records import FORMATS, record_format
 from imgrec_jax.data.sets import tfds as tfds_sets
 from imgrec_jax.data.source import ArraySource, Request, Source
 
@@ -125,7 +126,7 @@ def prepare(data_dir: Path, manual_dir: Path | None = None) -> None:
 def is_prepared(data_dir: Path) -> bool:
     """Whether there is a decoded copy, or what TFDS prepared."""
     decoded = all((tfds_sets.decoded_dir(NAME, split, data_dir) / "info.json").exists() for split in SPLIT_FILES)
-    return decoded or any((Path(data_dir) / NAME.replace(":", "/")).glob("*.array_record*"))
+    return decoded or any(any((Path(data_dir) / NAME.replace(":", "/")).glob(f"*.{name}*")) for name in FORMATS)
 
 
 def load_arrays(data_dir: Path, manual_dir: Path | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -239,7 +240,7 @@ def _checked(name: str, content: bytes, place: str) -> np.ndarray:
 
 
 def write(arrays: Arrays, data_dir: Path) -> None:
-    """Writes `mnist/3.0.1` as TFDS would (ArrayRecord), and its decoded copy.
+    """Writes `mnist/3.0.1` as TFDS would, and its decoded copy.
 
     The decoded copy has TFDS's order (by the hash of the key), so that a set that TFDS itself prepared trains alike; only
     where tfds is not installed is it the original's.
@@ -277,4 +278,4 @@ def _write_tfds(splits: dict[str, tuple[np.ndarray, np.ndarray]], data_dir: Path
             def _split_generators(self, dl_manager):
                 return {split: generate(*arrays) for split, arrays in splits.items()}
 
-    tfds_sets.download_and_prepare(Mnist(data_dir=data_dir, file_format="array_record"))
+    tfds_sets.download_and_prepare(Mnist(data_dir=data_dir, file_format=record_format()))

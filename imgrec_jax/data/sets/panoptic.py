@@ -69,4 +69,4 @@ def open_panoptic(request: Request, *, classes: str = "voc") -> Source:
         names, lookup = panoptic_classes(features["panoptic_objects"]["label"].names, classes)
         return names, lambda record: panoptic_example(record, lookup=lookup)
 
-    return tfds.opened_or_prepared(lambda: tfds.open_records(request, setup), request.name, request.data_dir)
+    return tfds.opened_or_prepared(lambda: tfds.open_converted(request, setup), request.name, request.data_dir)

@@ -31,4 +31,4 @@ def open_pets(request: Request, *, border: str = "class") -> Source:
         raise ValueError(f"data.border={border!r}; expected 'class' or 'void'")
     names = PET_CLASSES if border == "class" else PET_CLASSES[:2]
     setup = lambda _: (names, lambda record: pet_example(record, border=border))  # noqa: E731
-    return tfds.opened_or_prepared(lambda: tfds.open_records(request, setup), request.name, request.data_dir)
+    return tfds.opened_or_prepared(lambda: tfds.open_converted(request, setup), request.name, request.data_dir)

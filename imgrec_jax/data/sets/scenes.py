@@ -11,6 +11,7 @@ import numpy as np
 from imgrec_jax.data.annotated import DetectionSource, open_prepared
 from imgrec_jax.data.annotations import Annotations, from_images
 from imgrec_jax.data.progress import progress
+from imgrec_jax.data.records import record_format
 from imgrec_jax.data.sets import mnist
 from imgrec_jax.data.sets import scene_drawing as drawing
 from imgrec_jax.data.sets.tfds import download_and_prepare
@@ -45,19 +46,19 @@ def open_source(
         raise ValueError(
             f"digit scenes {preset!r}, split {split!r}: expected one of {sorted(drawing.PRESETS)} and of {drawing.SPLITS}"
         )
-    if importlib.util.find_spec("tensorflow_datasets") and importlib.util.find_spec("array_record"):
+    if importlib.util.find_spec("tensorflow_datasets"):
         name = prepare(data_dir, load_digits, preset=preset)
         return open_prepared(name, split, Path(data_dir), targets=targets, in_memory=True)
     return _open_npz(base, Path(data_dir), load_digits, preset, targets).subset(split)
 
 
 def prepare(data_dir: str | Path, load_digits: Callable[[], dict], *, preset: str = "default") -> str:
-    """Write `digit_scenes/<preset>` as ArrayRecord unless it is there; the name that `open_prepared` takes."""
+    """Write `digit_scenes/<preset>` unless it is there; the name that `open_prepared` takes."""
     name = f"digit_scenes/{preset}:{drawing.VERSION}"
     if not (Path(data_dir) / name.replace(":", "/") / "dataset_info.json").exists():
         from imgrec_jax.data.builders.digit_scenes import DigitScenes
 
-        builder = DigitScenes(config=preset, load_digits=load_digits, data_dir=data_dir, file_format="array_record")
+        builder = DigitScenes(config=preset, load_digits=load_digits, data_dir=data_dir, file_format=record_format())
         download_and_prepare(builder)
     return name
 

@@ -1,4 +1,4 @@
-"""TFDS sets prepared as ArrayRecord, read without TensorFlow, and prepared by TFDS where they are not there.
+"""Prepared TFDS sets, read without TensorFlow, and prepared by TFDS where they are not there.
 
 Classification sets whose examples all have one shape and fit in memory are decoded once, kept beside the prepared set as plain
 `.npy` files with their checksums, and read from there ever after.
@@ -15,13 +15,14 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from imgrec_jax.data.annotated import prepared_folder
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.progress import progress
+from imgrec_jax.data.records import Records, open_records, record_format
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, ArraySource, Request, Source, SourceInfo, digest, parse_split, part
 
 HOST, HOST_TIMEOUT_S = "storage.googleapis.com", 4.0
@@ -42,18 +43,8 @@ def open_labelled(request: Request, *, keys: tuple[str, ...] = ("image", "label"
     return opened_or_prepared(lambda: open_prepared_labels(request, keys), request.name, request.data_dir)
 
 
-class Records(Protocol):
-    """What TFDS gives of a prepared split."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]: ...
-
-
 class TfdsSource:
-    """A prepared TFDS split as ArrayRecord, decoded on access; no TensorFlow."""
+    """A prepared TFDS split, decoded on access; no TensorFlow."""
 
     def __init__(self, data_source: Records, info: SourceInfo, keys: tuple[str, ...]):
         self._data, self.info, self._keys = data_source, info, keys
@@ -82,7 +73,7 @@ def open_prepared_labels(request: Request, keys: tuple[str, ...] = ("image", "la
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise ValueError(f"TFDS knows no data set {name!r}; see https://www.tensorflow.org/datasets/catalog") from error
     if not builder.is_prepared():
@@ -94,7 +85,7 @@ def open_prepared_labels(request: Request, keys: tuple[str, ...] = ("image", "la
         raise ValueError(f"{name} has no feature {missing[0]!r}; it has {sorted(builder.info.features)}")
     names = getattr(builder.info.features["label"], "names", None) if "label" in builder.info.features else None
     info = SourceInfo(f"{name} {base}", tuple(names or ()), identity=records_identity(builder, base))
-    source = TfdsSource(builder.as_data_source(base), info, keys)
+    source = TfdsSource(open_records(builder, base), info, keys)
     shape = builder.info.features["image"].shape
     fits = None not in shape and int(np.prod(shape)) * len(source) <= MAX_BYTES_IN_MEMORY
     if in_memory is False or (in_memory is None and not fits):
@@ -181,7 +172,7 @@ def save_decoded(
 class RecordSource:
     """Prepared records, each turned into an example on access."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], info: SourceInfo, convert: Callable[[dict[str, Any]], dict]):
+    def __init__(self, records: Records, info: SourceInfo, convert: Callable[[dict[str, Any]], dict]):
         self._records, self.info, self._convert = records, info, convert
 
     def __len__(self) -> int:
@@ -191,8 +182,8 @@ class RecordSource:
         return self._convert(self._records[index])
 
 
-def open_records(request: Request, setup: Callable[[Any], tuple[tuple[str, ...], Callable]]) -> Source:
-    """setup: features -> (class names, record -> example)."""
+def open_converted(request: Request, setup: Callable[[Any], tuple[tuple[str, ...], Callable]]) -> Source:
+    """A prepared set whose records become examples one by one; setup: features -> (class names, record -> example)."""
     import tensorflow_datasets as tfds
 
     name, split = request.name, request.split
@@ -202,7 +193,7 @@ def open_records(request: Request, setup: Callable[[Any], tuple[tuple[str, ...],
         raise ValueError(f"{name} has no split {base!r}; it has {sorted(builder.info.splits)}")
     class_names, convert = setup(builder.info.features)
     info = SourceInfo(f"{name} {base}", class_names, identity=records_identity(builder, base))
-    return part(RecordSource(builder.as_data_source(base), info, convert), split)
+    return part(RecordSource(open_records(builder, base), info, convert), split)
 
 
 def opened_or_prepared(open_source: Callable[[], Source], name: str, data_dir: Path) -> Source:
@@ -215,7 +206,7 @@ def opened_or_prepared(open_source: Callable[[], Source], name: str, data_dir: P
 
 
 def prepare_with_tfds(name: str, data_dir: Path) -> None:
-    """Downloads and prepares a stock TFDS set as ArrayRecord; many of TFDS's builders read their files with TensorFlow."""
+    """Downloads and prepares a stock TFDS set; many of TFDS's builders read their files with TensorFlow."""
     import tensorflow_datasets as tfds
 
     try:  # TFDS itself would try for minutes
@@ -223,17 +214,17 @@ def prepare_with_tfds(name: str, data_dir: Path) -> None:
     except OSError as error:
         raise FileNotFoundError(
             f"{name} is not prepared in {data_dir}, and this machine does not reach {HOST}, whence TFDS downloads ({error}). "
-            "Prepare it on a machine that does (file_format='array_record'), and copy it there"
+            f"Prepare it on a machine that does (file_format={record_format()!r}), and copy it there"
         ) from error
     print(f"{name} is not in {data_dir}; TFDS downloads and prepares it (once)", file=sys.stderr, flush=True)
     try:
-        tfds.builder(name, data_dir=data_dir, file_format="array_record").download_and_prepare()
+        tfds.builder(name, data_dir=data_dir, file_format=record_format()).download_and_prepare()
     except Exception as error:
         needs_tf = importlib.util.find_spec("tensorflow") is None
         hint = "; its builder may need TensorFlow: pip install 'imgrec-jax[tf]'" if needs_tf else ""
         raise FileNotFoundError(
             f"{name} is not prepared in {data_dir}, and TFDS could not prepare it ({type(error).__name__}: {error}){hint}. "
-            "A set prepared elsewhere (file_format='array_record') can be copied there"
+            f"A set prepared elsewhere (file_format={record_format()!r}) can be copied there"
         ) from error
 
 

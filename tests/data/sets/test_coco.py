@@ -64,7 +64,6 @@ def test_examples(folder):
 
 def test_prepared_set_equals_the_folder(folder, tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    pytest.importorskip("array_record")
     name = coco.prepare("bees", {"train": folder, "validation": folder}, tmp_path)
     assert coco.prepare("bees", {"train": folder, "validation": folder}, tmp_path) == name == "coco_folder/bees"
     for again in range(2):  # the second time from the table beside the set

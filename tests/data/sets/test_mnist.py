@@ -87,7 +87,7 @@ def test_the_folder_road_prepares_what_tfds_opens(tmp_path, monkeypatch):
     mnist.prepare(data_dir, SHARED)
     import tensorflow_datasets
 
-    builder = tensorflow_datasets.builder("mnist", data_dir=data_dir, file_format="array_record")
+    builder = tensorflow_datasets.builder("mnist", data_dir=data_dir)
     stored = builder.as_data_source("test")
     decoded = tfds.open_prepared_labels(Request(mnist.NAME, "test", data_dir))
     assert len(stored) == len(decoded) == 500

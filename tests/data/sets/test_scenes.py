@@ -99,7 +99,6 @@ def check_source(source):
 
 def test_through_tfds_and_without_it(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_datasets")
-    pytest.importorskip("array_record")
     everything = ("boxes", "masks", "segmentation")
     tfds_source = scenes.open_source("validation", tmp_path / "a", lambda: DIGITS, preset="tiny", targets=everything)
     check_source(tfds_source)

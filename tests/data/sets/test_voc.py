@@ -58,7 +58,6 @@ def test_errors_name_the_file(tmp_path):
 
 def test_prepared_voc_folder(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    pytest.importorskip("array_record")
     write(tmp_path / "voc", [("dog", 0, 2, 2, 10, 9), ("cat", 1, 5, 5, 8, 8)])
     folder = voc.read_folder(tmp_path / "voc", "train", ("cat", "dog"))
     name = voc.prepare("pets", {"train": folder}, tmp_path)

@@ -1,0 +1,402 @@
+"""Listings: which images a folder, table or archive names, and what it says of each: class or labels, split, group.
+
+A folder is read by its folders: DIR/CLASS/..., or DIR/SPLIT/CLASS/... where every folder has the name of a split. A folder that
+holds nothing but one folder, one archive, one table or one npz is opened. Everything a table says is text: `007` and `NA` are
+names. What can be neither is a stray, and told.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from imgrec_jax.data.files import IMAGES
+from imgrec_jax.data.images import MAX_PIXELS, read_regular
+from imgrec_jax.data.own import dicom
+from imgrec_jax.data.own.division import canonical_split
+from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store, stamp
+
+PICTURES = (*IMAGES, ".jp2", ".avif", ".jpe", ".jfif", ".ppm", ".pgm", *dicom.SUFFIXES)
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+UNKNOWN = -1  # of a mark: neither yes (1) nor no (0)
+_FILE = ("file", "file_name", "filename", "path", "filepath", "file_path", "image", "image_path", "image_id", "img")
+_LABEL = ("label", "class", "class_name", "category", "target")
+_MARKS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}
+_MOST_TABLE_BYTES = 2**31
+
+
+class Reading(NamedTuple):
+    """How a listing is to be read.
+
+    Attributes:
+      group: a regex over an image's path, the name of a table's column, or for DICOM files "PatientID", "StudyInstanceUID" or
+        "SeriesInstanceUID"; "" takes the column `group` where there is one.
+      multi_label: several labels an image: columns of 0 and 1, or names in one column with `separator` between them.
+      empty, minus_one: what an empty label, and one of -1, stands for: "" is unknown; else a class, or "0" or "1" of a mark.
+      separator: of names in one column.
+      max_pixels: of an image.
+    """
+
+    group: str = ""
+    multi_label: bool = False
+    empty: str = ""
+    minus_one: str = ""
+    separator: str = "|"
+    max_pixels: int = MAX_PIXELS
+
+
+DEFAULT_READING = Reading()
+
+
+@dataclass
+class Listing:
+    """Images, and what is said of each.
+
+    Attributes:
+      title: where it was found, for messages.
+      store: their files.
+      names: of the files; labels: names of the classes, "" unknown; splits: "train", ... or ""; groups: "" for none.
+      marks: int8 [N, K] 1, 0 or UNKNOWN of several labels an image, whose names are `mark_names`; None for one label an image.
+      strays: (file, what is wrong with it) of what is listed but can be no example.
+      notes: lines on what was passed over.
+      pixels: for what comes as arrays, the image of each name: uint8, uint16 or float [H, W] or [H, W, C].
+    """
+
+    title: str
+    store: Store
+    names: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    marks: np.ndarray | None = None
+    mark_names: tuple[str, ...] = ()
+    strays: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    pixels: list[np.ndarray] | None = None
+
+    def add(self, name: str, label: str, split: str = "", group: str = "") -> None:
+        self.names.append(name)
+        self.labels.append(label)
+        self.splits.append(split)
+        self.groups.append(group)
+
+    def taken(self, keep: np.ndarray) -> Listing:
+        """Those where bool [N] `keep` says so."""
+        at = np.flatnonzero(keep).tolist()
+        lists = {key: [getattr(self, key)[i] for i in at] for key in ("names", "labels", "splits", "groups")}
+        marks = None if self.marks is None else self.marks[at]
+        pixels = None if self.pixels is None else [self.pixels[i] for i in at]
+        return Listing(self.title, self.store, **lists, marks=marks, mark_names=self.mark_names, strays=self.strays,
+                       notes=self.notes, pixels=pixels)  # fmt: skip
+
+
+def read(root: Path, reading: Reading = DEFAULT_READING) -> Listing:
+    """The listing of a folder, a table, an npz or an archive.
+
+    Raises:
+      FileNotFoundError: where nothing is.
+      ValueError: for a table without the columns, folders that may be splits or classes, a group that is no regex.
+    """
+    try:
+        pattern = re.compile(reading.group)
+    except re.error as error:
+        raise ValueError(f"config.data.group={reading.group!r} is no regular expression ({error})") from error
+    if root.is_file() and root.suffix.lower() in TABLES:
+        return _table(folder_store(root.parent, reading.max_pixels, {}), root.name, reading, str(root))
+    if root.is_file() and root.suffix.lower() == ".npz":
+        return _arrays(root, reading)
+    store = open_store(root, reading.max_pixels)
+    inner = _only_file(store)
+    if inner is not None and root.is_dir():
+        return read(root / inner, reading)
+    pictures = [name for name in store.stamps if name.lower().endswith(PICTURES)]
+    table = _only_table(store, pictures)
+    listing = _table(store, table, reading, store.path(table)) if table else _folders(store, pictures)
+    if reading.group in dicom.GROUPS and any(map(dicom.is_dicom, pictures)):
+        listing.groups = [_patient(store, name, reading.group) for name in listing.names]
+    elif reading.group and not table:
+        listing.groups = [_group(pattern, name) for name in listing.names]
+        if listing.names and not any(listing.groups):
+            raise ValueError(
+                f"config.data.group={reading.group!r} is found in no path of {root}, e.g. {listing.names[0]!r}; expected a "
+                "regex whose (first) group is what must stay together"
+            )
+    others = len(store.stamps) - len(pictures) - bool(table)
+    if others:
+        shown = next(name for name in store.stamps if not name.lower().endswith(PICTURES) and name != table)
+        listing.notes.append(f"{others:,} files are no images by their names, e.g. {shown}: passed over")
+    return listing
+
+
+def _patient(store: Store, name: str, key: str) -> str:
+    """What a DICOM header says of `key`; "" for other files, and those that cannot be read, which the index tells."""
+    if not dicom.is_dicom(name):
+        return ""
+    try:
+        return str(dicom.header(store.read(name)).get(key, ""))
+    except Exception:
+        return ""
+
+
+def _group(pattern: re.Pattern, name: str) -> str:
+    match = pattern.search(name)
+    return "" if match is None else (match.group(1) or "") if pattern.groups else match.group(0)
+
+
+def _only_file(store: Store) -> str | None:
+    """The one archive or npz of a folder without images."""
+    whole = [name for name in store.stamps if name.lower().endswith((*ARCHIVES, ".npz"))]
+    return whole[0] if len(whole) == 1 and not any(name.lower().endswith(PICTURES) for name in store.stamps) else None
+
+
+def _only_table(store: Store, pictures: Sequence[str]) -> str | None:
+    """The one table at the top of a folder whose images lie in no folders of classes."""
+    tables = [name for name in store.stamps if "/" not in name and name.lower().endswith(TABLES)]
+    if len(tables) != 1 or len({name.rpartition("/")[0] for name in pictures}) > 1:
+        return None
+    text = _text(_bytes_of(store, tables[0]), tables[0])
+    return tables[0] if _column(next(iter(_rows(text, tables[0])), {}), _FILE) else None
+
+
+def _bytes_of(store: Store, name: str) -> bytes:
+    """A file that is no image, of a folder or archive."""
+    return read_regular(store.root / name, "a table", _MOST_TABLE_BYTES) if store.root.is_dir() else store.read(name)
+
+
+def _folders(store: Store, pictures: Sequence[str]) -> Listing:
+    """DIR/CLASS/... or DIR/SPLIT/CLASS/..."""
+    parts = [PurePosixPath(name).parts for name in pictures]
+    every = {PurePosixPath(name).parts[:-1] for name in store.stamps}
+    depth = 0
+    while len({p[: depth + 1] for p in parts}) == 1 and any(len(p) > depth + 2 for p in parts):
+        depth += 1  # a folder that holds one folder only
+    tops = sorted({p[depth] for p in parts if len(p) > depth + 1})
+    splits = {top: canonical_split(top) for top in tops}
+    listing = Listing(str(store.root), store)
+    named = [top for top in tops if splits[top]]
+    as_splits = bool(named) and len(named) == len(tops) and "train" in splits.values()
+    if not as_splits and "train" in splits.values() and len(named) > 1:
+        others = [top for top in tops if not splits[top]]
+        raise ValueError(
+            f"{store.root} has folders {', '.join(named)}, which are splits, beside {', '.join(others[:5])}"
+            f"{', ...' if len(others) > 5 else ''}, which are none; move these away, or rename them if all are classes"
+        )
+    at = depth + as_splits
+    if as_splits:  # every split may hold one folder around its classes
+        while len({p[at : at + 1] for p in parts if len(p) > at}) == 1 and all(len(p) > at + 2 for p in parts):
+            at += 1
+    for name, path in zip(pictures, parts, strict=True):
+        if len(path) <= at + 1:
+            listing.strays.append((name, "lies in no folder of a class"))
+        else:
+            listing.add(name, path[at], splits[path[depth]] or "" if as_splits else "")
+    held = {path[: at + 1] for path in parts if len(path) > at + 1}
+    empty = {folder[: at + 1] for folder in every if len(folder) > at} - held
+    empty = {f for f in empty if f[:depth] == (parts[0][:depth] if parts else ())}
+    if store.root.is_dir():
+        empty |= _without_files(store, held, depth, at, tops if as_splits else [""])
+    for folder in sorted(empty):
+        if len(folder) == at + 1 and (not as_splits or folder[depth] in splits):
+            listing.notes.append(f"{'/'.join(folder)} has no images: no class")
+    return listing
+
+
+def _without_files(store: Store, held: set, depth: int, at: int, tops: Sequence[str]) -> set[tuple[str, ...]]:
+    """Folders where classes lie that hold no file at all; archives and stores do not list them."""
+    prefix = next(iter(held))[:depth] if held else ()
+    found = set()
+    for top in tops:
+        above = (*prefix, top) if top else prefix
+        folder = store.root.joinpath(*above)
+        if len(above) != at or not folder.is_dir():
+            continue
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+        found |= {(*above, name) for name in names} - held
+    return found
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
+
+
+def _rows(text: str, name: str) -> Iterable[dict[str, str]]:
+    """The rows of a table as texts, by lower-case column; "#" is the number of the line."""
+    if name.lower().endswith((".jsonl", ".ndjson")):
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line, parse_int=str, parse_float=str)
+                    yield {"#": str(number)} | {str(key).strip().lower(): _as_text(value) for key, value in row.items()}
+                except (ValueError, AttributeError, RecursionError) as error:
+                    raise ValueError(f"{name}, line {number}: no JSON object ({error}); expected one a line") from error
+        return
+    head = text.partition("\n")[0]
+    delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    try:
+        header = [column.strip().lower() for column in next(reader, [])]
+        if twice := sorted({column for column in header if header.count(column) > 1 and column}):
+            raise ValueError(f"{name} has the column {twice[0]!r} twice")
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                if len(row) != len(header):
+                    raise ValueError(f"{name}, line {reader.line_num}: {len(row)} cells; the header has {len(header)}")
+                yield {"#": str(reader.line_num)} | dict(zip(header, map(str.strip, row), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{name}, line {reader.line_num}: {error}") from error
+
+
+def _as_text(value: object) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
+
+
+def _column(row: dict[str, str], names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
+def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
+    """A table of `file, label[, split][, group]`, or of `file` and a column of 0, 1, -1 or nothing for each label."""
+    rows = list(_rows(_text(_bytes_of(store, name), title), title))
+    if not rows:
+        raise ValueError(f"{title} has no rows; expected a header, file,label[,split][,group], and a row an image")
+    columns = [column for row in rows[:1] for column in row if column not in ("#", "")]
+    file, label, split = _column(rows[0], _FILE), _column(rows[0], _LABEL), _column(rows[0], ("split", "set", "subset"))
+    if file is None:
+        raise ValueError(f"{title} has the columns {columns}; expected one of {_FILE} for the files, and a header")
+    group = (
+        reading.group.lower()
+        if reading.group.lower() in rows[0]
+        else "group"
+        if not reading.group and "group" in rows[0]
+        else ""
+    )
+    others = [column for column in columns if column not in (file, label, split, group, "group")]
+    marked = [column for column in others if all(row.get(column, "").lower() in _MARKS for row in rows)]
+    if label is None and not (reading.multi_label and marked):
+        raise ValueError(
+            f"{title} has the columns {columns}; expected one of {_LABEL} for the classes"
+            + (f". Its columns {marked[:5]} look like several labels an image: use --config=configs/image_folder.py:multi_label"
+               if marked else " (or, with image_folder.py:multi_label, a column of 0 and 1 for each label)")
+        )  # fmt: skip
+    listing, folder = Listing(title, store), PurePosixPath(name).parent
+    pattern, members, kept = re.compile(reading.group), [], []
+    seen: dict[str, str] = {}
+    for row in rows:
+        found = _find(store, folder, row.get(file, ""))
+        where = f"line {row['#']}"
+        if not row.get(file):
+            listing.strays.append((f"{title}, {where}", "names no file"))
+            continue
+        if found in seen:
+            listing.strays.append((f"{title}, {where}", f"names {row[file]} again, after {seen[found]}"))
+            continue
+        seen[found] = where
+        said = row.get(split, "") if split else ""
+        there = canonical_split(said) if said else ""
+        if there is None:
+            raise ValueError(f"{title}, {where}: {split}={said!r}; expected train, val or test")
+        text = row.get(label, "") if label else ""
+        one = {"": reading.empty, "-1": reading.minus_one}.get(text, text)
+        member = row.get(group, "") if group else _group(pattern, found) if reading.group else ""
+        listing.add(found, one, there, member)
+        members.append([name for name in text.split(reading.separator) if name.strip()] if text not in ("", "-1") else None)
+        kept.append(row)
+    if reading.multi_label:
+        _set_marks(listing, kept, marked if label is None else [], members, reading)
+    if store.root.is_dir():
+        store.stamps.update({n: stamp(store.root / n) for n in listing.names if n not in store.stamps})
+    return listing
+
+
+def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: list, reading: Reading) -> None:
+    """Of several labels an image: one column each, or the names in one column."""
+    if marked:
+        maps = {"": reading.empty, "-1": reading.minus_one}
+        value = lambda text: _MARKS[maps.get(text.removesuffix(".0"), "") or text.lower()]  # noqa: E731
+        listing.mark_names = tuple(marked)
+        listing.marks = np.array([[value(row[name]) for name in marked] for row in rows], np.int8).reshape(-1, len(marked))
+    else:
+        listing.mark_names = tuple(sorted({name.strip() for names in members if names for name in names}))
+        listing.marks = np.zeros((len(rows), len(listing.mark_names)), np.int8)
+        column = {name: n for n, name in enumerate(listing.mark_names)}
+        for i, names in enumerate(members):
+            if names is None:
+                listing.marks[i] = UNKNOWN
+            else:
+                listing.marks[i, [column[name.strip()] for name in names]] = 1
+    listing.labels = [""] * len(rows)
+
+
+def _find(store: Store, folder: PurePosixPath, text: str) -> str:
+    """The name in the store of a file that a table names: from the table's folder, or absolute; perhaps without its suffix."""
+    text = text if store.root.is_dir() and Path(text).is_absolute() else str(folder / text.replace("\\", "/"))
+    there = (lambda name: (store.root / name).is_file()) if store.root.is_dir() else store.stamps.__contains__
+    if not text.lower().endswith(PICTURES) and not there(text):
+        return next((text + suffix for suffix in PICTURES if there(text + suffix)), text)
+    return text
+
+
+def _arrays(path: Path, reading: Reading) -> Listing:
+    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits); also `SPLIT_groups`, `class_names`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file}
+    except Exception as error:  # whatever damaged bytes do to a parser
+        raise ValueError(f"{path}: no npz that can be read ({error}); expected arrays without pickled objects") from error
+    stamps = {path.name: stamp(path)}
+    every: list[np.ndarray] = []
+    listing = Listing(str(path), Store(path, stamps, lambda name: b"", lambda name: f"{path}: {name}"), pixels=every)
+    classes = [str(name) for name in arrays.pop("class_names", arrays.pop("label_names", np.zeros(0))).ravel().tolist()]
+    sets = _npz_sets(arrays)
+    if not sets:
+        raise ValueError(f"{path} has the arrays {sorted(arrays)}; expected train_images, train_labels, val_images, ...")
+    marks = []
+    for split, images, labels, groups in sets:
+        x, y = arrays[images], arrays[labels]
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        if len(x) != len(y) or x.ndim not in (3, 4) or y.ndim > 2 or (x.ndim == 4 and x.shape[3] not in (1, 3)):
+            raise ValueError(
+                f"{path}: {images} {x.shape} and {labels} {y.shape}; expected [N, H, W] or [N, H, W, 1 or 3], and [N]"
+            )
+        if y.dtype.kind == "f" and (y == np.rint(y)).all():
+            y = y.astype(np.int64)
+        members = [str(g) for g in arrays[groups].ravel().tolist()] if groups in arrays else [""] * len(x)
+        for n, (image, label, group) in enumerate(zip(x, y.tolist() if y.ndim == 1 else [""] * len(y), members, strict=True)):
+            text = {"": reading.empty, "-1": reading.minus_one}.get(str(label), str(label))
+            named = classes[int(text)] if classes and text.isdigit() and int(text) < len(classes) else text
+            listing.add(f"{images}[{n}]", named, split, group)
+            every.append(image)
+        if y.ndim == 2:
+            marks.append(y.astype(np.int8))
+    if marks:
+        listing.marks = np.concatenate(marks)
+        listing.mark_names = tuple(classes) or tuple(map(str, range(listing.marks.shape[1])))
+    if (listing.marks is not None) != reading.multi_label:
+        given = "several labels" if listing.marks is not None else "one label"
+        raise ValueError(
+            f"{path} has {given} an image; use --config=configs/image_folder.py{':multi_label' * (listing.marks is not None)}"
+        )
+    return listing
+
+
+def _npz_sets(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, str, str]]:
+    """(split, key of the images, of the labels, of the groups)."""
+    found = []
+    for key in arrays:
+        for images, labels in (("images", "labels"), ("x", "y"), ("image", "label"), ("X", "y")):
+            rest = key.removeprefix(f"{images}_") if key.startswith(f"{images}_") else key.removesuffix(f"_{images}")
+            split = "" if key == images else canonical_split(rest) if rest != key else None
+            if split is not None and (other := key.replace(images, labels, 1)) in arrays:
+                found.append((split, key, other, key.replace(images, "groups", 1)))
+    return found

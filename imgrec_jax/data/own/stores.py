@@ -1,0 +1,149 @@
+"""Stores: a folder, zip or tar as names and bytes; links to folders are followed, hidden files are passed over."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from imgrec_jax.data.files import read_member
+from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, read_image_file
+from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+Stamp = tuple[int, int]
+
+
+class Store(NamedTuple):
+    """Files by name.
+
+    Attributes:
+      root: the folder or archive.
+      stamps: {name from the root, "/" between folders: (bytes, what changes with the content: time, checksum)}, in the order of
+        names; (-1, -1) for a link to nothing.
+      read: name -> bytes; ImageFileError or FileNotFoundError, naming the file, where it cannot.
+      path: name -> how messages call it.
+    """
+
+    root: Path
+    stamps: dict[str, Stamp]
+    read: Callable[[str], bytes]
+    path: Callable[[str], str]
+
+
+def is_hidden(name: str) -> bool:
+    """Of one folder or file: what systems leave behind."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
+
+
+def open_store(root: Path, max_pixels: int = MAX_PIXELS) -> Store:
+    """The store of a folder or archive.
+
+    Raises:
+      FileNotFoundError, ValueError: where there is none, or it cannot be read.
+    """
+    if root.is_dir():
+        return folder_store(root, max_pixels)
+    if not root.is_file():
+        raise FileNotFoundError(
+            f"config.data.manual_dir={root} does not exist; give the folder, table or archive of your images"
+        )
+    if zipfile.is_zipfile(root):
+        return _zip_store(root, max_pixels)
+    if tarfile.is_tarfile(root):
+        return _tar_store(root)
+    raise ValueError(f"{root} is neither a folder nor a zip or tar that can be read; was it copied as a whole?")
+
+
+def folder_store(root: Path, max_pixels: int = MAX_PIXELS, stamps: dict[str, Stamp] | None = None) -> Store:
+    """stamps: of the files that count; None lists the folder. A name may be an absolute path, too."""
+    return Store(
+        root,
+        dict(sorted(_walk(root))) if stamps is None else stamps,
+        lambda name: read_image_file(root / name, max_pixels),
+        lambda name: str(root / name),
+    )
+
+
+def _walk(root: Path) -> list[tuple[str, Stamp]]:
+    found: list[tuple[str, Stamp]] = []
+    # (folder, its name from the root, the folders above it: a link to one of them would never end)
+    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in above:
+            continue
+        above |= {(here.st_dev, here.st_ino)}
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be read ({error.strerror}); allow it, or move it away") from error
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                waiting.append((entry.path, f"{prefix}{entry.name}/", above))
+            else:
+                found.append((prefix + entry.name, stamp(entry)))
+    return found
+
+
+def stamp(entry: os.DirEntry | Path) -> Stamp:
+    """Of a file; (-1, -1) where nothing is there."""
+    try:
+        status = entry.stat()
+    except (OSError, ValueError):
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _zip_store(path: Path, max_pixels: int) -> Store:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ValueError(f"{path}: no zip file that can be read ({error}); was it copied as a whole?") from error
+    members = {i.filename: (i.file_size, i.CRC) for i in archive.infolist() if not i.is_dir() and _is_shown(i.filename)}
+    return Store(path, dict(sorted(members.items())), functools.partial(read_member, archive, path, max_pixels), _inside(path))
+
+
+def _tar_store(path: Path) -> Store:
+    """A tar, compressed or not; one that is compressed is unpacked into memory, for nothing in it can be found otherwise."""
+    try:
+        with tarfile.open(path) as archive:
+            members = {m.name.removeprefix("./"): m for m in archive if m.isreg() and _is_shown(m.name.removeprefix("./"))}
+            kept = None
+            with path.open("rb") as file:
+                packed = b"ustar" not in file.read(512)[257:265]
+            if packed:
+                if (size := sum(member.size for member in members.values())) > MAX_BYTES_IN_MEMORY:
+                    raise ValueError(f"{path} holds {size:,} bytes, compressed; unpack it and give the folder")
+                kept = {name: cast(IO[bytes], archive.extractfile(member)).read() for name, member in members.items()}
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: no tar file that can be read ({error}); was it copied as a whole?") from error
+
+    def read(name: str) -> bytes:
+        if kept is not None:
+            return kept[name]
+        member = members[name]
+        with path.open("rb") as file:
+            file.seek(member.offset_data)
+            data = file.read(member.size)
+        if len(data) < member.size:
+            raise ImageFileError(f"{path}: {name} is cut off; pack the archive again")
+        return data
+
+    stamps = {name: (member.size, int(member.mtime)) for name, member in sorted(members.items())}
+    return Store(path, stamps, read, _inside(path))
+
+
+def _is_shown(name: str) -> bool:
+    return not any(is_hidden(part) for part in name.split("/"))
+
+
+def _inside(path: Path) -> Callable[[str], str]:
+    return lambda name: f"{path}: {name}"

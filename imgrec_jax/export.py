@@ -1,0 +1,55 @@
+"""Command line: python -m imgrec_jax.export --workdir=runs/NAME --format=torchvision   (or, once installed: imgrec export ...)
+
+Formats:
+  torchvision   safetensors with the names and layouts of torchvision's state dicts, which the network of the same architecture
+                there takes with load_state_dict(strict=True)
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imgrec_jax.inference.command import Parser, ending_in_one_line, load, workdir_flags
+
+
+class Format(NamedTuple):
+    """write: (run, file) -> what to say of it; suffix: of the file's name."""
+
+    write: Callable[[Any, Path], str]
+    suffix: str
+
+
+def _torchvision(run: Any, out: Path) -> str:
+    from imgrec_jax.inference.export import write_torchvision
+
+    return write_torchvision(run, out)
+
+
+FORMATS: dict[str, Format] = {"torchvision": Format(_torchvision, ".safetensors")}
+
+
+def parser() -> Parser:
+    made = Parser("export", __doc__)
+    workdir_flags(made)
+    made.add_argument("--format", required=True, choices=sorted(FORMATS), help="what to write")
+    made.add_argument("--out", metavar="FILE", help="default: WORKDIR/export/FORMAT and the format's suffix")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the flags say."""
+    made = FORMATS[arguments.format]
+    loaded = load(arguments)
+    out = Path(arguments.out or loaded.workdir / "export" / (arguments.format + made.suffix)).expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(made.write(loaded, out))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with ending_in_one_line():
+        run(parser().parse(argv))
+
+
+if __name__ == "__main__":
+    main()

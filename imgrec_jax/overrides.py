@@ -1,0 +1,46 @@
+"""A config by its name, with values given as text: what the command lines share."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list[str]]:
+    """(the config of that name with these values, given as text; what to say of it).
+
+    Raises:
+      ConfigFileError, OverrideError, ConfigError: for a config, key or value that cannot be.
+    """
+    from imgrec_jax.config import flatten, load, modernise, override
+
+    notes: list[str | None] = []
+    config = modernise(load(name))
+    if any(key not in flatten(config) or key.endswith(".name") for key in overrides):
+        from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
+
+        notes = [switch(config, key, overrides[key]) for key in NAME_KEYS if key in overrides]
+        config = complete(config)
+    for key, text in overrides.items():
+        override(config, key, text)
+    settle_durations(config, overrides)
+    return config, [note for note in notes if note]
+
+
+def settle_durations(config, overridden: Iterable[str]) -> None:
+    """A duration given on the command line replaces the config's, whatever the unit of either."""
+    units = ("_steps", "_epochs", "_examples")
+    for key in overridden:
+        section, _, name = key.rpartition(".")
+        unit = next((u for u in units if name.endswith(u)), None)
+        others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
+        if section and all(other in config[section] for other in others):
+            for other in others:
+                config[section][other] = None
+
+
+def default_workdir(config_path: str) -> Path:
+    """configs/scenes_detection.py:faster,tiny -> runs/scenes_detection_faster_tiny."""
+    path, _, variant = config_path.partition(":")
+    return Path("runs") / "_".join(filter(None, [Path(path).stem, *re.split(r"[^\w.-]+", variant)]))

@@ -1,0 +1,155 @@
+"""Command line: python -m imgrec_jax.sweep --config=mnist:fast --grid optim.learning_rate=0.01,0.02 --seeds=3
+
+Runs every point of a grid (or of a random sample) with every seed. Each is an ordinary run in a workdir of its own, equal to
+one that was started by hand with the same flags and as many cores; a sweep that was stopped goes on when the same command is
+given again. Its folder holds sweep.json (what was asked for), results.jsonl (a line a finished run), table.md, table.csv and,
+over the first key that has numbers, plot.png.
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imgrec_jax.inference.command import Parser, ending_in_one_line, note
+from imgrec_jax.overrides import configure, default_workdir
+from imgrec_jax.sweeps.points import Point, grid, points, sample, seeds_of
+from imgrec_jax.sweeps.runs import Places, finished, run_all
+from imgrec_jax.sweeps.table import summarise
+
+ASKED = "sweep.json"
+
+
+def parser() -> Parser:
+    made = Parser("sweep", __doc__)
+    made.add_argument("--config", required=True, metavar="NAME", help="as of imgrec; --config.KEY=VALUE holds for every point")
+    made.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2", help="values; several --grid multiply")
+    made.add_argument("--random", type=int, metavar="N", help="N points drawn by --sample in place of a grid")
+    made.add_argument("--sample", action="append", default=[], metavar="KEY=LOW:HIGH[:log|:int]",
+                      help="with --random: from LOW to HIGH, evenly or evenly in its logarithm; or KEY=V1,V2")  # fmt: skip
+    made.add_argument("--sample_seed", type=int, default=0, help="of the random points (default 0)")
+    made.add_argument("--seeds", default="1", metavar="N", help="N: seeds 0 to N-1; or a list, 3,5,8 (default 1)")
+    made.add_argument("--folder", type=Path, help="of the sweep (default runs/sweep_CONFIG)")
+    made.add_argument("--jobs", type=int, help="runs at a time (default: as many as devices, or cores / --cores)")
+    made.add_argument("--cores", type=int, default=1, help="cores of each run (default 1); pinned where the system can")
+    made.add_argument("--devices", metavar="0,1", help="GPUs, one a run (CUDA_VISIBLE_DEVICES)")
+    made.add_argument("--metrics", metavar="A,B", help="of the table (default: what the config shows on the terminal)")
+    made.add_argument("--dry_run", action="store_true", help="only list the points")
+    made.add_argument("--slurm", type=Path, metavar="FILE", help="run nothing; write an sbatch array script, a task a point")
+    made.add_argument("--only", type=int, metavar="I", help="run point I alone (what the array script does)")
+    made.add_argument("--verbosity", type=int, default=0, help="1 shows where an error happened")
+    return made
+
+
+def slurm_script(folder: Path, argv: Sequence[str], count: int) -> str:
+    """An array of `count` tasks, each the same command for its point."""
+    words = [word for word in argv if not word.startswith("--slurm")]
+    line = shlex.join([sys.executable, "-m", "imgrec_jax.sweep", *words])
+    return "\n".join([
+        "#!/usr/bin/env bash",
+        f"#SBATCH --job-name={folder.name}",
+        f"#SBATCH --array=0-{count - 1}",
+        f"#SBATCH --output={folder.absolute()}/slurm_%a.log",
+        "#SBATCH --signal=TERM@60",
+        "# Add what the cluster needs: --partition, --gres=gpu:1, --time. A task that was ended goes on when it is submitted",
+        "# again; the same command without --only makes the table.",
+        f"exec {line} --only=$SLURM_ARRAY_TASK_ID",
+        "",
+    ])  # fmt: skip
+
+
+def check_asked(folder: Path, asked: dict[str, Any]) -> None:
+    """Raises ValueError where the folder holds another sweep; more points or seeds of the same config are no other one."""
+    path = folder / ASKED
+    if path.exists():
+        before = json.loads(path.read_text())
+        for key in ("config", "common"):
+            if before[key] != asked[key]:
+                raise ValueError(f"{folder} holds a sweep of {key} {before[key]}, not {asked[key]}; give another --folder")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Does what the flags say; returns the exit status."""
+    common, rest, words = {}, [], iter(argv)
+    for word in words:
+        if match := re.match(r"--config\.([^=]+)(?:=(.*))?$", word, re.S):
+            value = match[2] if match[2] is not None else next(words, None)
+            if value is None:
+                raise ValueError(f"--config.{match[1]} has no value; write --config.{match[1]}=VALUE")
+            common[match[1]] = value
+        else:
+            rest.append(word)
+    flags = parser().parse(rest)
+    if bool(flags.sample) != (flags.random is not None) or (flags.grid and flags.random is not None):
+        raise ValueError("give --grid, or --random N with --sample")
+    combinations = sample(flags.sample, flags.random, flags.sample_seed) if flags.random is not None else grid(flags.grid)
+    every = points(combinations, seeds_of(flags.seeds), common)
+    if varied := set(common) & {*every[0].values, "seed"}:
+        raise ValueError(f"--config.{sorted(varied)[0]} is given for every point, and the sweep varies it; give it once")
+    metrics = _check(flags.config, every, flags.metrics)
+    named = default_workdir(flags.config)
+    folder = flags.folder or named.with_name(f"sweep_{named.name}")
+    asked = {"config": flags.config, "common": common, "points": [point._asdict() for point in every]}
+    if flags.dry_run:
+        print("\n".join(point.name for point in every))
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    check_asked(folder, asked)
+    (folder / ASKED).write_text(json.dumps(asked, indent=1) + "\n")
+    if flags.slurm:
+        flags.slurm.write_text(slurm_script(folder, argv, len(every)))
+        note(f"{len(every)} tasks in {flags.slurm}; submit it with sbatch {flags.slurm}")
+        return 0
+    chosen = every if flags.only is None else every[flags.only : flags.only + 1]
+    if not chosen:
+        raise ValueError(f"--only={flags.only}; there are points 0 to {len(every) - 1}")
+    done = finished(folder)
+    todo = [point for point in chosen if point.name not in done]
+    devices = flags.devices.split(",") if flags.devices else []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = min(flags.jobs or len(devices) or max(cores // flags.cores, 1), max(len(todo), 1))
+    note(f"{len(chosen)} runs, {len(chosen) - len(todo)} of them done, {jobs} at a time, in {folder}")
+    try:
+        failed = run_all(flags.config, todo, folder, Places(jobs, flags.cores, devices), len(chosen))
+    except KeyboardInterrupt:
+        note("stopped; the runs have saved, and the same command goes on")
+        return 130
+    if flags.only is None:
+        print(summarise(folder, every, metrics))
+        note(f"in {folder}: table.md, table.csv, plot.png, and a workdir a run")
+    if failed:
+        note(f"error: {len(failed)} of {len(chosen)} runs failed: {', '.join(failed[:5])}; the .log beside a workdir says why")
+    return 1 if failed else 0
+
+
+def _check(config: str, every: Sequence[Point], metrics: str | None) -> list[str]:
+    """The metrics of the table, after every point's config was found sound."""
+    from imgrec_jax import assemble
+
+    shown: Sequence[str] = ()
+    for point in every:
+        made, _ = configure(config, point.overrides)
+        try:
+            assemble.check(assemble.complete(made))
+        except ValueError as error:
+            raise ValueError(f"point {point.name}: {error}") from error
+        shown = tuple(made.log.show)
+    return metrics.split(",") if metrics else list(shown)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    def terminated(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
+    with ending_in_one_line():
+        raise SystemExit(run(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The runs of a sweep, each a process of its own on cores or a device of its own. What is done is a line of results.jsonl."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imgrec_jax.inference.command import note
+from imgrec_jax.sweeps.points import Point
+
+RESULTS = "results.jsonl"
+PATIENCE_SECONDS = 20  # with a run that an earlier start of the sweep has left behind
+
+
+def finished(folder: Path) -> dict[str, dict[str, Any]]:
+    """{name: its line of results.jsonl} of the points that are done; a last line that was cut off counts not."""
+    done = {}
+    if (folder / RESULTS).exists():
+        for line in (folder / RESULTS).read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            done[entry["point"]] = entry
+    return done
+
+
+def final_values(workdir: Path) -> dict[str, dict[str, float]]:
+    """{split: its last evaluation, numbers alone} of a run."""
+    splits: dict[str, dict[str, float]] = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["split"] != "train":
+            splits[entry["split"]] = {k: v for k, v in entry.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return splits
+
+
+def command(config: str, point: Point, folder: Path) -> list[str]:
+    flags = [f"--config.{key}={value}" for key, value in point.overrides.items()]
+    return [sys.executable, "-m", "imgrec_jax.main", f"--config={config}", *flags, f"--workdir={folder / point.name}"]
+
+
+class Places:
+    """Cores or devices, handed out to runs and taken back."""
+
+    def __init__(self, jobs: int, cores: int, devices: Sequence[str]):
+        there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+        self._devices = list(devices)
+        groups = [tuple(there[i : i + cores]) for i in range(0, len(there) - cores + 1, cores)] or [tuple(there)]
+        self._free = [(groups[i % len(groups)], devices[i % len(devices)] if devices else None) for i in range(jobs)][::-1]
+
+    def take(self) -> tuple[tuple[int, ...], str | None] | None:
+        return self._free.pop() if self._free else None
+
+    def give(self, place: tuple[tuple[int, ...], str | None]) -> None:
+        self._free.append(place)
+
+
+# Becomes the command that follows, on these cores; on Linux a sweep that is killed takes its runs with it, which save.
+_LAUNCH = """
+import ctypes, os, signal, sys
+if sys.argv[1] and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Running(NamedTuple):
+    process: subprocess.Popen
+    point: Point
+    place: tuple[tuple[int, ...], str | None]
+    began: float
+
+
+def start(config: str, point: Point, folder: Path, place: tuple[tuple[int, ...], str | None]) -> Running:
+    """Starts a run on its cores; what it prints goes to NAME.log."""
+    cores, device = place
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})}
+    with (folder / f"{point.name}.log").open("a") as log:
+        place_of = ",".join(map(str, cores)) if device is None else ""
+        process = subprocess.Popen(  # a session of its own: Ctrl-C reaches it through `stop` alone, once
+            [sys.executable, "-c", _LAUNCH, place_of, *command(config, point, folder)],
+            stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+        )  # fmt: skip
+    return Running(process, point, place, time.perf_counter())
+
+
+def stop(running: Sequence[Running]) -> None:
+    """Asks the runs to save and end, and waits for it."""
+    for one in running:
+        one.process.send_signal(signal.SIGTERM)
+    for one in running:
+        one.process.wait()
+
+
+def run_all(config: str, todo: Sequence[Point], folder: Path, places: Places, total: int) -> list[str]:
+    """Runs the points, and returns the names of those that failed. The first has begun to train before others start, so that
+    what a data set needs to be prepared is done once."""
+    waiting, failed = list(todo), []
+    running: list[Running] = []
+    busy: list[str] = []
+    done = total - len(todo)
+    try:
+        while waiting or running:
+            alone = len(running) == 1 and done == total - len(todo) and not _begun(folder, running[0].point)
+            if waiting and not alone and (place := places.take()) is not None:
+                running.append(start(config, waiting.pop(0), folder, place))
+                continue
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                places.give(one.place)
+                done += 1
+                seconds = time.perf_counter() - one.began
+                if one.process.returncode == 0:
+                    _record(folder, one.point, seconds)
+                    note(f"{done}/{total}  {one.point.name}: {_headline(folder / one.point.name)}  ({seconds:.0f} s)")
+                    continue
+                said = (folder / f"{one.point.name}.log").read_text().strip().splitlines()
+                if said and " is in use by " in said[-1] and busy.count(one.point.name) < PATIENCE_SECONDS:
+                    busy.append(one.point.name)  # a run of a sweep that was killed saves first
+                    waiting.insert(0, one.point)
+                    done -= 1
+                    time.sleep(1.0)
+                else:
+                    failed.append(one.point.name)
+                    note(f"{done}/{total}  {one.point.name} failed: {said[-1] if said else 'without a word'}")
+            time.sleep(0.1)
+    except BaseException:
+        stop(running)
+        raise
+    return failed
+
+
+def _begun(folder: Path, point: Point) -> bool:
+    """Whether a run has opened its data."""
+    return (folder / point.name / "run.json").exists()
+
+
+def _record(folder: Path, point: Point, seconds: float) -> None:
+    entry = {"point": point.name, "seed": point.seed, "values": point.values, "seconds": round(seconds, 1)}
+    with (folder / RESULTS).open("a") as file:
+        file.write(json.dumps({**entry, "splits": final_values(folder / point.name)}) + "\n")
+
+
+def _headline(workdir: Path) -> str:
+    splits = final_values(workdir)
+    shown = splits.get("best_test") or splits.get("test") or next(iter(splits.values()), {})
+    return ", ".join(f"{name} {shown[name]:.4g}" for name in ("accuracy", "mean_iou", "AP", "loss") if name in shown)

@@ -1,0 +1,111 @@
+"""What came of a sweep: a table over the seeds, a line a run, a plot."""
+
+import csv
+import itertools
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgrec_jax.sweeps.points import Point
+from imgrec_jax.sweeps.runs import finished
+
+
+def rows(results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One a combination, over its seeds: {"values", "seeds", "SPLIT METRIC": (mean, standard deviation or None)}."""
+    for key, group in itertools.groupby(results, key=lambda entry: json.dumps(entry["values"])):
+        entries = list(group)
+        row: dict[str, Any] = {"values": json.loads(key), "seeds": len(entries)}
+        for split in ("validation", "test", "best_test"):
+            for metric in metrics:
+                found = [e["splits"][split][metric] for e in entries if metric in e["splits"].get(split, {})]
+                if found:
+                    deviation = statistics.stdev(found) if len(found) > 1 else None
+                    row[f"{split} {metric}"] = (statistics.mean(found), deviation)
+        yield row
+
+
+def markdown(table: Sequence[dict[str, Any]]) -> str:
+    keys = list(dict.fromkeys(key for row in table for key in row["values"]))
+    columns = list(dict.fromkeys(key for row in table for key in row if key not in ("values", "seeds")))
+    lines = [f"| {' | '.join([*keys, *columns, 'seeds'])} |", "|" + " --- |" * (len(keys) + len(columns) + 1)]
+    for row in table:
+        cells = [str(row["values"].get(key, "")) for key in keys]
+        for column in columns:
+            mean, deviation = row.get(column, (None, None))
+            cells.append("" if mean is None else f"{mean:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else ""))
+        lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
+    return "\n".join(lines)
+
+
+def write_csv(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """A line a run, with every number of its last evaluations."""
+    flat = [
+        {
+            "point": e["point"], "seed": e["seed"], **e["values"], "seconds": e["seconds"],
+            **{f"{split} {name}": value for split, values in e["splits"].items() for name, value in values.items()},
+        }
+        for e in results
+    ]  # fmt: skip
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in flat for key in line)))
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def plot(table: Sequence[dict[str, Any]], path: Path, metric: str) -> bool:
+    """Mean and standard deviation over the first key that has numbers, a line for each combination of the others.
+
+    The split is the one that may choose: validation, or the test split where there is none. Returns whether there was a plot.
+    """
+    keys = list(dict.fromkeys(key for row in table for key in row["values"]))
+    numbers = {key: [_number(row["values"].get(key, "")) for row in table] for key in keys}
+    axis = next((key for key in keys if None not in numbers[key] and len(set(numbers[key])) > 1), None)
+    column = next((c for c in (f"validation {metric}", f"test {metric}") if all(c in row for row in table)), None)
+    if axis is None or column is None:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for row, x in zip(table, numbers[axis], strict=True):
+        label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in row["values"].items() if key != axis)
+        mean, deviation = row[column]
+        lines.setdefault(label, []).append((x or 0.0, mean, deviation or 0.0))
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for label, entries in lines.items():
+        places, means, deviations = zip(*sorted(entries), strict=True)
+        axes.errorbar(places, means, deviations, marker="o", capsize=3, label=label or None)
+    low, high = min(v for v in numbers[axis] if v is not None), max(v for v in numbers[axis] if v is not None)
+    if low > 0 and high / low >= 10:
+        axes.set_xscale("log")
+    axes.set(xlabel=axis, ylabel=column)
+    axes.grid(alpha=0.3)
+    if any(lines):
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return True
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def summarise(folder: Path, order: Sequence[Point], metrics: Sequence[str]) -> str:
+    """Writes table.md, table.csv and plot.png of what is finished; returns the table."""
+    done = finished(folder)
+    results = [done[point.name] for point in order if point.name in done]
+    table = list(rows(results, metrics))
+    text = markdown(table)
+    (folder / "table.md").write_text(text + "\n")
+    write_csv(results, folder / "table.csv")
+    if table:
+        plot(table, folder / "plot.png", metrics[-1])
+    return text

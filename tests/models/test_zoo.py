@@ -1,0 +1,82 @@
+"""The zoo against the original networks: names, shapes and counts of all of them, and logits for seeded weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgrec_jax.models import zoo
+from imgrec_jax.pretrained import names
+from tests.goldens import seeded
+from tests.goldens.make_zoo import CASES, GOLDEN, digest
+
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is what takes the time here
+# One of each block, and the cheaper of those; the others are slow tests.
+FAST = (
+    "torchvision/resnet18", "torchvision/resnext50_32x4d", "torchvision/vgg11_bn", "torchvision/mobilenet_v2",
+    "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0", "torchvision/convnext_tiny", "torchvision/vit_b_32",
+    "torchvision/swin_t", "timm/vit_small_patch16_224", "pytorch/efficientnet-lite0", "keras/MobileNet",
+)  # fmt: skip
+
+
+@functools.cache
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+@functools.cache
+def abstract(name: str, options: tuple, size: tuple[int, ...]) -> dict:
+    model = zoo.make_classifier(name, **dict(options))
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(size))
+
+
+def flat(case) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: shape} of the case's variables."""
+    variables = abstract(case.name, tuple(case.options.items()), (1, *case.image[1:]))
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {"/".join(part.key for part in path[1:]): value for path, value in leaves}
+
+
+def theirs(case) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """{our path: (their name, their shape)}, by our tables alone."""
+    shapes = flat(case)
+    table = names.of_classifier(zoo.ARCHITECTURES[case.name].family, case.layout, set(shapes), "backbone/")
+    assert table.keys() == shapes.keys()
+
+    def shape(path):
+        return names.to_theirs(np.broadcast_to(np.float32(0), shapes[path].shape), path, table[path], case.layout).shape
+
+    return {path: (name, shape(path)) for path, name in table.items()}
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_names_shapes_and_counts_are_the_originals(key):
+    case = CASES[key]
+    table = theirs(case)
+    count, expected = golden()[f"{key}/counts"]
+    assert digest(dict(table.values())) == expected
+    options = {k: v for k, v in case.options.items() if k != "hidden"}
+    variables = abstract(case.name, tuple(options.items()), (1, *case.image[1:]))
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
+
+
+@pytest.mark.parametrize("key", [pytest.param(k, marks=() if k in FAST else pytest.mark.slow) for k in CASES])
+def test_logits_are_the_originals(key):
+    case, shapes = CASES[key], flat(CASES[key])
+    make = seeded.keras_weights if case.layout == "keras" else seeded.weights
+    weights = make(dict(theirs(case).values()))
+    table = theirs(case)
+    values = {path: names.to_ours(weights[name], path, shapes[path].shape, case.layout) for path, (name, _) in table.items()}
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, _: values["/".join(part.key for part in path[1:])],
+        abstract(case.name, tuple(case.options.items()), (1, *case.image[1:])),
+    )
+    model = zoo.make_classifier(case.name, **case.options)
+    image = seeded.image(*case.image)
+    logits = jax.jit(model.apply).lower(variables, image).compile(compiler_options=QUICK)(variables, image)
+    expected = golden()[f"{key}/logits"]
+    difference = np.abs(seeded.subsample(logits, 100) - expected).max()
+    assert difference <= 1e-4 * max(1.0, np.abs(expected).max()), difference

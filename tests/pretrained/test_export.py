@@ -1,0 +1,101 @@
+"""Weights in and out: torchvision's state dict -> our variables -> torchvision's names, bit for bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgrec_jax.models import detectors, segmenters, zoo
+from imgrec_jax.pretrained import fit, names
+from imgrec_jax.pretrained.export import torchvision_state
+from imgrec_jax.pretrained.merge import merge
+from tests.goldens import seeded
+
+
+def zoo_model(name):
+    return zoo.make_classifier(name), (jnp.zeros((1, 64, 64, 3)),)
+
+
+def detector(name):
+    make = {"v1": detectors.make_resnet_fpn, "v2": detectors.make_resnet50_fpn_v2}[name]
+    boxes = jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool)
+    return make(num_classes=91, norm="batch"), (jnp.zeros((1, 64, 64, 3)), *boxes)
+
+
+MODELS = {
+    "fasterrcnn_resnet50_fpn": lambda: detector("v1"),
+    "fasterrcnn_resnet50_fpn_v2": lambda: detector("v2"),
+    "fcn_resnet50": lambda: (segmenters.SEGMENTERS["fcn_resnet50"](num_classes=21), (jnp.zeros((1, 64, 64, 3)),)),
+    **{name: (lambda name=name: zoo_model(name)) for name in (
+        "resnet50", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121", "convnext_tiny",
+        "vit_b_16", "swin_t",
+    )},
+}  # fmt: skip
+
+
+def abstract(name):
+    model, inputs = MODELS[name]()
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)
+
+
+def random_variables(name):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract(name))
+
+
+def read_back(name, state):
+    variables = abstract(name)
+    flat = {"/".join(p.key for p in path[1:]): x for path, x in jax.tree_util.tree_leaves_with_path(variables)}
+    tensors = fit.with_todays_names(state)
+    found = fit.find(tensors, flat)
+    ours = {path: names.to_ours(tensors[theirs], path, flat[path].shape, found.layout) for path, theirs in found.names.items()}
+    merged, report = merge(variables, ours)
+    assert not report.missing and not report.unexpected and not report.wrong_shape
+    assert set(found.names.values()) == set(tensors)
+    return merged
+
+
+LARGE = (
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fcn_resnet50",
+    "resnet50",
+    "vgg16",
+    "convnext_tiny",
+    "vit_b_16",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS])
+def test_out_and_in_again_is_the_same_bit_for_bit(name):
+    variables = random_variables(name)
+    again = read_back(name, torchvision_state(variables))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, variables, again)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "resnet50", "fcn_resnet50", "vgg16", "swin_t", "mobilenet_v2"])
+def test_the_real_torchvision_takes_it_strictly(name):
+    """In -> out -> torchvision, strict, bit for bit."""
+    torchvision = seeded.import_torchvision()
+    import torch
+
+    extra = {"weights_backbone": None} if "rcnn" in name or "fcn" in name else {}
+    extra |= {"aux_loss": True} if "fcn" in name else {}
+    model = torchvision.models.get_model(name, weights=None, **extra)
+    before = {k: v.numpy().copy() for k, v in model.state_dict().items()}
+    state = torchvision_state(read_back(name, before))
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    after = {k: v.numpy() for k, v in model.state_dict().items()}
+    assert before.keys() == after.keys() == state.keys()
+    assert all(np.array_equal(before[k], after[k]) for k in before)
+
+
+def test_what_torchvision_does_not_have_is_an_error():
+    with pytest.raises(ValueError, match="torchvision has no network of this architecture"):
+        torchvision_state(jax.tree.map(lambda x: np.zeros(x.shape, np.float32), random_variables_of_lite()))
+
+
+def random_variables_of_lite():
+    model = zoo.make_classifier("efficientnet_lite0", num_classes=3)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

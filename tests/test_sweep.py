@@ -1,0 +1,140 @@
+"""Sweeps: their points, runs that equal single ones, going on after a kill, the table."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imgrec_jax import sweep
+from imgrec_jax.sweeps.points import grid, points, sample, split_values
+from imgrec_jax.sweeps.runs import finished
+from tests import small_runs
+
+CONFIG = small_runs.ROOT / "tests" / "goldens" / "workdir_configs.py"
+
+
+def flags(data: Path, folder: Path, *more: str) -> list[str]:
+    return [f"--config={CONFIG}:classification", f"--config.data.data_dir={data}", f"--folder={folder}", *more]
+
+
+def sweep_command(data: Path, folder: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "imgrec_jax.sweep", *flags(data, folder, *more)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return small_runs.MAKERS["classification"](tmp_path_factory.mktemp("data"))
+
+
+def test_values_are_divided_at_the_commas_between_them():
+    assert split_values("0.1,0.2") == ["0.1", "0.2"]
+    assert split_values("(8, 8),(16,16)") == ["(8, 8)", "(16,16)"]
+    assert split_values("\"a,b\",{'erase': {}}") == ['"a,b"', "{'erase': {}}"]
+
+
+def test_a_grid_is_every_combination_and_its_names_differ():
+    combinations = grid(["optim.learning_rate=0.1,0.2", "config.model.hidden=(8,),(16,16)"])
+    assert [tuple(c.values()) for c in combinations] == [
+        ("0.1", "(8,)"), ("0.1", "(16,16)"), ("0.2", "(8,)"), ("0.2", "(16,16)"),
+    ]  # fmt: skip
+    every = points(combinations, [0, 3], {"data.threads": "0"})
+    assert len({point.name for point in every}) == 8 and not any("," in point.name or "/" in point.name for point in every)
+    assert every[1].overrides == {
+        "data.threads": "0", "optim.learning_rate": "0.1", "model.hidden": "(8,)", "seed": "3",
+    }  # fmt: skip
+    same = points([{"a.x": "a/b"}, {"a.x": "a-b"}], [0], {})
+    assert same[0].name != same[1].name
+
+
+def test_random_points_keep_to_their_ranges_and_are_the_first_of_more():
+    texts = ["optim.learning_rate=1e-4:1e-1:log", "model.width=4:9:int", "optim.name=sgd,adam", "loss.label_smoothing=0:0.2"]
+    few, many = sample(texts, 5, 0), sample(texts, 200, 0)
+    assert many[:5] == few and sample(texts, 5, 1) != few
+    rates = [float(point["optim.learning_rate"]) for point in many]
+    assert 1e-4 <= min(rates) < 2e-4 and 5e-2 < max(rates) <= 1e-1
+    assert 60 < sum(rate < 10**-2.5 for rate in rates) < 140  # half of them below the middle of the logarithms
+    assert {point["model.width"] for point in many} == set("456789") and {point["optim.name"] for point in many} == {
+        "sgd",
+        "adam",
+    }
+    assert all(0 <= float(point["loss.label_smoothing"]) <= 0.2 for point in many)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid", "optim.learning_rate"], "expected KEY=VALUES"),
+        (["--grid", "optim.learning_rate=0.1", "--grid", "optim.learning_rate=0.2"], "a key twice"),
+        (["--grid", "optim.learning_rat=0.1"], "did you mean"),
+        (["--grid", "optim.learning_rate=0.1,-1"], "learning_rate=-1_seed=0: config.optim.learning_rate=-1"),
+        (["--random", "3"], "give --grid, or --random N with --sample"),
+        (["--random", "3", "--sample", "optim.learning_rate=0:1:log"], "LOW above 0"),
+        (["--seeds", "0"], "expected how many"),
+        (["--grid", "optim.learning_rate=0.1", "--config.optim.learning_rate=1"], "the sweep varies it"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(data, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.run(flags(data, tmp_path / "sweep", *arguments))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_that_is_killed_goes_on_and_its_runs_equal_single_ones(data, tmp_path):
+    folder, asked = tmp_path / "sweep", ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=2", "--jobs=1"]
+    process = subprocess.Popen(sweep_command(data, folder, *asked), cwd=small_runs.ROOT, stderr=subprocess.PIPE)
+    try:
+        while not finished(folder) and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(1.0)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    first = finished(folder)
+    assert 1 <= len(first) < 4
+    done = subprocess.run(sweep_command(data, folder, *asked), cwd=small_runs.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = finished(folder)
+    assert len(results) == 4 and {name: results[name] for name in first} == first
+    assert done.stdout.splitlines()[0].startswith("| optim.learning_rate | ") and len(done.stdout.splitlines()) == 4
+    name = "learning_rate=0.02_seed=1"
+    cores = sorted(os.sched_getaffinity(0))[:1] if hasattr(os, "sched_getaffinity") else []
+    pin = ["taskset", "-c", str(cores[0])] if cores else []
+    single = small_runs.command("classification", data, tmp_path / "single", "--config.optim.learning_rate=0.02")
+    status, _, error = small_runs.run([*pin, *single, "--config.seed=1"])
+    assert status == 0, error
+    metrics = [(path / "metrics.jsonl").read_bytes() for path in (folder / name, tmp_path / "single")]
+    assert metrics[0] == metrics[1]
+    with (folder / "table.csv").open() as file:
+        table = {line["point"]: line for line in csv.DictReader(file)}
+    last = json.loads(metrics[0].splitlines()[-1])
+    assert float(table[name][f"{last['split']} loss"]) == last["loss"] and (folder / "plot.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="holds a sweep of common"):
+        sweep.run(flags(data, folder, *asked, "--config.data.threads=0"))
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(data, tmp_path, capfd):
+    blocked = tmp_path / "sweep" / "learning_rate=0.01_seed=0"
+    blocked.parent.mkdir()
+    blocked.write_text("a file where a workdir should be")
+    assert sweep.run(flags(data, tmp_path / "sweep", "--grid", "optim.learning_rate=0.01,0.02", "--jobs=1")) == 1
+    said = capfd.readouterr()
+    assert "learning_rate=0.01_seed=0 failed: error: --workdir=" in said.err and "1 of 2 runs failed" in said.err
+    assert "| 0.02 |" in said.out and "| 0.01 |" not in said.out
+
+
+def test_an_array_script_names_every_point(data, tmp_path):
+    script = tmp_path / "array.sh"
+    asked = ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=3"]
+    assert sweep.run(flags(data, tmp_path / "sweep", *asked, f"--slurm={script}")) == 0
+    text = script.read_text()
+    assert "#SBATCH --array=0-5" in text and "--only=$SLURM_ARRAY_TASK_ID" in text and "--slurm" not in text
+    task = text.splitlines()[-1].removeprefix("exec ").replace("$SLURM_ARRAY_TASK_ID", "4")
+    done = subprocess.run(task, shell=True, cwd=small_runs.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(finished(tmp_path / "sweep")) == ["learning_rate=0.02_seed=1"]
