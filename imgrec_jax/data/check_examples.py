@@ -109,9 +109,12 @@ def check_examples(source: Source, seen: dict[bytes, tuple[str, str]]) -> Exampl
 
 def _labels(example: dict[str, Any], classes: int) -> tuple[tuple[int, ...], dict[int, int]]:
     """(the classes of an example, {class: how often it counts})."""
-    if "segmentation" not in example:
-        labels = tuple(int(v) for v in np.atleast_1d(np.asarray(example["label"])))
-        return labels, dict.fromkeys((v for v in labels if v >= 0), 1)
+    if "labels" in example:  # several an image, and perhaps none
+        labels = tuple(np.flatnonzero(np.asarray(example["labels"]) > 0).tolist())
+        return labels, dict.fromkeys(labels, 1)
+    if "label" in example:
+        label = int(example["label"])
+        return (label,), {label: 1} if label >= 0 else {}
     values = np.asarray(example["segmentation"])
     values = values[example["pixel_valid"]] if "pixel_valid" in example else values
     found, counts = np.unique(values, return_counts=True)

@@ -154,7 +154,7 @@ def _training_batch(run: Predictor, say: Callable[[str], None]) -> str:
     names = experiment.card["class_names"]
     shown = [examples.drawn(row, names) for row in itertools.islice(examples.rows(batch), 24)]
     return html.note("The first rows of the first batch, after augmentation.") + html.pictures(
-        shown, large="label" not in batch
+        shown, large="boxes" in batch or "segmentation" in batch
     )
 
 
