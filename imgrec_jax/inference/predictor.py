@@ -230,7 +230,7 @@ class Predictor:
         pixels = picture.read()
         image = self.as_image(pixels, picture.name)
         size = (pixels.shape[0], pixels.shape[1])
-        cut = windows.windows_of(size, window, overlap)
+        cut = windows.windows_of((image.shape[0], image.shape[1]), window, overlap)
         targets = {} if labels is None else labels.targets(picture.name, size)
         examples = [self.example(one.of(image), picture.name, targets) for one in cut]
         return Prepared(size, cut, examples, image.shape[:2] != size)
