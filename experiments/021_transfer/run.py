@@ -5,17 +5,10 @@
     python experiments/021_transfer/run.py table
 
 The split is by image and the same for all: the first 80 images of a class (in the order of their names, shuffled by a fixed
-<<<<<<< HEAD:experiments/013_transfer/run.py
 seed) may be trained on, the other 20 are the test; nothing is chosen by the test. A seed draws which of the 80 are seen.
 The probe is multinomial logistic regression (L2, C = 1) on standardised embeddings, as `configs/transfer.py:probe` without
 augmentation: a body that stands still gives each image one embedding, so it is computed once. `train` runs the product's
 own train step on 64 x 64 images, 32 a step, with AdamW and one cycle, as `configs/transfer.py` does.
-=======
-seed) may be trained on, the other 20 are the test; nothing is chosen by the test. A seed draws which of the 80 are seen. The
-probe is multinomial logistic regression (L2, C = 1) on standardised embeddings, as `configs/transfer.py:probe` without augmentation: a
-body that stands still gives each image one embedding, so it is computed once. `train` runs the product's own train step on
-64 x 64 images, 32 a step, with AdamW and one cycle, as `configs/transfer.py` does.
->>>>>>> 885903151fe75a273e17d55e0ec0c38ab51f2d33:experiments/021_transfer/run.py
 """
 
 import argparse
