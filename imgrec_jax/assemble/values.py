@@ -164,6 +164,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.window", "eval.test_time"), ("segmentation",)),
     "eval.top_k": ("classification",),
     "eval.intervals": ("classification",),
+    **dict.fromkeys(("data.multi_label", "data.balance", "data.balance_by", "data.prepare"), ("classification",)),
     "eval.positive": ("classification",),
     "eval.threshold": ("classification",),
     "loss": ("classification", "segmentation"),
