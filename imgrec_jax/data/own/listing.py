@@ -176,6 +176,7 @@ def _bytes_of(store: Store, name: str) -> bytes:
 def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     """DIR/CLASS/... or DIR/SPLIT/CLASS/..."""
     parts = [tuple(name.split("/")) for name in pictures]
+    _refuse_other_kinds(store)
     every = {tuple(folder.split("/")) for folder in {name.rpartition("/")[0] for name in store.stamps} if folder}
     depth = 0
     while len({p[: depth + 1] for p in parts}) == 1 and any(len(p) > depth + 2 for p in parts):
@@ -209,6 +210,22 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
         if len(folder) == at + 1 and (not as_splits or folder[depth] in splits):
             listing.notes.append(f"{'/'.join(folder)} has no images: no class")
     return listing
+
+
+def _refuse_other_kinds(store: Store) -> None:
+    """Raises ValueError for folders of masks or boxes, whose folders are no classes."""
+    names = {part.lower() for name in store.stamps for part in name.split("/")[:-1]}
+    texts = any(name.lower().endswith(".txt") and "labels" in name.lower().split("/")[:-1] for name in store.stamps)
+    for parts, right, config in (
+        ({"images", "masks"}, True, "own_segmentation"),
+        ({"jpegimages", "annotations"}, True, "own_detection"),
+        ({"images", "labels"}, texts, "own_detection"),
+    ):
+        if right and parts <= names:
+            raise ValueError(
+                f"{store.root} has folders {' and '.join(sorted(parts))}, which are no classes; it looks like data of "
+                f"--config=configs/{config}.py"
+            )
 
 
 def _without_files(store: Store, held: set, depth: int, at: int, tops: Sequence[str]) -> set[tuple[str, ...]]:
