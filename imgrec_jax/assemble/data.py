@@ -142,7 +142,7 @@ def _request(config: ConfigDict) -> Request:
         name=data.name,
         split=data.train_split,
         data_dir=data_dir(config),
-        manual_dir=Path(data.manual_dir).expanduser() if data.manual_dir else None,
+        manual_dir=Path(data.manual_dir).expanduser().absolute() if data.manual_dir else None,
         targets=TARGETS[config.task],
         in_memory=data.in_memory,
         max_pixels=data.max_pixels,
@@ -171,7 +171,9 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
         opened = {name: open_split(split) for name, split in evals.items() if split}
         train = open_split(data.train_split)
         if found:
-            opened |= {name: found.other(Path(path).expanduser()) for name, path in options_of(data.test_sets).items()}
+            opened |= {
+                name: found.other(Path(path).expanduser().absolute()) for name, path in options_of(data.test_sets).items()
+            }
     if data.examples_per_class is not None:
         try:
             train = few(train, data.examples_per_class, config.seed)

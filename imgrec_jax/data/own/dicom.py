@@ -39,21 +39,27 @@ def size(found: Any, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int, int, 
     height, width = int(found.Rows), int(found.Columns)
     if height * width > max_pixels:
         raise ImageFileError(f"{height} x {width} pixels, more than config.data.max_pixels={max_pixels}")
-    channels = 3 if int(found.get("SamplesPerPixel", 1)) == 3 else 1
+    channels = 3 if int(found.get("SamplesPerPixel", 1)) == 3 or _is_palette(found) else 1
     deep = channels == 1 and int(found.get("BitsStored", 8)) > 8
     return height, width, channels, 16 if deep else 8, int(found.get("NumberOfFrames", 1) or 1) > 1
 
 
-def pixels(data: bytes, window: tuple[float, ...] = ()) -> np.ndarray:
+def _is_palette(found: Any) -> bool:
+    return str(found.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
+
+
+def pixels(data: bytes, window: tuple[float, ...] = (), max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """[H, W] uint16 or uint8, or [H, W, 3] uint8; window: (centre, width) in units of the rescaled values."""
     found = _read(data)
-    _, _, channels, depth, several = size(found)
+    _, _, channels, depth, several = size(found, max_pixels)
     stored = found.pixel_array[0] if several else found.pixel_array
-    if channels == 3:
-        from pydicom.pixels import convert_color_space
+    if _is_palette(found):
+        from pydicom.pixels import apply_color_lut
 
-        kind = str(found.PhotometricInterpretation)
-        return np.asarray(stored if kind == "RGB" else convert_color_space(stored, kind, "RGB"), np.uint8)
+        colours = apply_color_lut(stored, found)[..., :3]
+        return (colours >> 8).astype(np.uint8) if colours.dtype == np.uint16 else colours
+    if channels == 3:
+        return np.asarray(stored, np.uint8)  # RGB: pydicom 3 converts YBR as it decodes
     slope, intercept = float(found.get("RescaleSlope", 1) or 1), float(found.get("RescaleIntercept", 0) or 0)
     values = stored.astype(np.float64) * slope + intercept
     low, high = _limits(found, window, slope, intercept)

@@ -6,8 +6,9 @@ Shape letters: N examples, G groups, K classes, S parts.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -55,21 +56,24 @@ def connected(*keys: np.ndarray) -> np.ndarray:
 
 
 def divide(
-    names: Sequence[str], strata: np.ndarray, groups: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int
+    names: Sequence[str], strata: np.ndarray, groups: np.ndarray, shares: Sequence[float] | np.ndarray | int, seed: int
 ) -> np.ndarray:
     """The part of every example, int64 [N].
 
-    Examples that are groups of their own are cut class by class, in the order of the SHA-256 of "SEED/NAME": every class of
-    three or more is in every part, and what is added moves few others. Larger groups go first, the largest ahead, each to
-    the part where it leaves the class counts closest to their shares.
+    Examples that are groups of their own are cut class by class, in the order of the SHA-256 of "SEED/NAME": a class of as many
+    as there are parts is in every part, and what is added moves few others. Larger groups go first, the largest ahead, each to
+    the part where it leaves the class counts closest to their shares. For folds an example goes where its class, and then all,
+    have fewest.
 
     Args:
       names: of the examples.
       strata: classes, int [N].
       groups: int [N].
-      shares: of the parts, S of them; they add up to 1. The first part takes what is left.
+      shares: of the parts, S of them; they add up to 1. The first part takes what is left. A whole number: that many folds.
       seed: of the order.
     """
+    folds = isinstance(shares, int)
+    shares = np.full(shares, 1 / shares) if isinstance(shares, int) else np.asarray(shares, np.float64)
     part_of = np.full(len(names), -1, np.int64)
     keys = [hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
     _, group_at, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -88,24 +92,91 @@ def divide(
         counts = np.bincount(class_at[members[group]], minlength=classes)
         gap = (wanted - have) / scale
         cost = (np.square(gap - counts / scale) - np.square(gap)).sum(1)
-        part = int(cost.argmin())
+        equal = cost <= cost.min() + 1e-9
+        part = int(np.where(equal, have.sum(1) / np.maximum(shares, 1e-9), np.inf).argmin())
         part_of[members[group]] = part
         have[part] += counts
     for label in range(classes):
         mine = [i for i in np.flatnonzero(class_at == label).tolist() if part_of[i] < 0]
         mine.sort(key=keys.__getitem__)
-        rest = _counts(wanted[:, label] - have[:, label], len(mine), least=not have[:, label].any())
+        if folds:
+            rest = _dealt(have[:, label], have.sum(1), len(mine))
+        else:
+            rest = _counts(wanted[:, label] - have[:, label], len(mine), least=not have[:, label].any())
         part_of[mine] = np.repeat(np.arange(len(shares)), rest)
-    return _none_empty(part_of, group_at, sizes, len(shares))
+        have[:, label] += rest
+    return _none_empty(part_of, class_at, group_at, len(shares))
 
 
-def _none_empty(part_of: np.ndarray, group_at: np.ndarray, sizes: np.ndarray, parts: int) -> np.ndarray:
-    """A part that got nothing gets the smallest group of the largest part, as long as that has another one."""
+def held_out(
+    names: Sequence[str], strata: np.ndarray, groups: np.ndarray, fold: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(whether the fold, e.g. "2/5", holds an example out; whether none does, for its group is the only one of a class).
+
+    Both are bool [N]; arguments: see `divide`.
+
+    Raises:
+      ValueError: for a fold that holds nothing out.
+    """
+    number, of = parse_fold(fold)
+    pairs = np.unique(np.stack([np.unique(strata, return_inverse=True)[1], groups]), axis=1)
+    only = np.bincount(pairs[0])[pairs[0]] == 1
+    never = np.isin(groups, pairs[1, only])
+    held = np.zeros(len(names), np.bool_)
+    free = np.flatnonzero(~never)
+    parts = divide([names[i] for i in free.tolist()], strata[free], groups[free], of, seed)
+    held[free[parts == number - 1]] = True
+    if not held.any():
+        raise ValueError(
+            f"config.data.fold={fold!r} holds nothing out: {len(np.unique(groups[free]))} of {len(np.unique(groups))} images "
+            "or groups can leave the training split without taking a class along; give fewer folds, or more images"
+        )
+    return held, never
+
+
+def group_finder(regex: str) -> Callable[[str], str]:
+    """path -> what the regex finds in it, in its first parentheses where it has some; "" for nothing.
+
+    Raises:
+      ValueError: for what is no regex, naming the key of the config.
+    """
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ValueError(f"config.data.group={regex!r} is no regular expression ({error})") from error
+
+    def find(path: str) -> str:
+        match = pattern.search(path) if regex else None
+        return "" if match is None else match.group(min(pattern.groups, 1)) or ""
+
+    return find
+
+
+def _dealt(of_class: np.ndarray, of_all: np.ndarray, total: int) -> np.ndarray:
+    """How many of `total` examples of a class each part gets, where these are what the parts have: int64 [S]."""
+    counts = np.zeros(len(of_class), np.int64)
+    heap = [(float(mine), float(whole), part) for part, (mine, whole) in enumerate(zip(of_class, of_all, strict=True))]
+    heapq.heapify(heap)
+    for _ in range(total):
+        mine, whole, part = heap[0]
+        counts[part] += 1
+        heapq.heapreplace(heap, (mine + 1, whole + 1, part))
+    return counts
+
+
+def _none_empty(part_of: np.ndarray, class_at: np.ndarray, group_at: np.ndarray, parts: int) -> np.ndarray:
+    """A part that got nothing gets the smallest group of the largest part whose classes all stay there, if there is one."""
     for part in range(parts):
-        largest = int(np.bincount(part_of, minlength=parts).argmax()) if len(part_of) else part
-        groups = np.unique(group_at[part_of == largest])
-        if not (part_of == part).any() and len(groups) > 1:
-            part_of[group_at == groups[sizes[groups].argmin()]] = part
+        if not len(part_of) or (part_of == part).any():
+            continue
+        largest = np.flatnonzero(part_of == np.bincount(part_of, minlength=parts).argmax())
+        there = np.bincount(class_at[largest])
+        groups, at, sizes = np.unique(group_at[largest], return_inverse=True, return_counts=True)
+        table = np.zeros((len(groups), len(there)), np.int64)
+        np.add.at(table, (at, class_at[largest]), 1)
+        spare = ((table == 0) | (table < there)).all(1)
+        if spare.any():
+            part_of[group_at == groups[np.where(spare, sizes, len(part_of) + 1).argmin()]] = part
     return part_of
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.source import Source
 
 LONGEST = 128  # pixels of a side, where images are larger: small networks without pretrained weights learn well from as much
@@ -60,6 +61,35 @@ def settle_problems(title: str, problems: Sequence[Problem], policy: str, total:
             "Replace or remove them, or leave them out with config.data.bad_files=skip"
         )
     return [f"{len(problems)} of {total} files are left out (data.bad_files=skip): {shown([str(p) for p in problems])}"]
+
+
+def group_lines(title: str, group: str, groups: Sequence[str], names: Sequence[str], *, divided: bool) -> list[str]:
+    """A line on the images without a group, where `config.data.group` says what it is.
+
+    Args:
+      divided: the images are cut into splits; False for a test set from elsewhere.
+
+    Raises:
+      ValueError: where no image that is divided has one: what must stay together would be torn apart, and nobody told.
+    """
+    lacking = [name for name, found in zip(names, groups, strict=True) if not found]
+    if not group or not lacking:
+        return []
+    if divided and len(lacking) == len(names):
+        raise ValueError(
+            f"config.data.group={group!r} is found in no path of {title}, e.g. {names[0]!r}, and no column or header of that "
+            "name tells one; expected a regex whose (first) group is what must stay together, or such a name"
+        )
+    return [f"{len(lacking):,} of {len(names):,} images have no group (data.group={group}), each its own: {shown(lacking)}"]
+
+
+def fold_lines(fold: str, held: str, never: int) -> list[str]:
+    """fold: "2/5"; held: the split it is; never: images that are in no fold."""
+    number, of = parse_fold(fold)
+    lines = [f"fold {number} of {of} is the {held} split"]
+    if never:
+        lines.append(f"{never:,} images stay in training in every fold: a class has no others, or none of another group")
+    return lines
 
 
 def shown(items: Sequence[str], most: int = 3) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,7 @@ import numpy as np
 from imgrec_jax.data.files import IMAGES
 from imgrec_jax.data.images import MAX_PIXELS, read_regular
 from imgrec_jax.data.own import dicom
-from imgrec_jax.data.own.division import canonical_split
+from imgrec_jax.data.own.division import canonical_split, group_finder
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store, stamp
 
 PICTURES = (*IMAGES, ".jp2", ".avif", ".jpe", ".jfif", ".ppm", ".pgm", *dicom.SUFFIXES)
@@ -65,6 +64,7 @@ class Listing:
       store: their files.
       names: of the files; labels: names of the classes, "" unknown; splits: "train", ... or ""; groups: "" for none.
       marks: int8 [N, K] 1, 0 or UNKNOWN of several labels an image, whose names are `mark_names`; None for one label an image.
+      unnamed: the mark of any other label: 0 where every image lists all that it has.
       strays: (file, what is wrong with it) of what is listed but can be no example.
       notes: lines on what was passed over.
       pixels: for what comes as arrays, the image of each name: uint8, uint16 or float [H, W] or [H, W, C].
@@ -78,6 +78,7 @@ class Listing:
     groups: list[str] = field(default_factory=list)
     marks: np.ndarray | None = None
     mark_names: tuple[str, ...] = ()
+    unnamed: int = UNKNOWN
     strays: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     pixels: list[np.ndarray] | None = None
@@ -96,8 +97,8 @@ class Listing:
         lists = {key: [getattr(self, key)[i] for i in at] for key in ("names", "labels", "splits", "groups")}
         marks = None if self.marks is None else self.marks[at]
         pixels = None if self.pixels is None else [self.pixels[i] for i in at]
-        return Listing(self.title, self.store, **lists, marks=marks, mark_names=self.mark_names, strays=self.strays,
-                       notes=self.notes, pixels=pixels)  # fmt: skip
+        return Listing(self.title, self.store, **lists, marks=marks, mark_names=self.mark_names,
+                       unnamed=self.unnamed, strays=self.strays, notes=self.notes, pixels=pixels)  # fmt: skip
 
 
 def read(root: Path, reading: Reading = _PLAIN) -> Listing:
@@ -107,12 +108,9 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
       FileNotFoundError: where nothing is.
       ValueError: for a table without the columns, folders that may be splits or classes, a group that is no regex.
     """
-    try:
-        pattern = re.compile(reading.group)
-    except re.error as error:
-        raise ValueError(f"config.data.group={reading.group!r} is no regular expression ({error})") from error
+    find_group = group_finder(reading.group)
     if root.is_file() and root.suffix.lower() in TABLES:
-        return _table(folder_store(root.parent, reading.max_pixels, {}), root.name, reading, str(root))
+        return _by_header(_table(folder_store(root.parent, reading.max_pixels, {}), root.name, reading, str(root)), reading)
     if root.is_file() and root.suffix.lower() == ".npz":
         return _arrays(root, reading)
     store = open_store(root, reading.max_pixels)
@@ -122,19 +120,20 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     pictures = [name for name in store.stamps if name.lower().endswith(PICTURES)]
     table = _only_table(store, pictures)
     listing = _table(store, table, reading, store.path(table)) if table else _folders(store, pictures)
-    if reading.group in dicom.GROUPS and any(map(dicom.is_dicom, pictures)):
-        listing.groups = [_patient(store, name, reading.group) for name in listing.names]
-    elif reading.group and not table:
-        listing.groups = [_group(pattern, name) for name in listing.names]
-        if listing.names and not any(listing.groups):
-            raise ValueError(
-                f"config.data.group={reading.group!r} is found in no path of {root}, e.g. {listing.names[0]!r}; expected a "
-                "regex whose (first) group is what must stay together"
-            )
+    if not table:
+        listing.groups = [find_group(name) for name in listing.names]
+    _by_header(listing, reading)
     others = len(store.stamps) - len(pictures) - bool(table)
     if others:
         shown = next(name for name in store.stamps if not name.lower().endswith(PICTURES) and name != table)
         listing.notes.append(f"{others:,} files are no images by their names, e.g. {shown}: passed over")
+    return listing
+
+
+def _by_header(listing: Listing, reading: Reading) -> Listing:
+    """The listing, its groups by the headers of its DICOM files where `reading` says so and nothing else tells them."""
+    if reading.group in dicom.GROUPS and not any(listing.groups):
+        listing.groups = [_patient(listing.store, name, reading.group) for name in listing.names]
     return listing
 
 
@@ -146,11 +145,6 @@ def _patient(store: Store, name: str, key: str) -> str:
         return str(dicom.header(store.read(name)).get(key, ""))
     except Exception:
         return ""
-
-
-def _group(pattern: re.Pattern, name: str) -> str:
-    match = pattern.search(name)
-    return "" if match is None else (match.group(1) or "") if pattern.groups else match.group(0)
 
 
 def _only_file(store: Store) -> str | None:
@@ -185,8 +179,9 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     splits = {top: canonical_split(top) for top in tops}
     listing = Listing(str(store.root), store)
     named = [top for top in tops if splits[top]]
-    as_splits = bool(named) and len(named) == len(tops) and "train" in splits.values()
-    if not as_splits and "train" in splits.values() and len(named) > 1:
+    holding = {p[depth] for p in parts if len(p) > depth + 2 and splits[p[depth]]}  # folders that may be classes
+    as_splits = bool(named) and len(named) == len(tops) and ("train" in splits.values() or bool(holding))
+    if not as_splits and (holding or ("train" in splits.values() and len(named) > 1)):
         others = [top for top in tops if not splits[top]]
         raise ValueError(
             f"{store.root} has folders {', '.join(named)}, which are splits, beside {', '.join(others[:5])}"
@@ -309,7 +304,7 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
                if marked else " (or, with image_folder.py:multi_label, a column of 0 and 1 for each label)")
         )  # fmt: skip
     listing, folder = Listing(title, store), PurePosixPath(name).parent
-    pattern, members, kept = re.compile(reading.group), [], []
+    find_group, members, kept = group_finder(reading.group), [], []
     seen: dict[str, str] = {}
     for row in rows:
         found = _find(store, folder, row.get(file, ""))
@@ -327,7 +322,7 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
             raise ValueError(f"{title}, {where}: {split}={said!r}; expected train, val or test")
         text = row.get(label, "") if label else ""
         one = {"": reading.empty, "-1": reading.minus_one}.get(text, text)
-        member = row.get(group, "") if group else _group(pattern, found) if reading.group else ""
+        member = row.get(group, "") if group else find_group(found)
         listing.add(found, one, there, member)
         members.append([name for name in text.split(reading.separator) if name.strip()] if text not in ("", "-1") else None)
         kept.append(row)
@@ -347,7 +342,7 @@ def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: l
         listing.marks = np.array([[value(row[name]) for name in marked] for row in rows], np.int8).reshape(-1, len(marked))
     else:
         listing.mark_names = tuple(sorted({name.strip() for names in members if names for name in names}))
-        listing.marks = np.zeros((len(rows), len(listing.mark_names)), np.int8)
+        listing.marks, listing.unnamed = np.zeros((len(rows), len(listing.mark_names)), np.int8), 0
         column = {name: n for n, name in enumerate(listing.mark_names)}
         for i, names in enumerate(members):
             if names is None:

@@ -135,7 +135,7 @@ def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS,
         raise ImageFileError(f"{name}: {found.problem}; replace the file")
     try:
         if dicom.is_dicom(name):
-            values = dicom.pixels(data, window)
+            values = dicom.pixels(data, window, max_pixels)
         elif found.depth == 16:
             values = _decode_deep(data, found)
         else:

@@ -9,6 +9,7 @@ A record is height, width, channels (three little-endian uint16), then the pixel
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -69,7 +70,7 @@ class Prepared:
     def __init__(self, folder: Path, form: Form):
         self._folder, self._form = folder, form
         self.where: dict[tuple[str, int, int], tuple[str, int]] = {}
-        for listed in sorted(folder.glob("*.json")):
+        for listed in sorted(folder.glob("[0-9a-f]*.json")):  # a file that is being written begins with a dot
             for record, (name, size, changed) in enumerate(json.loads(listed.read_text("utf-8"))):
                 self.where[(name, size, changed)] = (listed.stem, record)
         self._readers: dict[str, BytesReader] = {}
@@ -102,17 +103,40 @@ def prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_p
       ValueError: where the disk has not the room.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _prepare(store, names, form, folder, mean_pixels)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process prepares here; what killed ones left half written is removed."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process that prepares images in {folder}", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            for partial in folder.glob(".*.partial*"):
+                partial.unlink(missing_ok=True)
+        except (ImportError, OSError):
+            pass  # Windows, or a disk without locks: names of shards tell what they hold, and are written whole
+        yield
+
+
+def _prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_pixels: int) -> Prepared:
     there = Prepared(folder, form)
     todo = [name for name in names if (name, *store.stamps[name]) not in there.where]
     if not todo:
         return there
     _announce(store, todo, form, folder, mean_pixels, len(names))
     size = max(_SHARD, -(-len(todo) // _MOST_SHARDS))
-    first = 1 + max((int(path.stem.split("-")[0]) for path in folder.glob("*.json")), default=-1)
     jobs = []
-    for number, start in enumerate(range(0, len(todo), size), start=first):
+    for start in range(0, len(todo), size):
         part = [(name, *store.stamps[name]) for name in todo[start : start + size]]
-        jobs.append((folder / f"{number:05}-{len(part)}", part))
+        jobs.append((folder / hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16], part))
     with _pool() as pool:
         done = _in_order(pool, store.root, form, jobs)
         for _ in progress(done, f"preparing {len(todo):,} images", len(jobs)):

@@ -12,7 +12,6 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +22,17 @@ from imgrec_jax.data.annotations import Annotations, from_images
 from imgrec_jax.data.images import decode_image, read_image_file
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
-from imgrec_jax.data.own.division import canonical_split, connected, divide, parse_fold
-from imgrec_jax.data.own.found import Problem, counts_by_class, sample, settle_problems, shown, statistics
+from imgrec_jax.data.own.division import canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.own.found import (
+    Problem,
+    counts_by_class,
+    fold_lines,
+    group_lines,
+    sample,
+    settle_problems,
+    shown,
+    statistics,
+)
 from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store, is_hidden, stamp
 from imgrec_jax.data.sets import coco, voc, yolo
@@ -97,7 +105,13 @@ def _find_voc(root: Path) -> Given | None:
     class_names = tuple(sorted(names - {""}))
     lists = {path.stem: canonical_split(path.stem) for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
     named = {split: stem for stem, split in lists.items() if split}
-    if "train" in named:
+    if "trainval" in lists and not {"train", "validation"} & set(named):
+        named["train"] = "trainval"  # as VOC2007 calls what is trained on
+    if named:
+        if "train" not in named:
+            raise ValueError(
+                f"{root / 'ImageSets' / 'Main'} has lists of {sorted(named)}, but none of the training images; add train.txt"
+            )
         splits = {split: voc.read_folder(root, stem, class_names) for split, stem in named.items()}
         return Given("Pascal VOC", splits, [])
     return Given("Pascal VOC", {"": voc.read_stems(root, [path.stem for path in files], class_names)}, [])
@@ -210,12 +224,15 @@ class OwnBoxes:
         self, request: Request, class_names: tuple[str, ...], fractions: tuple[float, ...], seed: int, whole: str = ""
     ):
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
-        self._request = request
+        self._request, self._find_group = request, group_finder(request.group)
         given = find(request.folder)
         total = sum(len(split.paths) for split in given.splits.values())
         self.lines = [f"{request.folder}: {given.format}, {total:,} images", *given.notes]
         self.digests: dict[str, np.ndarray] = {}
         splits = {name: self._usable(name, split) for name, split in given.splits.items()}
+        paths = [path for split in splits.values() for path in split.paths]
+        groups = [group for split in splits.values() for group in self._groups(split)]
+        self.lines += group_lines(str(request.folder), request.group, groups, list(map(self._name, paths)), divided=not whole)
         if whole:
             chosen = splits.get(whole) or splits.get("") or next(iter(splits.values()))
             self.splits = {whole: chosen}
@@ -255,40 +272,40 @@ class OwnBoxes:
             raise ValueError(f"{self._request.folder} has no training split; it has {sorted(splits)}")
         self._check_groups(splits)
         if self._request.fold:
-            number, of = parse_fold(self._request.fold)
             held = "validation" if "test" in splits else "test"
             if held in splits:
                 raise ValueError(f"config.data.fold={self._request.fold!r}: both validation and test are given; leave it empty")
-            self._cut(splits, held, lambda part: part == number - 1, [1 / of] * of, seed)
-            self.lines.append(f"fold {number} of {of} is the {held} split")
+            out, never = held_out(*self._tied_names(splits["train"]), self._request.fold, seed)
+            self._cut(splits, held, out)
+            self.lines += fold_lines(self._request.fold, held, int(never.sum()))
         if "validation" not in splits:
             absent = [name for name in SPLITS[1:] if name not in splits]
             shares = [fractions[0], *(fractions[SPLITS.index(name)] for name in absent)]
             for name in absent:
                 rest = [shares[0], *shares[1 + absent.index(name) :]]
-                self._cut(splits, name, lambda part: part == 1, np.array(rest) / sum(rest), seed)
+                part = divide(*self._tied_names(splits["train"]), np.array(rest) / sum(rest), seed)
+                if (part == 1).any():
+                    self._cut(splits, name, part == 1)
             self.lines.append(f"cut from the training images (seed {seed}): {' and '.join(absent)}")
         return splits
 
-    def _cut(
-        self, splits: dict[str, FolderSplit], name: str, chosen: Callable[[np.ndarray], np.ndarray],
-        shares: Sequence[float] | np.ndarray, seed: int,
-    ) -> None:  # fmt: skip
-        """Moves a part of the training images into the split `name`."""
+    def _tied_names(self, train: FolderSplit) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """(names, strata, groups) of the training images, as `divide` takes them."""
+        _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(self._groups(train))]), return_inverse=True)
+        return list(train.annotations.file_names), _strata(train.annotations), connected(group, self.digests["train"])
+
+    def _cut(self, splits: dict[str, FolderSplit], name: str, part: np.ndarray) -> None:
+        """Moves a part, bool [N], of the training images into the split `name`."""
         train, digests = splits["train"], self.digests["train"]
-        names = list(train.annotations.file_names)
-        groups = self._groups(train)
-        _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(groups)]), return_inverse=True)
-        part = chosen(divide(names, _strata(train.annotations), connected(group, digests), shares, seed))
         splits[name], self.digests[name] = _taken(train, np.flatnonzero(part)), digests[part]
         splits["train"], self.digests["train"] = _taken(train, np.flatnonzero(~part)), digests[~part]
 
     def _groups(self, split: FolderSplit) -> list[str]:
-        if not self._request.group:
-            return [""] * len(split.paths)
-        pattern = re.compile(self._request.group)
-        found = [pattern.search(str(path)) for path in split.paths]
-        return [(m.group(1) if pattern.groups else m.group(0)) or "" if m else "" for m in found]
+        return [self._find_group(self._name(path)) for path in split.paths]
+
+    def _name(self, path: Path) -> str:
+        """From the user's folder, where the image lies in it."""
+        return str(path.relative_to(self._request.folder) if path.is_relative_to(self._request.folder) else path)
 
     def _check_groups(self, splits: dict[str, FolderSplit]) -> None:
         where: dict[str, set[str]] = {}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ import numpy as np
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own import listing as listings
 from imgrec_jax.data.own import prepared
-from imgrec_jax.data.own.division import connected, divide, parse_fold
+from imgrec_jax.data.own.division import connected, divide, held_out
 from imgrec_jax.data.own.found import (
     Problem,
     counts_by_class,
     fitting_size,
+    fold_lines,
+    group_lines,
     sample,
     settle_problems,
     shown,
@@ -95,13 +96,16 @@ class OwnImages:
         listing, self._index = self._usable(listing)
         listing, self._index = self._known(listing, self._index)
         self.listing = listing
+        self.lines += group_lines(listing.title, request.group, listing.groups, listing.names, divided=not whole)
         if not listing.names:
             raise ValueError(
                 f"{listing.title} holds no image of a class; expected DIR/CLASS/*.jpg, DIR/train/CLASS/*.jpg, a table of "
                 "file,label, or an npz"
             )
         if request.multi_label and listing.marks is None:
-            raise ValueError(f"{listing.title} has one label an image; use --config=configs/image_folder.py without :multi_label")
+            raise ValueError(
+                f"{listing.title} has one label an image; use --config=configs/image_folder.py without :multi_label"
+            )
         self._same = self._tied()
         self.splits = self._of_one_split(whole) if whole else self._divided(fractions, split_seed)
         self.class_names, self.labels = self._labelled(class_names)
@@ -179,19 +183,18 @@ class OwnImages:
         divided = np.where(given == "", "train", given).astype("U10")
         own = np.flatnonzero(divided == "train")
         if self._request.fold:
-            number, of = parse_fold(self._request.fold)
-            part_of = self._parts(own, [1 / of] * of, seed)
             held = "validation" if "test" in there else "test"
             if held in there:
                 raise ValueError(
                     f"config.data.fold={self._request.fold!r}: {self.title} has a validation and a test split; leave it empty"
                 )
-            divided[own[part_of == number - 1]] = held
-            self.lines.append(f"fold {number} of {of} is the {held} split")
+            out, never = held_out(*self._tied_names(own), self._request.fold, seed)
+            divided[own[out]] = held
+            self.lines += fold_lines(self._request.fold, held, int(never.sum()))
             own, there = np.flatnonzero(divided == "train"), there | {held}
         if "validation" not in there:
             shares = fractions if "test" not in there else (fractions[0], fractions[1])
-            part_of = self._parts(own, np.array(shares) / sum(shares), seed)
+            part_of = divide(*self._tied_names(own), np.array(shares) / sum(shares), seed)
             for number, name in enumerate(SPLITS[1 : len(shares)], start=1):
                 divided[own[part_of == number]] = name
             cut = " and ".join(SPLITS[1 : len(shares)])
@@ -202,10 +205,9 @@ class OwnImages:
             raise ValueError(f"{self.title} has no training images; expected a folder train/, or train in the column split")
         return divided
 
-    def _parts(self, own: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
-        names = [self.listing.names[i] for i in own.tolist()]
-        strata = np.unique(self._strata()[own], return_inverse=True)[1]
-        return divide(names, strata, self._same[own], shares, seed)
+    def _tied_names(self, at: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """(names, strata, groups), as `divide` takes them."""
+        return [self.listing.names[i] for i in at.tolist()], self._strata()[at], self._same[at]
 
     def _strata(self) -> np.ndarray:
         if self.listing.marks is None:
@@ -248,7 +250,7 @@ class OwnImages:
     def _labelled(self, class_names: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
         """(names, int32 [N] or int8 [N, K])."""
         if self.listing.marks is not None:
-            return self.listing.mark_names, self.listing.marks
+            return self._marked(class_names)
         labels = np.array(self.listing.labels)
         names = class_names or tuple(sorted(set(labels[self.splits == "train"].tolist())))
         number = {name: n for n, name in enumerate(names)}
@@ -261,6 +263,20 @@ class OwnImages:
         if len(names) < 2:
             raise ValueError(f"{self.title} has one class, {names[0]!r}; expected a folder for each of two or more")
         return names, np.array([number[label] for label in labels.tolist()], np.int32)
+
+    def _marked(self, class_names: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
+        """(names, int8 [N, K]) of several labels an image, by name; a label that nothing here tells of is unknown."""
+        there, marks = self.listing.mark_names, self.listing.marks
+        assert marks is not None
+        names = class_names or there
+        if strange := [name for name in there if name not in names]:
+            raise ValueError(
+                f"{self.title} has the label {strange[0]!r}, which training does not know; it has {list(names)[:20]}; rename "
+                "it or remove it"
+            )
+        by_name = np.full((len(marks), len(names)), self.listing.unnamed, np.int8)
+        by_name[:, [names.index(name) for name in there]] = marks
+        return names, by_name
 
     # Reading
 

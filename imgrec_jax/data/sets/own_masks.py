@@ -6,7 +6,6 @@ Splits that are not given as folders are cut, seeded, and with what must stay to
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -16,8 +15,8 @@ import numpy as np
 
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import decode_image
-from imgrec_jax.data.own.division import canonical_split, connected, divide, parse_fold
-from imgrec_jax.data.own.found import Problem, sample, settle_problems, shown, statistics
+from imgrec_jax.data.own.division import canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.own.found import Problem, fold_lines, group_lines, sample, settle_problems, shown, statistics
 from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
 from imgrec_jax.data.source import Request, Source, parse_split
 
@@ -60,10 +59,13 @@ class OwnMasks:
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
         self._request, self._void, self.title = request, void, str(request.folder)
-        self._files = list_files(request.folder, request.max_pixels)
+        self._files, self._find_group = list_files(request.folder, request.max_pixels), group_finder(request.group)
         self.kind, every = self._paired(kind)
         self.lines = [f"{self.title}: {len(every):,} images with masks"]
         entries = self._usable(every)
+        self.lines += group_lines(
+            self.title, request.group, [self._group(entry) for entry in entries], [e.name for e in entries], divided=not whole
+        )
         self.kind, values = self._looked_into(entries, self.kind if kind or self.kind == "instances" else "")
         self.class_names = class_names or self._names(values)
         self.entries = self._of_one_split(entries, whole) if whole else self._divided(entries, fractions, seed)
@@ -157,27 +159,29 @@ class OwnMasks:
         if "train" not in set(divided.tolist()):
             raise ValueError(f"{self.title} has no training images; it has {sorted(there)}")
 
-        def parts(shares: Any) -> tuple[np.ndarray, np.ndarray]:
+        def tied() -> tuple[np.ndarray, tuple[list[str], np.ndarray, np.ndarray]]:
+            """(the training images, their names, strata and groups as `divide` takes them)."""
             own = np.flatnonzero(divided == "train")
             names = [entries[i].name for i in own.tolist()]
             groups = [self._group(entries[i]) for i in own.tolist()]
             _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(groups)]), return_inverse=True)
             same = np.array([self._digest(entries[i]) for i in own.tolist()], np.uint64)
-            return own, divide(names, np.zeros(len(own), int), connected(group, same), shares, seed)
+            return own, (names, np.zeros(len(own), int), connected(group, same))
 
         if self._request.fold:
-            number, of = parse_fold(self._request.fold)
             held = "validation" if "test" in there else "test"
             if held in there:
                 raise ValueError(f"config.data.fold={self._request.fold!r}: both validation and test are given; leave it empty")
-            own, part = parts([1 / of] * of)
-            divided[own[part == number - 1]] = held
+            own, which = tied()
+            out, never = held_out(*which, self._request.fold, seed)
+            divided[own[out]] = held
             there.add(held)
-            self.lines.append(f"fold {number} of {of} is the {held} split")
+            self.lines += fold_lines(self._request.fold, held, int(never.sum()))
         if "validation" not in there:
             absent = [name for name in SPLITS[1:] if name not in there]
             shares = np.array([fractions[0], *(fractions[SPLITS.index(name)] for name in absent)])
-            own, part = parts(shares / shares.sum())
+            own, which = tied()
+            part = divide(*which, shares / shares.sum(), seed)
             for n, name in enumerate(absent, start=1):
                 divided[own[part == n]] = name
             self.lines.append(f"cut from the training images (seed {seed}): {' and '.join(absent)}")
@@ -194,10 +198,7 @@ class OwnMasks:
         return next((name for part in parts if (name := canonical_split(part))), "")
 
     def _group(self, entry: Entry) -> str:
-        if not self._request.group:
-            return ""
-        match = re.search(self._request.group, str(entry.image))
-        return (match.group(1) if match.re.groups else match.group(0)) or "" if match else ""
+        return self._find_group(str(entry.image))
 
     def _digest(self, entry: Entry) -> int:
         return int.from_bytes(hashlib.blake2b(self._files.read(entry.image), digest_size=8).digest(), "little")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data.images import ImageFileError
+from imgrec_jax.data.own.listing import Reading, read
 from imgrec_jax.data.own.pictures import decode, describe
 from imgrec_jax.data.sets.own_images import survey_images
 from imgrec_jax.data.source import Request
@@ -64,6 +65,44 @@ def test_colour_eight_bits_and_signed():
     np.testing.assert_array_equal(decode(dicom(grey, bits=8), "x.dcm")[..., 0], grey)
     signed = (VALUES.astype(np.int16) - 2048).astype(np.int16)
     np.testing.assert_allclose(decode(dicom(signed), "x.dcm", depth=16)[..., 0], VALUES / 4095, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["YBR_FULL", "RGB"])
+def test_colour_spaces_come_as_rgb(kind):
+    from pydicom.pixels import convert_color_space
+
+    colour = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    stored = convert_color_space(colour, "RGB", kind) if kind != "RGB" else colour
+    found = decode(dicom(stored, kind, 8), "x.dcm").astype(int)
+    assert np.abs(found - colour).max() <= 2  # of rounding
+
+
+def test_palettes_are_looked_up():
+    lookup = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint16)
+    tags = {}
+    for name, values in zip(("Red", "Green", "Blue"), lookup, strict=True):
+        tags[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tags[f"{name}PaletteColorLookupTableData"] = (values * 257).astype("<u2").tobytes()
+    stored = np.random.default_rng(1).integers(0, 256, (8, 6)).astype(np.uint8)
+    data = dicom(stored, "PALETTE COLOR", 8, **tags)
+    assert describe(data, "x.dcm")[:4] == (8, 6, 3, 8)
+    np.testing.assert_array_equal(decode(data, "x.dcm"), lookup.T[stored])
+
+
+def test_more_pixels_where_the_config_allows_them(monkeypatch):
+    from imgrec_jax.data.own import dicom as reader
+
+    monkeypatch.setattr(reader.size, "__defaults__", (100,))
+    assert decode(dicom(), "x.dcm", max_pixels=1000).shape == (16, 20, 1)
+
+
+def test_a_table_of_dicom_files_takes_groups_from_their_headers(tmp_path):
+    for n in range(4):
+        write(tmp_path / f"{n}.dcm", dicom(PatientID=f"P{n // 2}"))
+    path = write(
+        tmp_path / "t.csv", b"file,label\n" + b"".join(b"%d.dcm,%s\n" % (n, b"ab"[n % 2 : n % 2 + 1]) for n in range(4))
+    )
+    assert read(path, Reading(group="PatientID")).groups == ["P0", "P0", "P1", "P1"]
 
 
 def test_damage_is_named():

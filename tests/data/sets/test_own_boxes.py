@@ -224,3 +224,31 @@ def test_the_config_needs_nothing_but_the_folder(tmp_path):
     kept = load("own_detection:tiny")
     kept.data.manual_dir, kept.data.data_dir, kept.data.max_size = str(tmp_path / "d"), str(tmp_path), 96
     assert assemble.build(kept).config.data.max_size == 96  # what is given is kept
+
+
+def test_groups_are_looked_for_below_the_folder_and_somewhere(tmp_path):
+    root = coco(tmp_path / "ward7" / "d", False)
+    with pytest.raises(ValueError, match=r"config.data.group='ward\(.\)' is found in no path of"):
+        survey(root, tmp_path, group="ward(.)")
+
+
+def test_a_given_test_split_of_voc_is_never_trained_on(tmp_path):
+    root = voc(tmp_path / "d")
+    lists = root / "ImageSets" / "Main"
+    (lists / "val.txt").unlink()
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    found = survey(root, tmp_path)
+    assert len(found.open("train")) + len(found.open("validation")) == 12 and len(found.open("test")) == 4
+    (lists / "trainval.txt").unlink()
+    with pytest.raises(ValueError, match=r"has lists of \['test'\], but none of the training images"):
+        survey(root, tmp_path)
+
+
+def test_a_folder_may_be_given_from_where_one_stands(tmp_path, monkeypatch):
+    from imgrec_jax.assemble.data import survey as survey_of
+
+    coco(tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    config = load("own_detection:tiny")
+    config.data.manual_dir, config.data.data_dir = "d", str(tmp_path / "cache")
+    assert len(survey_of(config).open("train")) == 12

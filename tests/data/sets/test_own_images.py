@@ -453,7 +453,7 @@ def test_a_preparation_goes_on_and_takes_only_what_is_new(tmp_path, monkeypatch,
         for i in range(len(one)):
             np.testing.assert_array_equal(one[i]["image"], other[i]["image"])
     where = next((tmp_path / "cache" / "own" / "prepared").iterdir())
-    shards = {path.name: path.stat().st_mtime_ns for path in where.iterdir()}
+    shards = {path.name: path.stat().st_mtime_ns for path in where.iterdir() if path.name != ".lock"}
     assert len(shards) == 2 * 8 and not any("partial" in name for name in shards)
     lost = sorted(where.glob("*.json"))[3]
     lost.unlink()  # killed between a shard and its list
@@ -464,3 +464,96 @@ def test_a_preparation_goes_on_and_takes_only_what_is_new(tmp_path, monkeypatch,
     assert all((where / name).stat().st_mtime_ns == time for name, time in shards.items() if name.split(".")[0] != lost.stem)
     survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
     assert "preparing" not in capfd.readouterr().err
+
+
+def test_what_a_killed_preparation_left_is_removed(tmp_path):
+    root = folder(tmp_path / "d", {"cat": 3, "dog": 3})
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    where = next((tmp_path / "cache" / "own" / "prepared").iterdir())
+    left = [".a1b2.json.12.partial.json", ".00003-1.json.12.partial.json", ".a1b2.array_record.12.partial.array_record"]
+    for name in left:
+        write(where / name, b'[["cat/0')
+    folder(root, {"cat": 1}, start=9)
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    assert not any((where / name).exists() for name in left)
+
+
+def test_shards_are_named_by_what_they_hold(tmp_path):
+    from imgrec_jax.data.own import prepared
+    from imgrec_jax.data.own.stores import open_store
+
+    store = open_store(folder(tmp_path / "d", {"cat": 2, "dog": 2}))
+    form, names = prepared.Form((16, 16), 3, 8, 10**6), sorted(store.stamps)
+    for part in (names[:2], names[2:]):  # as two processes would that know nothing of each other
+        made = prepared.prepare(store, part, form, tmp_path / f"{part[0][:3]}", 256)
+        files = [path.name for path in (tmp_path / f"{part[0][:3]}").glob("*.json")]
+        assert len(files) == 1 and len(made.where) == 2
+    assert next((tmp_path / "cat").glob("*.json")).name != next((tmp_path / "dog").glob("*.json")).name
+
+
+# Several labels an image, by name
+
+
+def marks(path, names, lines):
+    return write(path, "\n".join([",".join(("file", *names)), *lines]).encode())
+
+
+def test_marks_of_test_sets_go_by_name(tmp_path):
+    folder(tmp_path, {"cat": 12})
+    lines = [f"cat/{n:03}.png,{n % 2},{n % 3 > 0:d}" for n in range(12)]
+    found = survey(marks(tmp_path / "t.csv", ("cat", "dog"), lines), tmp_path, multi_label=True)
+    folder(tmp_path / "e", {"emu": 2})
+    other = found.other(marks(tmp_path / "e" / "t.csv", ("dog", "cat"), ["emu/000.png,1,0", "emu/001.png,0,1"]))
+    assert other.info.class_names == ("cat", "dog")
+    assert [other[i]["labels"].tolist() for i in range(2)] == [[0, 1], [1, 0]]
+    other = found.other(marks(tmp_path / "e" / "u.csv", ("dog",), ["emu/000.png,1"]))
+    assert other[0]["labels"].tolist() == [0, 1] and other[0]["label_known"].tolist() == [False, True]
+    with pytest.raises(ValueError, match=r"has the label 'emu', which training does not know; it has \['cat', 'dog'\]"):
+        found.other(marks(tmp_path / "e" / "v.csv", ("emu",), ["emu/000.png,1"]))
+    found = survey(tmp_path / "t.csv", tmp_path, {"class_names": ("dog", "cat")}, multi_label=True)
+    at = found.listing.names.index("cat/001.png")
+    assert found.class_names == ("dog", "cat") and found.labels[at].tolist() == [1, 1] and found.labels[3].tolist() == [0, 1]
+
+
+def test_a_label_that_no_image_of_a_test_set_lists_is_no(tmp_path):
+    folder(tmp_path, {"cat": 12})
+    rows = [f"cat/{n:03}.png,{('a', 'b', 'a|b')[n % 3]}" for n in range(12)]
+    found = survey(marks(tmp_path / "t.csv", ("label",), rows), tmp_path, multi_label=True)
+    other = found.other(marks(tmp_path / "u.csv", ("label",), ["cat/000.png,b"]))
+    assert other[0]["labels"].tolist() == [0, 1] and other[0]["label_known"].all()
+
+
+@pytest.mark.parametrize("kind", ["path", "table", "npz"])
+def test_a_group_that_nothing_has_is_refused(tmp_path, kind):
+    root = folder(tmp_path / "d", {"cat": 3, "dog": 3})
+    if kind == "table":
+        root = write(
+            root / "t.csv",
+            "\n".join(["file,label,patient", *(f"{c}/00{n}.png,{c},1" for c in ("cat", "dog") for n in range(3))]).encode(),
+        )
+    elif kind == "npz":
+        np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 2)
+        root = tmp_path / "x.npz"
+    with pytest.raises(ValueError, match="config.data.group='pateint' is found in no path"):
+        survey(root, tmp_path, group="pateint")
+
+
+def test_images_without_a_group_are_told(tmp_path):
+    found = survey(folder(tmp_path / "d", {"cat": 12, "dog": 12}), tmp_path, group=r"cat/(\d)")
+    assert any(line.startswith("12 of 24 images have no group") for line in found.lines)
+
+
+@pytest.mark.parametrize("folders", [{"train": 2, "holdout": 1}, {"val": 2, "more": 2}])
+def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path, folders):
+    for above, classes in folders.items():
+        folder(tmp_path / "d", dict.fromkeys(("cat", "dog")[:classes], 2), above)
+    with pytest.raises(ValueError, match="which are splits, beside"):
+        survey(tmp_path / "d", tmp_path)
+
+
+def test_splits_without_training_images_are_no_classes(tmp_path):
+    for start, above in enumerate(("val", "test")):
+        folder(tmp_path / "d", {"cat": 2, "dog": 2}, above, 10 * start)
+    with pytest.raises(ValueError, match="has no training images"):
+        survey(tmp_path / "d", tmp_path)
+    assert len(survey(folder(tmp_path / "e", COUNTS), tmp_path).other(tmp_path / "d")) == 4

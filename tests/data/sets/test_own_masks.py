@@ -145,3 +145,8 @@ def test_the_config_needs_nothing_but_the_folder(tmp_path):
     assert settled.model.num_classes == 3 and settled.data.options.kind == "index"
     assert tuple(settled.data.train_ops.random_affine.size) == (32, 32)
     assert tuple(settled.data.options.class_names) == ("background", "class 1", "class 2")
+
+
+def test_a_group_that_nothing_has_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="config.data.group='patient' is found in no path of"):
+        survey(index(tmp_path / "d"), tmp_path, group="patient")
