@@ -122,6 +122,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     from imgrec_jax.run.writers import emit
 
     say = emit if parallel.is_lead() else lambda line: None
+    goes_on = False
     try:
         for note in notes:
             say(note)
@@ -131,8 +132,11 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             parallel.keep_compiled(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
             return check_data(assemble.reports(config))
-        if workdir.exists(folder) and not FLAGS.restart:  # a run goes on with what it found in its data when it began
-            config = assemble.remembered(config, workdir.read_config(folder))
+        # A run goes on with what it found in its data when it began.
+        begun = workdir.exists(folder) and (FLAGS.mode != "train" or workdir.was_trained(folder))
+        if begun and not FLAGS.restart:
+            given, config = config, assemble.remembered(config, workdir.read_config(folder))
+            goes_on = given != config
         untrained = FLAGS.mode == "eval" and not workdir.exists(folder) and bool(config.pretrained.path)
         # What needs no data is compared first: a wrong config costs a second, not a preparation.
         if (
@@ -154,6 +158,11 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
         with distributed.lead_first("data"):
             experiment = assemble.build(config)
     except Exception as error:
+        if goes_on and type(error) is ValueError:
+            error = ValueError(
+                f"{error} (classes, sizes and splits were found when the run in {folder} began; for other data give another "
+                "--workdir)"
+            )
         raise _one_line(error, config) from error
     try:
         if FLAGS.mode == "browse":

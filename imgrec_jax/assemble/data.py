@@ -105,6 +105,11 @@ def _check_own(config: ConfigDict, entry: Entry) -> None:
             raise ConfigError(
                 f"config.data.{key}={data[key]!r} is not used by data.name={data.name!r}, but by {', '.join(own_sets)}"
             )
+    if data.multi_label and data.examples_per_class is not None:
+        raise ConfigError(
+            f"config.data.examples_per_class={data.examples_per_class!r} takes images of one class each; leave it empty with "
+            "data.multi_label"
+        )
     for name, path in options_of(data.test_sets).items():
         if not isinstance(path, str) or name in _SPLIT_NAMES or not name.isidentifier():
             raise ConfigError(
@@ -151,6 +156,8 @@ def _request(config: ConfigDict) -> Request:
         bad_files=data.bad_files,
         multi_label=data.multi_label,
         prepare=data.prepare,
+        min_size=tuple(data.min_size),
+        max_size=data.max_size,
     )
 
 

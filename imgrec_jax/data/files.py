@@ -19,6 +19,9 @@ from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, check_size, read_
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
+Stamp = tuple[int, int]  # of a file: bytes, what changes with the content
+
+
 class Files(NamedTuple):
     """The image files under a root, by their path from there."""
 
@@ -48,12 +51,68 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
         found, read = archive.namelist(), functools.partial(read_member, archive, zips[0], max_pixels)
         size = lambda name: archive.getinfo(str(name)).file_size  # noqa: E731
     else:
-        found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        found = [name for name, there in walk(root) if there != (-1, -1)]
         read = lambda name: read_image_file(root / name, max_pixels)  # noqa: E731
         size = lambda name: (root / name).stat().st_size  # noqa: E731
     names = sorted(PurePosixPath(name) for name in found if not name.endswith("/"))
-    hidden = lambda name: any(p.startswith((".", "__MACOSX")) for p in name.parts)  # noqa: E731
-    return Files(root, tuple(n for n in names if n.suffix.lower() in IMAGES and not hidden(n)), read, size)
+    shown = [n for n in names if n.suffix.lower() in IMAGES and not any(map(is_hidden, n.parts))]
+    return Files(root, tuple(shown), read, size)
+
+
+def is_hidden(name: str) -> bool:
+    """Of one folder or file: what systems leave behind."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
+
+
+def walk(root: Path) -> list[tuple[str, Stamp]]:
+    """(name from the root, stamp) of every file below a folder that is not hidden; links to folders are followed.
+
+    Raises:
+      ValueError: for a folder that cannot be read.
+    """
+    found: list[tuple[str, Stamp]] = []
+    # (folder, its name from the root, the folders above it: a link to one of them would never end)
+    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in above:
+            continue
+        above |= {(here.st_dev, here.st_ino)}
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be read ({error.strerror}); allow it, or move it away") from error
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if _is_folder(entry):
+                waiting.append((entry.path, f"{prefix}{entry.name}/", above))
+            else:
+                found.append((prefix + entry.name, stamp(entry)))
+    return found
+
+
+def folders(root: Path) -> list[Path]:
+    """The folders below a folder in which, at some depth, a file lies; as `walk`."""
+    names = {name.rpartition("/")[0] for name, _ in walk(root)}
+    return sorted({root / above for name in names if name for above in (name, *map(str, PurePosixPath(name).parents))} - {root})
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def stamp(entry: os.DirEntry | Path) -> Stamp:
+    """Of a file; (-1, -1) where nothing is there."""
+    try:
+        status = entry.stat()
+    except (OSError, ValueError):
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def read_member(archive: zipfile.ZipFile, path: Path, max_pixels: int, name: PurePosixPath | str) -> bytes:

@@ -108,6 +108,7 @@ class Request(NamedTuple):
       in_memory: keep the decoded split; None: where it fits.
       max_pixels: height x width above which no image is decoded.
       group, fold, bad_files, multi_label, prepare: of the user's own files, as in `config.data`.
+      min_size, max_size: of detection, as in `config.data`; () and None are to be found.
     """
 
     name: str
@@ -122,6 +123,8 @@ class Request(NamedTuple):
     bad_files: str = "stop"
     multi_label: bool = False
     prepare: bool = False
+    min_size: tuple[int, ...] = ()
+    max_size: int | None = None
 
     @property
     def folder(self) -> Path:

@@ -25,7 +25,7 @@ from imgrec_jax.data.own.pictures import Picture, describe
 from imgrec_jax.data.own.stores import Store
 from imgrec_jax.data.progress import progress
 
-VERSION = 1  # of what `describe` says
+VERSION = 2  # of what `describe` says
 KEPT_FROM = 1000  # files; fewer are looked at in no time
 _SAVE_EVERY_SECONDS = 10.0
 _CHUNK = 64
@@ -46,10 +46,10 @@ class Index:
         """bool [N]."""
         return np.array([not problem for problem in self.problems], np.bool_)
 
-    def taken(self, keep: np.ndarray) -> Index:
-        if keep.all():
-            return self
-        return Index(self.table[keep], [self.problems[i] for i in np.flatnonzero(keep).tolist()])
+    def taken(self, at: np.ndarray) -> Index:
+        """Those at these positions, or where bool [N] says so."""
+        at = np.flatnonzero(at) if at.dtype == np.bool_ else at
+        return Index(self.table[at], [self.problems[i] for i in at.tolist()])
 
 
 def of_pictures(pictures: Sequence[Picture]) -> Index:
@@ -112,7 +112,7 @@ class _Kept:
                 stamps = np.array([self._store.stamps[name] for name in names], np.int64).reshape(-1, 2)
                 if not np.array_equal(file["names"], _bytes("\0".join(names))) or not np.array_equal(file["stamps"], stamps):
                     return None
-                return Index(file["table"], file["problems"].tobytes().decode().split("\0"))
+                return Index(file["table"], [""] * len(names))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             return None  # `load` says so
 
@@ -121,12 +121,8 @@ class _Kept:
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-                problems = file["problems"].tobytes().decode().split("\0")
                 stamps, rows = file["stamps"].tolist(), file["table"].tolist()
-            return {
-                (name, *stamp): Picture(*row)._replace(problem=problem)
-                for name, stamp, row, problem in zip(names, stamps, rows, problems, strict=True)
-            }
+            return {(name, *stamp): Picture(*row) for name, stamp, row in zip(names, stamps, rows, strict=True)}
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -134,11 +130,13 @@ class _Kept:
             return {}
 
     def save(self, names: Sequence[str], pictures: Sequence[Picture | None]) -> None:
-        done = [i for i, picture in enumerate(pictures) if picture is not None]
-        index = of_pictures([picture for picture in pictures if picture is not None])
+        """Without what has a problem: the next start may read it, with other rights or another package."""
+        done = [i for i, picture in enumerate(pictures) if picture is not None and not picture.problem]
+        if not done:
+            return
+        index = of_pictures([pictures[i] for i in done])
         arrays = {
             "names": _bytes("\0".join(names[i] for i in done)),
-            "problems": _bytes("\0".join(problem.replace("\0", " ") for problem in index.problems)),
             "stamps": np.array([self._store.stamps[names[i]] for i in done], np.int64).reshape(-1, 2),
             "table": index.table,
         }

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.files import IMAGES
+from imgrec_jax.data.files import IMAGES, stamp
 from imgrec_jax.data.images import MAX_PIXELS, read_regular
 from imgrec_jax.data.own import dicom
 from imgrec_jax.data.own.division import canonical_split, group_finder
-from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store, stamp
+from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store
 
 PICTURES = (*IMAGES, ".jp2", ".avif", ".jpe", ".jfif", ".ppm", ".pgm", *dicom.SUFFIXES)
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 UNKNOWN = -1  # of a mark: neither yes (1) nor no (0)
 _FILE = ("file", "file_name", "filename", "path", "filepath", "file_path", "image", "image_path", "image_id", "img")
 _LABEL = ("label", "class", "class_name", "category", "target")
+_SPLIT = ("split", "set", "subset")
 _MARKS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}
 _MOST_TABLE_BYTES = 2**31
+_ROWS_TRIED = 100  # of a table, to see what it is of
 
 
 class Reading(NamedTuple):
@@ -118,15 +121,14 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     if inner is not None and root.is_dir():
         return read(root / inner, reading)
     pictures = [name for name in store.stamps if name.lower().endswith(PICTURES)]
-    table = _only_table(store, pictures)
+    table = _only_table(store, pictures, reading.multi_label)
+    others = [name for name in store.stamps if not name.lower().endswith(PICTURES) and name != table]
     listing = _table(store, table, reading, store.path(table)) if table else _folders(store, pictures)
     if not table:
         listing.groups = [find_group(name) for name in listing.names]
     _by_header(listing, reading)
-    others = len(store.stamps) - len(pictures) - bool(table)
     if others:
-        shown = next(name for name in store.stamps if not name.lower().endswith(PICTURES) and name != table)
-        listing.notes.append(f"{others:,} files are no images by their names, e.g. {shown}: passed over")
+        listing.notes.append(f"{len(others):,} files are no images by their names, e.g. {others[0]}: passed over")
     return listing
 
 
@@ -153,13 +155,38 @@ def _only_file(store: Store) -> str | None:
     return whole[0] if len(whole) == 1 and not any(name.lower().endswith(PICTURES) for name in store.stamps) else None
 
 
-def _only_table(store: Store, pictures: Sequence[str]) -> str | None:
-    """The one table at the top of a folder whose images lie in no folders of classes."""
+def _only_table(store: Store, pictures: Sequence[str], multi_label: bool) -> str | None:
+    """The one table at the top of a folder whose images lie in one folder, or whose labels the folders do not tell.
+
+    Raises:
+      ValueError: where folders tell splits, and the table other labels than they but no splits.
+    """
     tables = [name for name in store.stamps if "/" not in name and name.lower().endswith(TABLES)]
-    if len(tables) != 1 or len({name.rpartition("/")[0] for name in pictures}) > 1:
+    if len(tables) != 1:
         return None
-    text = _text(_bytes_of(store, tables[0]), tables[0])
-    return tables[0] if _column(next(iter(_rows(text, tables[0])), {}), _FILE) else None
+    (table,), several = tables, len({name.rpartition("/")[0] for name in pictures}) > 1
+    try:
+        rows = list(itertools.islice(_rows(_text(_bytes_of(store, table), table), table), _ROWS_TRIED))
+    except ValueError:
+        if several:  # any table may lie beside folders of classes
+            return None
+        raise
+    file = _column(rows[0], _FILE) if rows else None
+    if file is None or not several:
+        return table if file else None
+    label, there = _column(rows[0], _LABEL), set(pictures)
+    named = {found: row for row in rows if (found := _find(store, PurePosixPath(), row[file])) in there}
+    if not named or (label is None and not multi_label):
+        return None
+    if _column(rows[0], (*_SPLIT, "group")):
+        return table
+    if label and all(row.get(label) in found.split("/")[:-1] for found, row in named.items()):
+        return None  # it says what the folders say
+    if torn := [found for found in named if any(map(canonical_split, found.split("/")[:-1]))]:
+        raise ValueError(
+            f"{store.path(table)} tells the labels, but no splits, and {torn[0]} lies in a folder of one; add a column split"
+        )
+    return table
 
 
 def _bytes_of(store: Store, name: str) -> bytes:
@@ -275,8 +302,8 @@ def _as_text(value: object) -> str:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
-def _column(row: dict[str, str], names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in row), None)
+def _column(columns: Collection[str], names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
 
 
 def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
@@ -284,19 +311,20 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
     rows = list(_rows(_text(_bytes_of(store, name), title), title))
     if not rows:
         raise ValueError(f"{title} has no rows; expected a header, file,label[,split][,group], and a row an image")
-    columns = [column for row in rows[:1] for column in row if column not in ("#", "")]
-    file, label, split = _column(rows[0], _FILE), _column(rows[0], _LABEL), _column(rows[0], ("split", "set", "subset"))
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in ("#", "")]
+    file, label, split = _column(columns, _FILE), _column(columns, _LABEL), _column(columns, _SPLIT)
     if file is None:
         raise ValueError(f"{title} has the columns {columns}; expected one of {_FILE} for the files, and a header")
     group = (
         reading.group.lower()
-        if reading.group.lower() in rows[0]
+        if reading.group.lower() in columns
         else "group"
-        if not reading.group and "group" in rows[0]
+        if not reading.group and "group" in columns
         else ""
     )
     others = [column for column in columns if column not in (file, label, split, group, "group")]
-    marked = [column for column in others if all(row.get(column, "").lower() in _MARKS for row in rows)]
+    odd = {column: _no_mark(column, rows, reading) for column in others}
+    marked = [column for column, why in odd.items() if not why]
     if label is None and not (reading.multi_label and marked):
         raise ValueError(
             f"{title} has the columns {columns}; expected one of {_LABEL} for the classes"
@@ -321,6 +349,7 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
         if there is None:
             raise ValueError(f"{title}, {where}: {split}={said!r}; expected train, val or test")
         text = row.get(label, "") if label else ""
+        text = "-1" if text == "-1.0" else text  # as pandas writes a column that lacks some
         one = {"": reading.empty, "-1": reading.minus_one}.get(text, text)
         member = row.get(group, "") if group else find_group(found)
         listing.add(found, one, there, member)
@@ -328,18 +357,35 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
         kept.append(row)
     if reading.multi_label:
         _set_marks(listing, kept, marked if label is None else [], members, reading)
-    if store.root.is_dir():
-        store.stamps.update({n: stamp(store.root / n) for n in listing.names if n not in store.stamps})
+        listing.notes += [f"the column {column!r} is no label: {why}" for column, why in odd.items() if why and not label]
+    there = (lambda name: stamp(store.root / name)) if store.root.is_dir() else lambda name: (-1, -1)
+    store.stamps.update({name: there(name) for name in listing.names if name not in store.stamps})
     return listing
+
+
+def _mark(text: str, reading: Reading) -> int | None:
+    """1, 0 or UNKNOWN; None for what is no mark."""
+    mapped = {"": reading.empty, "-1": reading.minus_one}.get(text.removesuffix(".0"), "")
+    return _MARKS.get((mapped or text).lower())
+
+
+def _no_mark(column: str, rows: Sequence[dict], reading: Reading) -> str:
+    """Why a column tells of no label; "" where it does."""
+    known = False
+    for row in rows:
+        mark = _mark(row.get(column, ""), reading)
+        if mark is None:
+            return f"line {row['#']} has {row[column]!r}; expected 0, 1, -1 or nothing"
+        known |= mark != UNKNOWN
+    return "" if known else "no row has 0 or 1"
 
 
 def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: list, reading: Reading) -> None:
     """Of several labels an image: one column each, or the names in one column."""
     if marked:
-        maps = {"": reading.empty, "-1": reading.minus_one}
-        value = lambda text: _MARKS[maps.get(text.removesuffix(".0"), "") or text.lower()]  # noqa: E731
         listing.mark_names = tuple(marked)
-        listing.marks = np.array([[value(row[name]) for name in marked] for row in rows], np.int8).reshape(-1, len(marked))
+        values = [[_mark(row.get(name, ""), reading) for name in marked] for row in rows]
+        listing.marks = np.array(values, np.int8).reshape(-1, len(marked))
     else:
         listing.mark_names = tuple(sorted({name.strip() for names in members if names for name in names}))
         listing.marks, listing.unnamed = np.zeros((len(rows), len(listing.mark_names)), np.int8), 0
@@ -383,7 +429,11 @@ def _arrays(path: Path, reading: Reading) -> Listing:
             raise ValueError(
                 f"{path}: {images} {x.shape} and {labels} {y.shape}; expected [N, H, W] or [N, H, W, 1 or 3], and [N]"
             )
-        if y.dtype.kind == "f" and (y == np.rint(y)).all():
+        if x.dtype.kind != "f" and x.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"{path}: {images} is of {x.dtype}; expected uint8, uint16 or floats of 0..1")
+        if y.ndim == 2:
+            marks.append(_marks_of(y, f"{path}: {labels}"))
+        elif y.dtype.kind == "f" and (y == np.rint(y)).all():
             y = y.astype(np.int64)
         members = [str(g) for g in arrays[groups].ravel().tolist()] if groups in arrays else [""] * len(x)
         for n, (image, label, group) in enumerate(zip(x, y.tolist() if y.ndim == 1 else [""] * len(y), members, strict=True)):
@@ -391,8 +441,6 @@ def _arrays(path: Path, reading: Reading) -> Listing:
             named = classes[int(text)] if classes and text.isdigit() and int(text) < len(classes) else text
             listing.add(f"{images}[{n}]", named, split, group)
             every.append(image)
-        if y.ndim == 2:
-            marks.append(y.astype(np.int8))
     if marks:
         listing.marks = np.concatenate(marks)
         listing.mark_names = tuple(classes) or tuple(map(str, range(listing.marks.shape[1])))
@@ -402,6 +450,19 @@ def _arrays(path: Path, reading: Reading) -> Listing:
             f"{path} has {given} an image; use --config=configs/image_folder.py{':multi_label' * (listing.marks is not None)}"
         )
     return listing
+
+
+def _marks_of(values: np.ndarray, title: str) -> np.ndarray:
+    """[N, K] of 1, 0, and -1 or NaN for what is unknown -> int8 marks."""
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{title} is of {values.dtype}; expected [N, K] numbers: 0, 1, and -1 or NaN for what is unknown")
+    unknown = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
+    if (odd := ~unknown & ~np.isin(values, (0, 1, UNKNOWN))).any():
+        row, column = np.argwhere(odd)[0].tolist()
+        raise ValueError(
+            f"{title}[{row}, {column}]={values[row, column].item()!r}; expected 0, 1, and -1 or NaN for what is unknown"
+        )
+    return np.where(unknown, UNKNOWN, values).astype(np.int8)
 
 
 def _npz_sets(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, str, str]]:

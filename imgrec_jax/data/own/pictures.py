@@ -24,6 +24,7 @@ _SUFFIXES = {
     "PNG": (".png",), "GIF": (".gif",), "BMP": (".bmp", ".dib"), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".jpg", ".jpeg", ".mpo"),
 }  # fmt: skip
+_CHECKED = ("PNG", "JPEG", "MPO")  # by `damage`
 
 # The tag says how the stored rows and columns lie: EXIF 2.32, 4.6.4, Orientation.
 _UPRIGHT = {
@@ -34,7 +35,7 @@ _UPRIGHT = {
 
 
 class Picture(NamedTuple):
-    """What an image file is, told without its pixels being decoded.
+    """What an image file is, told without its pixels being decoded where its format allows that.
 
     Attributes:
       height, width: upright.
@@ -54,8 +55,11 @@ class Picture(NamedTuple):
     problem: str = ""
 
 
-def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """What the bytes of the file `name` are; whatever is wrong with them is told in `problem`, and never raised."""
+def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, to_the_end: bool = True) -> Picture:
+    """What the bytes of the file `name` are; whatever is wrong with them is told in `problem`, and never raised.
+
+    to_the_end: with what in some formats only decoding tells, that the file was cut off.
+    """
     digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
     if not data:
         return Picture(problem="an empty file (0 bytes)")
@@ -69,6 +73,8 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
             if found := damage(data, image.format):
                 return Picture(problem=f"a damaged {image.format} ({found})")
             deep = _is_deep(image, data)
+            if to_the_end and image.format not in _CHECKED and not deep:
+                image.load()  # nothing else tells that it was cut off
             if image.mode == "F" or (image.mode == "I" and not deep):
                 return Picture(
                     problem=f"a {image.format} of mode {image.mode!r}, whose white nobody knows; write it with 8 or 16 bits"
@@ -130,7 +136,7 @@ def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS,
     """
     from PIL import Image, ImageOps
 
-    found = describe(data, name, max_pixels)
+    found = describe(data, name, max_pixels, to_the_end=False)
     if found.problem:
         raise ImageFileError(f"{name}: {found.problem}; replace the file")
     try:

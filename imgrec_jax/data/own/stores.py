@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-import os
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from imgrec_jax.data.files import read_member
+from imgrec_jax.data.files import Stamp, is_hidden, read_member, walk
 from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, read_image_file
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-Stamp = tuple[int, int]
 
 
 class Store(NamedTuple):
@@ -33,11 +31,6 @@ class Store(NamedTuple):
     stamps: dict[str, Stamp]
     read: Callable[[str], bytes]
     path: Callable[[str], str]
-
-
-def is_hidden(name: str) -> bool:
-    """Of one folder or file: what systems leave behind."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
 
 
 def open_store(root: Path, max_pixels: int = MAX_PIXELS) -> Store:
@@ -63,43 +56,10 @@ def folder_store(root: Path, max_pixels: int = MAX_PIXELS, stamps: dict[str, Sta
     """stamps: of the files that count; None lists the folder. A name may be an absolute path, too."""
     return Store(
         root,
-        dict(sorted(_walk(root))) if stamps is None else stamps,
+        dict(sorted(walk(root))) if stamps is None else stamps,
         lambda name: read_image_file(root / name, max_pixels),
         lambda name: str(root / name),
     )
-
-
-def _walk(root: Path) -> list[tuple[str, Stamp]]:
-    found: list[tuple[str, Stamp]] = []
-    # (folder, its name from the root, the folders above it: a link to one of them would never end)
-    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
-    while waiting:
-        folder, prefix, above = waiting.pop()
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in above:
-            continue
-        above |= {(here.st_dev, here.st_ino)}
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise ValueError(f"{folder} cannot be read ({error.strerror}); allow it, or move it away") from error
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                waiting.append((entry.path, f"{prefix}{entry.name}/", above))
-            else:
-                found.append((prefix + entry.name, stamp(entry)))
-    return found
-
-
-def stamp(entry: os.DirEntry | Path) -> Stamp:
-    """Of a file; (-1, -1) where nothing is there."""
-    try:
-        status = entry.stat()
-    except (OSError, ValueError):
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def _zip_store(path: Path, max_pixels: int) -> Store:

@@ -8,6 +8,7 @@ Shape letters: N boxes, K classes.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -19,7 +20,8 @@ import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder
 from imgrec_jax.data.annotations import Annotations, from_images
-from imgrec_jax.data.images import decode_image, read_image_file
+from imgrec_jax.data.files import folders, is_hidden, stamp, walk
+from imgrec_jax.data.images import MAX_PIXELS, decode_image, read_image_file
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own.division import canonical_split, connected, divide, group_finder, held_out
@@ -34,7 +36,7 @@ from imgrec_jax.data.own.found import (
     statistics,
 )
 from imgrec_jax.data.own.pictures import NOTES
-from imgrec_jax.data.own.stores import folder_store, is_hidden, stamp
+from imgrec_jax.data.own.stores import folder_store
 from imgrec_jax.data.sets import coco, voc, yolo
 from imgrec_jax.data.source import Request, parse_split
 
@@ -55,7 +57,12 @@ class Given(NamedTuple):
 
 
 def survey_boxes(
-    request: Request, *, class_names: tuple[str, ...] = (), fractions: tuple[float, ...] = FRACTIONS, split_seed: int = 0
+    request: Request,
+    *,
+    class_names: tuple[str, ...] = (),
+    fractions: tuple[float, ...] = FRACTIONS,
+    split_seed: int = 0,
+    allow_outside: bool = False,
 ) -> OwnBoxes:
     """Looks at own annotated images as a whole.
 
@@ -63,12 +70,16 @@ def survey_boxes(
       class_names: of labels 1..K; () takes those of the training split.
       fractions: of train, validation and test, where no splits are given.
       split_seed: of cutting them.
+      allow_outside: a YOLO data.yaml may name folders outside of its own.
     """
-    return OwnBoxes(request, tuple(class_names), tuple(fractions), split_seed)
+    return OwnBoxes(request, tuple(class_names), tuple(fractions), split_seed, allow_outside=allow_outside)
 
 
-def find(root: Path) -> Given:
+def find(root: Path, max_pixels: int = MAX_PIXELS, *, allow_outside: bool = False) -> Given:
     """What format a folder is of, and its annotations.
+
+    Args:
+      allow_outside: a YOLO data.yaml may name folders outside of its own.
 
     Raises:
       FileNotFoundError, ValueError: where it is of none, with what was looked for.
@@ -77,7 +88,7 @@ def find(root: Path) -> Given:
         raise FileNotFoundError(f"config.data.manual_dir={root} is no folder; give the one with your images and annotations")
     while (inner := _only_folder(root)) is not None:
         root = inner
-    for look in (_find_voc, _find_yolo, _find_coco):
+    for look in (_find_voc, functools.partial(_find_yolo, max_pixels=max_pixels, allow_outside=allow_outside), _find_coco):
         if (found := look(root)) is not None:
             return found
     there = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))[:10]
@@ -117,8 +128,8 @@ def _find_voc(root: Path) -> Given | None:
     return Given("Pascal VOC", {"": voc.read_stems(root, [path.stem for path in files], class_names)}, [])
 
 
-def _find_yolo(root: Path) -> Given | None:
-    found = yolo.find(root)
+def _find_yolo(root: Path, max_pixels: int, allow_outside: bool) -> Given | None:
+    found = yolo.find(root, allow_outside=allow_outside)
     if found is None:
         return None
     names, notes, cut, absent = found.class_names, [], 0, 0
@@ -137,12 +148,12 @@ def _find_yolo(root: Path) -> Given | None:
         notes.append(f"{cut:,} boxes reached a little out of their image, and were cut")
     if absent:
         notes.append(f"{absent:,} images have no text file: taken as without objects")
-    store = folder_store(root, stamps={})
+    store = folder_store(root, max_pixels, {})
     splits = {}
     for split, rows in read.items():
         paths = [image for image, _ in rows]
         store.stamps.update({str(path): stamp(path) for path in paths})
-        index = indices.make(store, [str(path) for path in paths], None)
+        index = indices.make(store, [str(path) for path in paths], None, max_pixels)
         sizes = index.table[["height", "width"]].tolist()
         turned = (index.table["notes"] & _TURNED) > 0
         sizes = [size[::-1] if t else size for size, t in zip(sizes, turned, strict=True)]
@@ -166,7 +177,7 @@ def _row(number: int, root: Path, image: Path, labels: yolo.Labels, size: tuple[
 
 
 def _find_coco(root: Path) -> Given | None:
-    files = [path for path in sorted(root.rglob("*.json")) if not any(map(is_hidden, path.relative_to(root).parts))]
+    files = [root / name for name, _ in sorted(walk(root)) if name.endswith(".json")]
     found: dict[str, Path] = {}
     for path in files:
         if not _is_instances(path):
@@ -199,11 +210,8 @@ def _images_of(root: Path, file: Path) -> Path:
     names = [str(image["file_name"]) for image in json.loads(file.read_bytes())["images"][:3] if "file_name" in image]
     stem = re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
     split = canonical_split(re.sub(r"[\d_]+$", "", stem)) or ""
-    spelled = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.is_dir() and canonical_split(re.sub(r"[\d_]+$", "", path.name)) == split
-    ]
+    below = folders(root)
+    spelled = [path for path in below if canonical_split(re.sub(r"[\d_]+$", "", path.name)) == split]
     places = [
         file.parent,
         file.parent / stem,
@@ -213,7 +221,7 @@ def _images_of(root: Path, file: Path) -> Path:
         root,
         *(spelled if split else []),
     ]
-    places += sorted(path for path in root.rglob("*") if path.is_dir())
+    places += below
     return next((place for place in places if names and all((place / name).is_file() for name in names)), places[0])
 
 
@@ -221,20 +229,31 @@ class OwnBoxes:
     """A `data.own.found.Survey` of detection."""
 
     def __init__(
-        self, request: Request, class_names: tuple[str, ...], fractions: tuple[float, ...], seed: int, whole: str = ""
-    ):
+        self, request: Request, class_names: tuple[str, ...], fractions: tuple[float, ...], seed: int, *,
+        allow_outside: bool = False, whole: str = "",
+    ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
+        self._allow_outside = allow_outside
         self._request, self._find_group = request, group_finder(request.group)
-        given = find(request.folder)
+        given = find(request.folder, request.max_pixels, allow_outside=allow_outside)
         total = sum(len(split.paths) for split in given.splits.values())
         self.lines = [f"{request.folder}: {given.format}, {total:,} images", *given.notes]
         self.digests: dict[str, np.ndarray] = {}
-        splits = {name: self._usable(name, split) for name, split in given.splits.items()}
+        if {"", "train"} <= set(given.splits):
+            raise ValueError(
+                f"{request.folder} has images in a folder of training images and in none of a split, e.g. "
+                f"{given.splits[''].paths[0]}; move them to one"
+            )
+        splits = self._usable(given.splits)
         paths = [path for split in splits.values() for path in split.paths]
         groups = [group for split in splits.values() for group in self._groups(split)]
         self.lines += group_lines(str(request.folder), request.group, groups, list(map(self._name, paths)), divided=not whole)
         if whole:
-            chosen = splits.get(whole) or splits.get("") or next(iter(splits.values()))
+            chosen = splits.get(whole) or (next(iter(splits.values())) if len(splits) == 1 else None)
+            if chosen is None:
+                raise ValueError(
+                    f"{request.folder} has the splits {sorted(splits)}; expected one, or one of the name {whole!r}"
+                )
             self.splits = {whole: chosen}
         else:
             self.splits = self._divided(splits, fractions, seed)
@@ -246,14 +265,24 @@ class OwnBoxes:
 
     def other(self, folder: Path) -> DetectionSource:
         """See `data.own.found.Survey`."""
-        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0, whole="test")
+        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0,
+                        allow_outside=self._allow_outside, whole="test")  # fmt: skip
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
 
-    def _usable(self, name: str, split: FolderSplit) -> FolderSplit:
-        store = folder_store(self._request.folder, self._request.max_pixels, {str(p): stamp(p) for p in split.paths})
+    def _usable(self, splits: dict[str, FolderSplit]) -> dict[str, FolderSplit]:
+        """What of the splits can be decoded; what cannot is told, or stops."""
+        paths = dict.fromkeys(path for split in splits.values() for path in split.paths)
+        store = folder_store(self._request.folder, self._request.max_pixels, {str(p): stamp(p) for p in paths})
+        index = indices.make(store, list(map(str, paths)), self._request.data_dir / "own", self._request.max_pixels)
+        at = {path: n for n, path in enumerate(paths)}
+        return {
+            name: self._usable_of(name, split, index.taken(np.array([at[p] for p in split.paths], np.int64)))
+            for name, split in splits.items()
+        }
+
+    def _usable_of(self, name: str, split: FolderSplit, index: indices.Index) -> FolderSplit:
         names = [str(path) for path in split.paths]
-        index = indices.make(store, names, self._request.data_dir / "own", self._request.max_pixels)
         bad = [Problem(file, problem) for file, problem in zip(names, index.problems, strict=True) if problem]
         turned = "has an EXIF orientation, and its boxes may be of the turned or of the stored pixels; store it upright"
         boxes = np.diff(split.annotations.offsets)
@@ -353,7 +382,7 @@ class OwnBoxes:
 
     def _found(self, train: Annotations) -> dict[str, Any]:
         sizes = np.concatenate([split.annotations.sizes for split in self.splits.values()])
-        fit = fitting(train, sizes)
+        fit = fitting(train, sizes, self._request.min_size, self._request.max_size)
         at = sample(len(train), _SAMPLE)
         paths = self.splits["train"].paths
         mean, std = statistics(
@@ -361,7 +390,8 @@ class OwnBoxes:
         )
         counts = [int(np.diff(split.annotations.offsets).max(initial=0)) for split in self.splits.values()]
         self.lines.append(
-            f"images are brought to {fit.min_size} x {fit.max_size} pixels; anchors of {fit.anchor_sizes} pixels, "
+            f"images are brought to {' or '.join(map(str, fit.min_size))} x {fit.max_size} pixels; anchors of "
+            f"{fit.anchor_sizes} pixels, "
             f"height / width {fit.aspect_ratios}"
         )
         return {
@@ -369,7 +399,7 @@ class OwnBoxes:
             "model.anchor_sizes": fit.anchor_sizes,
             "model.aspect_ratios": fit.aspect_ratios,
             "data.options.class_names": self.class_names,
-            "data.min_size": (fit.min_size,),
+            "data.min_size": fit.min_size,
             "data.max_size": fit.max_size,
             "data.canvases": fit.canvases,
             "data.max_boxes": max(max(counts), 8),
@@ -399,17 +429,19 @@ def _taken(split: FolderSplit, at: np.ndarray) -> FolderSplit:
 class Fit(NamedTuple):
     """What a small detector needs: sides of images, the canvases they are padded to, anchors on three levels."""
 
-    min_size: int
+    min_size: tuple[int, ...]
     max_size: int
     canvases: tuple[tuple[int, int], ...]
     anchor_sizes: tuple[tuple[float, ...], ...]
     aspect_ratios: tuple[float, ...]
 
 
-def fitting(train: Annotations, sizes: np.ndarray) -> Fit:
+def fitting(train: Annotations, sizes: np.ndarray, min_size: tuple[int, ...] = (), max_size: int | None = None) -> Fit:
     """Sizes and anchors by the boxes of the training split: two anchors a level, at quantiles of the square root of the area.
 
-    sizes: int [n, 2], of the images of all splits.
+    Args:
+      sizes: int [n, 2], of the images of all splits.
+      min_size, max_size: those that are given.
     """
     image_of = np.repeat(np.arange(len(train)), np.diff(train.offsets))
     sides = (train.boxes[:, 2:] - train.boxes[:, :2])[~train.crowd]
@@ -420,22 +452,27 @@ def fitting(train: Annotations, sizes: np.ndarray) -> Fit:
     if not len(roots):
         roots, sides = np.array([0.05, 0.5]), np.ones((1, 2))
     few = float(np.quantile(roots, 0.1))
-    max_size = next((side for side in _LONGEST if few * side >= _SMALLEST), _LONGEST[-1])
-    max_size = int(min(max_size, max(round_up((int(longest), 32))[0], 64)))
-    min_size = int(max(round(max_size * shortest / longest), 32))
+    if max_size is None and min_size:
+        max_size = round(max(min_size) * longest / shortest)
+    elif max_size is None:
+        max_size = next((side for side in _LONGEST if few * side >= _SMALLEST), _LONGEST[-1])
+        max_size = int(min(max_size, max(round_up((int(longest), 32))[0], 64)))
+    min_size = min_size or (int(max(round(max_size * shortest / longest), 32)),)
     marks = np.quantile(roots, [0.05, 0.25, 0.5, 0.75, 0.9, 0.98]) * max_size
-    anchors = tuple(tuple(float(max(round(v), 4)) for v in sorted(set(pair))) for pair in marks.reshape(3, 2).tolist())
+    pairs = [sorted(max(round(v), 4) for v in pair) for pair in marks.reshape(3, 2).tolist()]
+    anchors = tuple((float(low), float(high if high > low else round(1.25 * low))) for low, high in pairs)
     ratios = np.quantile(sides[:, 1] / sides[:, 0], [0.1, 0.5, 0.9])
     apart = [float(np.round(ratios[1], 2))]
     apart = [float(np.round(r, 2)) for r in ratios[[0]] if r < ratios[1] / 1.35] + apart
     apart += [float(np.round(r, 2)) for r in ratios[[2]] if r > ratios[1] * 1.35]
     unique = np.unique(sizes, axis=0).tolist()
-    resized = {resized_size(tuple(size), min_size, max_size) for size in unique}
+    resized = {resized_size(tuple(size), short, max_size) for size in unique for short in min_size}
     if len(resized) == 1:
         canvases: tuple[tuple[int, int], ...] = (round_up(next(iter(resized))),)
     else:
-        offered = default_canvases(min_size, max_size)
-        canvases = tuple(c for c in offered if c in {canvas_of(tuple(size), min_size, max_size, offered) for size in unique})
+        offered = default_canvases(max(min_size), max_size)
+        taken = {canvas_of(tuple(size), short, max_size, offered) for size in unique for short in min_size}
+        canvases = tuple(c for c in offered if c in taken)
     return Fit(min_size, max_size, canvases, anchors, tuple(apart))
 
 

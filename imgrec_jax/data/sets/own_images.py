@@ -287,13 +287,11 @@ class OwnImages:
             return decode(store.read(name), store.path(name), self.depth, self._request.max_pixels, self._form.window)
         image = self.listing.pixels[i]
         image = image if image.ndim == 3 else image[..., None]
-        if image.dtype == np.uint16:
-            image = image.astype(np.float32) / np.float32(65535)
-        elif image.dtype.kind == "f":
-            image = image.astype(np.float32)
-        elif self.depth == 16:
-            image = image.astype(np.float32) / np.float32(255)
-        return image
+        if image.dtype == np.uint8 and self.depth == 8:
+            return image
+        white = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, 1)
+        share = image.astype(np.float32) / np.float32(white)
+        return share if self.depth == 16 else np.rint(share * 255).astype(np.uint8)
 
     def _prepared(self, i: int) -> np.ndarray:
         """Example i with its channels and size: what the ops of evaluation make of the file."""

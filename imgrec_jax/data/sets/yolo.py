@@ -7,6 +7,7 @@ gives its box; what lies a little outside of 0..1 is cut, and counted. Format: h
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.files import IMAGES
+from imgrec_jax.data.files import IMAGES, folders, walk
 from imgrec_jax.data.images import read_regular
 from imgrec_jax.data.own.division import canonical_split
-from imgrec_jax.data.own.stores import is_hidden
 
 OUTSIDE = 0.05  # of the side: what is cut; more is a mistake
 _MOST_BYTES = 2**26
@@ -39,17 +39,17 @@ class Folder(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def find(root: Path) -> Folder | None:
+def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     """The YOLO folder at `root`; None where there is none.
 
     Raises:
-      ValueError: for a data.yaml that cannot be one.
+      ValueError: for a data.yaml that cannot be one, or, unless allow_outside, names what lies elsewhere.
     """
     described = [path for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))) if _read_yaml(path) is not None]
     if described:
         content = _read_yaml(described[0])
-        return _from_yaml(described[0], content) if content else None
-    labels = [path for path in sorted(root.rglob("labels")) if path.is_dir() and not is_hidden(path.name)]
+        return _from_yaml(described[0], content, allow_outside) if content else None
+    labels = [path for path in folders(root) if path.name == "labels"]
     if not labels:
         return None
     splits: dict[str, list] = {}
@@ -76,7 +76,7 @@ def _read_yaml(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and "names" in content else None
 
 
-def _from_yaml(path: Path, content: dict[str, Any]) -> Folder:
+def _from_yaml(path: Path, content: dict[str, Any], allow_outside: bool) -> Folder:
     names = content["names"]
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
@@ -91,20 +91,27 @@ def _from_yaml(path: Path, content: dict[str, Any]) -> Folder:
     for key in ("train", "val", "test"):
         given = content.get(key)
         for entry in given if isinstance(given, list) else [given] if given else []:
-            images = list(_listed(path, base, str(entry)))
+            images = list(_listed(path, base, str(entry), allow_outside))
             splits.setdefault(canonical_split(key) or "", []).extend((image, _text_of(image)) for image in images)
     if not splits:
         raise ValueError(f"{path} has none of train, val, test; expected the folders of their images")
     return Folder(splits, tuple(map(str, names)))
 
 
-def _listed(file: Path, base: Path, entry: str) -> Iterator[Path]:
+def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator[Path]:
     """The images of a folder, or of a text file that lists them; a path from elsewhere is looked for beside the yaml."""
     clean = re.sub(r"^(\.\./|\./)+", "", entry)
     places = [base / entry, file.parent / entry, file.parent / clean, base / clean]
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
+    there = [place for place in places if place.exists()]
+    inside = [place for place in there if Path(os.path.normpath(place)).is_relative_to(os.path.normpath(file.parent))]
+    if not there:
         raise FileNotFoundError(f"{file}: {entry} is neither at {places[0]} nor at {places[2]}; correct the file")
+    if not inside and not allow_outside:
+        raise ValueError(
+            f"{file}: {entry} is at {there[0]}, outside of this folder; correct the file, or take it with "
+            "config.data.options.allow_outside=True"
+        )
+    found = (inside or there)[0]
     if found.is_dir():
         yield from _images(found)
         return
@@ -114,8 +121,7 @@ def _listed(file: Path, base: Path, entry: str) -> Iterator[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES]
-    return [path for path in found if not any(is_hidden(part) for part in path.relative_to(folder).parts)]
+    return [folder / name for name, _ in sorted(walk(folder)) if name.lower().endswith(IMAGES)]
 
 
 def _text_of(image: Path) -> Path | None:

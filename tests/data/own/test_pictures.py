@@ -145,3 +145,11 @@ def test_random_damage_never_ends_otherwise():
                 decode(bytes(damaged), "x")
             except ImageFileError as error:
                 assert str(error).startswith("x: ")
+
+
+@pytest.mark.parametrize("format", ["BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG", "PNG"])
+def test_a_file_that_was_cut_off_is_told_before_it_is_needed(format):
+    data = encoded(Image.fromarray(pixels("cat", 0, (40, 40))), format)
+    name = f"x.{format.lower()}"
+    assert not describe(data, name).problem
+    assert describe(data[: len(data) * 2 // 3], name).problem

@@ -9,8 +9,10 @@ from PIL import Image
 
 from imgrec_jax import assemble
 from imgrec_jax.config import load
+from imgrec_jax.data.annotations import from_images
+from imgrec_jax.data.ops.canvases import canvas_of
 from imgrec_jax.data.sets import yolo
-from imgrec_jax.data.sets.own_boxes import survey_boxes
+from imgrec_jax.data.sets.own_boxes import fitting, survey_boxes
 from imgrec_jax.data.source import Request
 from tests.data.own.make import encoded, pixels, write
 
@@ -252,3 +254,80 @@ def test_a_folder_may_be_given_from_where_one_stands(tmp_path, monkeypatch):
     config = load("own_detection:tiny")
     config.data.manual_dir, config.data.data_dir = "d", str(tmp_path / "cache")
     assert len(survey_of(config).open("train")) == 12
+
+
+def annotated(boxes, size=(240, 320)):
+    rows = [{"image_id": n, "file_name": f"{n}", "size": size, "boxes": [box], "labels": [1], "crowd": [False], "ids": [n],
+             "areas": [1.0]} for n, box in enumerate(boxes)]  # fmt: skip
+    return from_images(rows, class_names=("ball",))
+
+
+@pytest.mark.parametrize("sides", [[32] * 20, [32] * 19 + [200], [8, 16, 32, 64, 100, 150]])
+def test_every_level_has_as_many_anchors(sides):
+    fit = fitting(annotated([[0, 0, side, side] for side in sides]), np.array([[240, 320]] * len(sides)))
+    assert [len(set(level)) for level in fit.anchor_sizes] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("given", "min_size", "max_size"), [
+    ({"max_size": 640}, (480,), 640),
+    ({"min_size": (480,)}, (480,), 640),
+    ({"min_size": (300, 400), "max_size": 640}, (300, 400), 640),
+])  # fmt: skip
+@pytest.mark.parametrize("sizes", [[[240, 320]], [[240, 320], [320, 240], [200, 320]]])
+def test_sizes_that_are_given_are_kept_and_the_rest_fits(given, min_size, max_size, sizes):
+    fit = fitting(annotated([[0, 0, 100, 100]]), np.array(sizes * 3), **given)
+    assert (
+        fit.max_size == max_size
+        and fit.min_size[0] == pytest.approx(min_size[0], rel=0.2)
+        and len(fit.min_size) == len(min_size)
+    )
+    for size in sizes:
+        for short in fit.min_size:
+            canvas_of(tuple(size), short, fit.max_size, fit.canvases)  # raises where none holds it
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    real = yolo_folder(tmp_path / "real", "flat", yaml=False)
+    for name in ("images", "labels"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        (tmp_path / "d" / name / "more").symlink_to(real / name)
+    found = survey(tmp_path / "d", tmp_path)
+    assert (
+        sum(len(found.open(s)) for s in ("train", "validation", "test")) == 20
+        and len(found.open("train").info.meta["annotations"].boxes) > 0
+    )
+
+
+def test_a_yaml_takes_what_lies_beside_it_first_and_nothing_from_elsewhere(tmp_path):
+    root = yolo_folder(tmp_path / "d", "split/images")
+    write(tmp_path / "train" / "images" / "other.png", image(0))
+    assert len(survey(root, tmp_path).open("train")) == 12  # "../train/images", as Roboflow writes
+    shutil.rmtree(root / "train")
+    with pytest.raises(ValueError, match=r"outside of this folder; .* config.data.options.allow_outside=True"):
+        survey(root, tmp_path)
+    assert len(survey(root, tmp_path, {"allow_outside": True}).open("train")) == 1
+
+
+def test_images_beside_those_of_training_are_not_dropped(tmp_path):
+    root = yolo_folder(tmp_path / "d", yaml=False)
+    write(root / "images" / "x.png", image(0))
+    with pytest.raises(ValueError, match="images/x.png; move them to one"):
+        survey(root, tmp_path)
+
+
+def test_a_test_set_of_several_splits_says_which_is_missing(tmp_path):
+    found, other = survey(coco(tmp_path / "d"), tmp_path), coco(tmp_path / "e")
+    shutil.rmtree(other / "test")
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'validation'\]; expected one"):
+        found.other(other)
+
+
+def test_the_index_of_all_splits_is_kept(tmp_path, monkeypatch):
+    from imgrec_jax.data.own import index
+
+    monkeypatch.setattr(index, "KEPT_FROM", 1)
+    root, looked, describe = coco(tmp_path / "d"), [], index.describe
+    monkeypatch.setattr(index, "describe", lambda data, name, most: looked.append(name) or describe(data, name, most))
+    survey(root, tmp_path)
+    survey(root, tmp_path)
+    assert len(looked) == 20

@@ -557,3 +557,107 @@ def test_splits_without_training_images_are_no_classes(tmp_path):
     with pytest.raises(ValueError, match="has no training images"):
         survey(tmp_path / "d", tmp_path)
     assert len(survey(folder(tmp_path / "e", COUNTS), tmp_path).other(tmp_path / "d")) == 4
+
+
+# What is odd
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "known", "noted"),
+    [
+        (['{"file": "a", "cat": 1, "dog": 0}', '{"file": "b", "cat": 0}'], ("cat", "dog"), [[1, 1], [1, 0]], ""),
+        (['{"file": "a", "cat": 1}', '{"file": "b", "cat": 0, "dog": 1}'], ("cat", "dog"), [[1, 0], [1, 1]], ""),
+        (['{"file": "a", "cat": 1, "dog": 2}', '{"file": "b", "cat": 0, "dog": 1}'], ("cat",), [[1], [1]], "line 1 has '2'"),
+        (['{"file": "a", "cat": 1, "dog": ""}', '{"file": "b", "cat": 0}'], ("cat",), [[1], [1]], "no row has 0 or 1"),
+    ],
+    ids=["absent later", "new later", "odd", "empty"],
+)
+def test_columns_of_several_labels(tmp_path, rows, names, known, noted):
+    listing = read_listing(write(tmp_path / "t.jsonl", "\n".join(rows).encode()), Reading(multi_label=True))
+    assert listing.mark_names == names and (listing.marks != -1).astype(int).tolist() == known
+    assert noted in " ".join(listing.notes)
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_numbers_of_an_npz_that_are_no_marks(tmp_path):
+    images = np.zeros((3, 8, 8), np.uint8)
+    good = npz(tmp_path / "a.npz", images=images, labels=np.array([[1, 0], [np.nan, 1], [-1, 0]]))
+    assert read_listing(good, Reading(multi_label=True)).marks.tolist() == [[1, 0], [-1, 1], [-1, 0]]
+    for odd in (0.7, 2.0, np.inf):
+        bad = npz(tmp_path / "b.npz", images=images, labels=np.array([[1, 0], [0, odd], [0, 0]]))
+        with pytest.raises(ValueError, match=rf"b.npz: labels\[1, 1\]={odd}; expected 0, 1, and -1 or NaN"):
+            read_listing(bad, Reading(multi_label=True))
+    with pytest.raises(ValueError, match="images is of int64; expected uint8, uint16 or floats of 0..1"):
+        read_listing(npz(tmp_path / "c.npz", images=images.astype(np.int64), labels=np.arange(3)), Reading())
+
+
+@pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535), np.float32(1)])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_white_of_an_npz_stays_white(tmp_path, white, depth):
+    path = npz(tmp_path / "a.npz", images=np.full((8, 8, 8), white), labels=np.arange(8) % 2)
+    image = survey(path, tmp_path, {"depth": depth, "size": (8, 8)}).open("train")[0]["image"]
+    assert image.dtype == (np.uint8 if depth == 8 else np.float32) and image.min() == image.max() == (255 if depth == 8 else 1)
+
+
+def test_minus_one_as_pandas_writes_it_is_unknown(tmp_path):
+    rows = [f"images/cat/{n:03}.png,{('0.0', '1.0', '-1.0')[n % 3]}" for n in range(12)]
+    found = survey(table(tmp_path, header="file,label", rows=rows), tmp_path)
+    assert found.class_names == ("0.0", "1.0") and len(found.listing.names) == 8
+
+
+def labelled(tmp_path, names, header="file,label", rows=None):
+    for n, name in enumerate(names):
+        write(tmp_path / "d" / name, encoded(pixels("cat", n)))
+    rows = rows or [f"{name},{'ab'[n % 2]}" for n, name in enumerate(names)]
+    write(tmp_path / "d" / "labels.csv", "\n".join([header, *rows]).encode())
+    return tmp_path / "d"
+
+
+def test_a_table_beside_folders_tells_the_classes_where_they_do_not(tmp_path):
+    names = [f"p{n // 4}/{n}.jpg" for n in range(12)]
+    found = read_listing(labelled(tmp_path, names), Reading())
+    assert set(found.labels) == {"a", "b"} and sorted(found.names) == sorted(names)
+    (tmp_path / "d" / "labels.csv").write_text("file,age\np0/0.jpg,3")
+    assert set(read_listing(tmp_path / "d", Reading()).labels) == {"p0", "p1", "p2"}
+    (tmp_path / "d" / "labels.csv").write_text("a,b\n1")  # no table of anything
+    assert set(read_listing(tmp_path / "d", Reading()).labels) == {"p0", "p1", "p2"}
+    (tmp_path / "d" / "labels.csv").write_text("file,label\np0/0.jpg,p0\np1/4.jpg,p1")
+    assert len(read_listing(tmp_path / "d", Reading()).names) == 12
+
+
+def test_a_table_that_forgets_the_splits_of_folders_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="labels.csv tells the labels, but no splits, and train/0.jpg lies in"):
+        read_listing(labelled(tmp_path, ["train/0.jpg", "train/1.jpg", "test/2.jpg"]), Reading())
+
+
+def test_a_table_in_an_archive_that_names_what_is_not_there(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("t.csv", "file,label\n0.png,a\n1.png,b")
+        archive.writestr("0.png", encoded(pixels("cat", 0)))
+    with pytest.raises(ValueError, match=r"1 of 2 files .*\n.*a.zip: 1.png: is not there"):
+        survey(tmp_path / "a.zip", tmp_path)
+
+
+def test_links_to_themselves_are_told_by_name(tmp_path):
+    root = folder(tmp_path / "d", COUNTS)
+    (root / "cat" / "loop").symlink_to("loop")
+    (root / "cat" / "loop.png").symlink_to("loop.png")
+    with pytest.raises(ValueError, match="1 of 61 files .*\n.*loop.png: is not there"):
+        survey(root, tmp_path)
+
+
+def test_what_had_a_problem_is_looked_at_again(tmp_path, monkeypatch):
+    from imgrec_jax.data.own import index
+
+    monkeypatch.setattr(index, "KEPT_FROM", 1)
+    root, describe = folder(tmp_path / "d", COUNTS), index.describe
+    monkeypatch.setattr(index, "describe", lambda data, name, most: index.Picture(problem="pip install x"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="60 of 60 files"):
+            survey(root, tmp_path)
+    monkeypatch.setattr(index, "describe", describe)
+    assert len(survey(root, tmp_path).listing.names) == 60
