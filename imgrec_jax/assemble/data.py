@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import own
@@ -205,12 +206,27 @@ def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -
         selects = config.select.metric and (first, second) == ("validation", "test")
         if config.data.allow_overlap and not selects:
             continue
-        if shared := overlap(names[first], names[second], sizes.__getitem__):
+        shared = overlap(names[first], names[second], sizes.__getitem__)
+        if not shared and parse_split(names[first])[0] == parse_split(names[second])[0]:
+            _check_tied(config, sources, first, second)
+        if shared:
             raise ConfigError(
                 f"config.data.{first}_split={names[first]!r} and config.data.{second}_split={names[second]!r} share {shared:,} "
                 "examples; give parts that do not overlap"
                 + (": nothing is selected on test data" if selects else " (data.allow_overlap=True trains all the same)")
             )
+
+
+def _check_tied(config: ConfigDict, sources: dict[str, Source], first: str, second: str) -> None:
+    """Raises ConfigError for two parts of one split with examples of one group, or of equal content, on both sides."""
+    tied = [sources[name].info.meta.get("tied", np.zeros(0, np.int64)) for name in (first, second)]
+    if count := int(np.isin(tied[1], tied[0]).sum()):
+        names = config.data[f"{first}_split"], config.data[f"{second}_split"]
+        raise ConfigError(
+            f"config.data.{first}_split={names[0]!r} and config.data.{second}_split={names[1]!r} cut through what belongs "
+            f"together (data.group, equal files): {count:,} examples of {second}; let the splits be found "
+            f"(data.{second}_split=auto), or use data.fold (data.allow_overlap=True trains all the same)"
+        )
 
 
 def data_dir(config: ConfigDict) -> Path:

@@ -76,7 +76,8 @@ def _classes(
         return values
     score, yes = probs[:, positive], label == positive
     if chooses:
-        chosen["threshold"] = stats.best_threshold(score, yes, criterion) or 0.5
+        best = stats.best_threshold(score, yes, criterion)
+        chosen["threshold"] = 0.5 if best is None else best
     threshold = chosen.get("threshold", 0.5)
     values |= {"auc": stats.auc(score, yes), **_interval("auc", stats.auc_interval(score, yes))}
     if groups is not None:
@@ -103,10 +104,10 @@ def _labels(info: SourceInfo, rows: dict) -> Values:
         there = [entry[key] for entry in per_label.values() if entry[key] is not None]
         return float(np.mean(there)) if there else None
 
-    groups = _groups(info, rows["index"])
-    by = np.arange(len(probs)) if groups is None else groups
-    values = {"mAP": mean("AP"), "mAUC": mean("AUC"), "f1_macro": mean("f1"), "per_label": per_label}
-    return values | _interval("mAP" if groups is None else "mAP_groups", stats.bootstrap(partial(_map, probs, yes, known), by))
+    groups, mean_ap = _groups(info, rows["index"]), partial(_map, probs, yes, known)
+    values: Values = {"mAP": mean("AP"), "mAUC": mean("AUC"), "f1_macro": mean("f1"), "per_label": per_label}
+    values |= _interval("mAP", stats.bootstrap(mean_ap, np.arange(len(probs))))
+    return values if groups is None else values | _interval("mAP_groups", stats.bootstrap(mean_ap, groups))
 
 
 def _map(probs: np.ndarray, yes: np.ndarray, known: np.ndarray, weights: np.ndarray) -> float | None:

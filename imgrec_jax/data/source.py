@@ -210,11 +210,12 @@ def few(source: Source, per_class: int, seed: int) -> Source:
         chosen.append(members[:per_class])
     indices = np.sort(np.concatenate(chosen))
     targets = {name: np.asarray(values)[indices] for name, values in source.info.meta.get("targets", {}).items()}
+    tied = {"tied": source.info.meta["tied"][indices]} if "tied" in source.info.meta else {}
     info = replace(
         source.info,
         name=f"{source.info.name}, {per_class} a class",
         base_size=source.info.base_size or len(source),
-        meta={**source.info.meta, **({"targets": targets} if targets else {})},
+        meta={**source.info.meta, **({"targets": targets} if targets else {}), **tied},
     )
     if isinstance(source, ArraySource):
         return ArraySource({name: array[indices] for name, array in source.arrays.items()}, info)

@@ -83,6 +83,25 @@ def group_lines(title: str, group: str, groups: Sequence[str], names: Sequence[s
     return [f"{len(lacking):,} of {len(names):,} images have no group (data.group={group}), each its own: {shown(lacking)}"]
 
 
+class Known(NamedTuple):
+    """What tells images apart, or that they belong together: names; digests of their files, uint64 [N]; groups, "" for none."""
+
+    names: Sequence[str]
+    digests: np.ndarray
+    groups: Sequence[str]
+
+
+def leak_lines(test: Known, mine: Known) -> list[str]:
+    """Lines on what a test set from elsewhere shares with the images that are trained on or chosen by."""
+    lines = []
+    if again := np.flatnonzero(np.isin(test.digests, mine.digests)).tolist():
+        names = [test.names[i] for i in again]
+        lines.append(f"leakage: {len(again)} files are equal to ones that are trained on or chosen by: {shown(names)}")
+    if groups := sorted((set(test.groups) & set(mine.groups)) - {""}):
+        lines.append(f"leakage: {len(groups)} groups are trained on or chosen by, too, if these are the same: {shown(groups)}")
+    return lines
+
+
 def fold_lines(fold: str, held: str, never: int) -> list[str]:
     """fold: "2/5"; held: the split it is; never: images that are in no fold."""
     number, of = parse_fold(fold)

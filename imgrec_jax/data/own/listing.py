@@ -284,7 +284,7 @@ def _rows(text: str, name: str) -> Iterable[dict[str, str]]:
         return
     head = text.partition("\n")[0]
     delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t", key=head.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
         header = [column.strip().lower() for column in next(reader, [])]
         if twice := sorted({column for column in header if header.count(column) > 1 and column}):
@@ -403,7 +403,8 @@ def _find(store: Store, folder: PurePosixPath, text: str) -> str:
     text = text if store.root.is_dir() and Path(text).is_absolute() else str(folder / text.replace("\\", "/"))
     there = (lambda name: (store.root / name).is_file()) if store.root.is_dir() else store.stamps.__contains__
     if not text.lower().endswith(PICTURES) and not there(text):
-        return next((text + suffix for suffix in PICTURES if there(text + suffix)), text)
+        named = (text + spelled for suffix in PICTURES for spelled in (suffix, suffix.upper()))
+        return next(filter(there, named), text)
     return text
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -47,7 +49,7 @@ def open_store(root: Path, max_pixels: int = MAX_PIXELS) -> Store:
         )
     if zipfile.is_zipfile(root):
         return _zip_store(root, max_pixels)
-    if tarfile.is_tarfile(root):
+    if _is_tar(root):
         return _tar_store(root)
     raise ValueError(f"{root} is neither a folder nor a zip or tar that can be read; was it copied as a whole?")
 
@@ -71,6 +73,13 @@ def _zip_store(path: Path, max_pixels: int) -> Store:
     return Store(path, dict(sorted(members.items())), functools.partial(read_member, archive, path, max_pixels), _inside(path))
 
 
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):  # compressed, and damaged
+        return False
+
+
 def _tar_store(path: Path) -> Store:
     """A tar, compressed or not; one that is compressed is unpacked into memory, for nothing in it can be found otherwise."""
     try:
@@ -83,7 +92,7 @@ def _tar_store(path: Path) -> Store:
                 if (size := sum(member.size for member in members.values())) > MAX_BYTES_IN_MEMORY:
                     raise ValueError(f"{path} holds {size:,} bytes, compressed; unpack it and give the folder")
                 kept = {name: cast(IO[bytes], archive.extractfile(member)).read() for name, member in members.items()}
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path}: no tar file that can be read ({error}); was it copied as a whole?") from error
 
     def read(name: str) -> bytes:

@@ -21,15 +21,17 @@ import numpy as np
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder
 from imgrec_jax.data.annotations import Annotations, from_images
 from imgrec_jax.data.files import folders, is_hidden, stamp, walk
-from imgrec_jax.data.images import MAX_PIXELS, decode_image, read_image_file
+from imgrec_jax.data.images import MAX_PIXELS, decode_image, read_image_file, read_regular
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own.division import canonical_split, connected, divide, group_finder, held_out
 from imgrec_jax.data.own.found import (
+    Known,
     Problem,
     counts_by_class,
     fold_lines,
     group_lines,
+    leak_lines,
     sample,
     settle_problems,
     shown,
@@ -184,7 +186,9 @@ def _find_coco(root: Path) -> Given | None:
             continue
         words = re.split(r"[\W_\d]+", path.stem) + list(path.relative_to(root).parts[-2:-1])
         split = next((name for word in words if word and (name := canonical_split(word))), "")
-        if split in found:
+        if split in found and path.stem.startswith("instances") != found[split].stem.startswith("instances"):
+            path = path if path.stem.startswith("instances") else found[split]  # COCO's, beside its key points
+        elif split in found:
             raise ValueError(f"{root}: both {found[split]} and {path} are of split {split or 'unknown'!r}; move one away")
         found[split] = path
     if not found:
@@ -199,7 +203,7 @@ def _find_coco(root: Path) -> Given | None:
 def _is_instances(path: Path) -> bool:
     """A dict with images and categories; told without reading the whole of what is something else."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, "a COCO json"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
@@ -207,7 +211,9 @@ def _is_instances(path: Path) -> bool:
 
 def _images_of(root: Path, file: Path) -> Path:
     """The folder from which a json names its images: the one where the first of them is."""
-    names = [str(image["file_name"]) for image in json.loads(file.read_bytes())["images"][:3] if "file_name" in image]
+    names = [
+        str(image["file_name"]) for image in json.loads(read_regular(file, "a COCO json"))["images"][:3] if "file_name" in image
+    ]
     stem = re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
     split = canonical_split(re.sub(r"[\d_]+$", "", stem)) or ""
     below = folders(root)
@@ -245,6 +251,8 @@ class OwnBoxes:
                 f"{given.splits[''].paths[0]}; move them to one"
             )
         splits = self._usable(given.splits)
+        if class_names:
+            splits = {name: self._by_names(split, class_names) for name, split in splits.items()}
         paths = [path for split in splits.values() for path in split.paths]
         groups = [group for split in splits.values() for group in self._groups(split)]
         self.lines += group_lines(str(request.folder), request.group, groups, list(map(self._name, paths)), divided=not whole)
@@ -255,6 +263,7 @@ class OwnBoxes:
                     f"{request.folder} has the splits {sorted(splits)}; expected one, or one of the name {whole!r}"
                 )
             self.splits = {whole: chosen}
+            self.digests = {whole: next(d for name, d in self.digests.items() if splits[name] is chosen)}
         else:
             self.splits = self._divided(splits, fractions, seed)
         self._check_leaks()
@@ -267,8 +276,22 @@ class OwnBoxes:
         """See `data.own.found.Survey`."""
         made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0,
                         allow_outside=self._allow_outside, whole="test")  # fmt: skip
+        made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
+
+    def _by_names(self, split: FolderSplit, class_names: tuple[str, ...]) -> FolderSplit:
+        try:
+            table = split.annotations.relabelled(class_names, range(1, len(class_names) + 1))
+        except ValueError as error:
+            raise ValueError(f"{split.origin}: {error}, as config.data.options.class_names says") from error
+        return split._replace(annotations=table)
+
+    def _known_by(self, *names: str) -> Known:
+        splits = {name: self.splits[name] for name in names if name in self.splits}
+        files = [file for split in splits.values() for file in split.annotations.file_names]
+        groups = [group for split in splits.values() for group in self._groups(split)]
+        return Known(files, np.concatenate([self.digests[name] for name in splits]), groups)
 
     def _usable(self, splits: dict[str, FolderSplit]) -> dict[str, FolderSplit]:
         """What of the splits can be decoded; what cannot is told, or stops."""
@@ -316,6 +339,8 @@ class OwnBoxes:
                 if (part == 1).any():
                     self._cut(splits, name, part == 1)
             self.lines.append(f"cut from the training images (seed {seed}): {' and '.join(absent)}")
+        if not splits["train"].paths:
+            raise ValueError(f"{self._request.folder} has no training image that can be used")
         return splits
 
     def _tied_names(self, train: FolderSplit) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -22,11 +22,13 @@ from imgrec_jax.data.own import listing as listings
 from imgrec_jax.data.own import prepared
 from imgrec_jax.data.own.division import connected, divide, held_out
 from imgrec_jax.data.own.found import (
+    Known,
     Problem,
     counts_by_class,
     fitting_size,
     fold_lines,
     group_lines,
+    leak_lines,
     sample,
     settle_problems,
     shown,
@@ -126,13 +128,14 @@ class OwnImages:
             request, listings.read(folder, self._reading), class_names=self.class_names, size=self.size, channels=self.channels,
             depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, window=self._form.window, whole="test",
         )  # fmt: skip
-        mine = self._index.table["digest"][self.splits != "test"]
-        again = np.flatnonzero(np.isin(made._index.table["digest"], mine))
-        if len(again):
-            names = [made.listing.names[i] for i in again.tolist()]
-            made.lines.append(f"leakage: {len(again)} files are equal to ones that are trained on or chosen by: {shown(names)}")
+        made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
+
+    def _known_by(self, *splits: str) -> Known:
+        at = np.flatnonzero(np.isin(self.splits, splits))
+        names, groups = ([values[i] for i in at.tolist()] for values in (self.listing.names, self.listing.groups))
+        return Known(names, self._index.table["digest"][at], groups)
 
     def _of_one_split(self, split: str) -> np.ndarray:
         there = np.array(self.listing.splits)
@@ -194,12 +197,13 @@ class OwnImages:
             own, there = np.flatnonzero(divided == "train"), there | {held}
         if "validation" not in there:
             shares = fractions if "test" not in there else (fractions[0], fractions[1])
-            part_of = divide(*self._tied_names(own), np.array(shares) / sum(shares), seed)
+            shares = tuple(share / sum(shares) for share in shares)
+            part_of = divide(*self._tied_names(own), shares, seed)
             for number, name in enumerate(SPLITS[1 : len(shares)], start=1):
                 divided[own[part_of == number]] = name
             cut = " and ".join(SPLITS[1 : len(shares)])
             self.lines.append(
-                f"cut from the training images (seed {seed}): {cut}, {', '.join(f'{s:g}' for s in shares[1:])} of all"
+                f"cut from the training images (seed {seed}): {cut}, {', '.join(f'{s:.3g}' for s in shares[1:])} of them"
             )
         if not (divided == "train").any():
             raise ValueError(f"{self.title} has no training images; expected a folder train/, or train in the column split")
@@ -225,9 +229,12 @@ class OwnImages:
                 members.setdefault(group, set()).add(split)
         torn = [f"{group} ({', '.join(sorted(splits))})" for group, splits in sorted(members.items()) if len(splits) > 1]
         if torn:
+            otherwise = (
+                "leave config.data.group empty" if self._request.group else "call their column or array otherwise than group"
+            )
             raise ValueError(
                 f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from "
-                "one part of a group is tested on the other; move each to one split, or leave config.data.group empty"
+                f"one part of a group is tested on the other; move each to one split, or {otherwise}"
             )
         first: dict[int, int] = {}
         leaks, torn_labels = [], []
@@ -318,7 +325,7 @@ class OwnImages:
         at = whole[slice(*split_range(split, len(whole)))]
         targets = self._targets(at)
         names = tuple(self.listing.names[i] for i in at.tolist())
-        meta: dict[str, Any] = {"file_names": names, "targets": targets}
+        meta: dict[str, Any] = {"file_names": names, "targets": targets, "tied": self._same[at]}
         if any(self.listing.groups):
             meta["groups"] = tuple(self.listing.groups[i] or f"\0{names[n]}" for n, i in enumerate(at.tolist()))
         table = self._index.table[at]
@@ -369,9 +376,12 @@ class OwnImages:
     def _describe(self) -> None:
         table, lines = self._index.table, self.lines
         if self.listing.marks is None:
-            train = np.bincount(self.labels[self.splits == "train"], minlength=len(self.class_names))
-            lines.append(f"{len(self.class_names)} classes; in training {counts_by_class(self.class_names, train.tolist())}")
-            if few := [name for name, count in zip(self.class_names, train.tolist(), strict=True) if count == 1]:
+            split, where = ("train", "in training") if (self.splits == "train").any() else ("test", "in this test set")
+            train = np.bincount(self.labels[self.splits == split], minlength=len(self.class_names))
+            lines.append(f"{len(self.class_names)} classes; {where} {counts_by_class(self.class_names, train.tolist())}")
+            if split == "train" and (
+                few := [name for name, count in zip(self.class_names, train.tolist(), strict=True) if count == 1]
+            ):
                 lines.append(f"classes of a single training image: {shown(few, 10)}")
             for split in SPLITS[1:]:
                 lacks = set(range(len(self.class_names))) - set(self.labels[self.splits == split].tolist())

@@ -16,7 +16,17 @@ import numpy as np
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import decode_image
 from imgrec_jax.data.own.division import canonical_split, connected, divide, group_finder, held_out
-from imgrec_jax.data.own.found import Problem, fold_lines, group_lines, sample, settle_problems, shown, statistics
+from imgrec_jax.data.own.found import (
+    Known,
+    Problem,
+    fold_lines,
+    group_lines,
+    leak_lines,
+    sample,
+    settle_problems,
+    shown,
+    statistics,
+)
 from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
 from imgrec_jax.data.source import Request, Source, parse_split
 
@@ -76,8 +86,14 @@ class OwnMasks:
         """See `data.own.found.Survey`."""
         request = self._request._replace(manual_dir=folder, fold="")
         made = OwnMasks(request, self.kind, self.class_names, self._void, FRACTIONS, 0, whole="test")
+        made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
+
+    def _known_by(self, *splits: str) -> Known:
+        entries = [entry for split in splits for entry in self.entries.get(split, [])]
+        digests = np.array([self._digest(entry) for entry in entries], np.uint64)
+        return Known([entry.name for entry in entries], digests, [self._group(entry) for entry in entries])
 
     def _paired(self, kind: str) -> tuple[str, list[Entry]]:
         """The kind, as far as the layout tells it, and the images with their masks."""
@@ -147,8 +163,11 @@ class OwnMasks:
             file = self._request.folder / name
             if file.is_file():
                 names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+                if len(names) == count - 1:
+                    names = ["background", *names]  # whose number is 0, and which many lists leave out
                 if len(names) >= count:
                     return tuple(names)
+                self.lines.append(f"{file} has {len(names)} names, and the masks have {count} classes: called by their numbers")
         return ("background", *(f"class {n}" for n in range(1, count)))
 
     def _divided(self, entries: list[Entry], fractions: tuple[float, ...], seed: int) -> dict[str, list[Entry]]:

@@ -1,6 +1,7 @@
 """Own images with boxes: COCO, VOC and YOLO folders of one set give the same examples; YOLO's rules; what is found."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -331,3 +332,36 @@ def test_the_index_of_all_splits_is_kept(tmp_path, monkeypatch):
     survey(root, tmp_path)
     survey(root, tmp_path)
     assert len(looked) == 20
+
+
+def test_test_sets_that_share_files_are_told(tmp_path, capfd):
+    found = survey(coco(tmp_path / "d"), tmp_path)
+    found.other(yolo_folder(tmp_path / "e", "flat"))
+    assert "leakage: 16 files are equal to ones that are trained on" in capfd.readouterr().err
+
+
+def test_the_order_of_classes_may_be_given(tmp_path):
+    found = survey(coco(tmp_path / "d"), tmp_path, {"class_names": ("cube", "ball")})
+    plain = survey(tmp_path / "d", tmp_path).open("train")
+    source = found.open("train")
+    assert found.class_names == source.info.class_names == ("cube", "ball")
+    for i in range(len(source)):
+        assert (source[i]["box_label"] == 3 - plain[i]["box_label"]).all()
+    with pytest.raises(ValueError, match="'cube' to be among .'ball'., as config.data.options.class_names says"):
+        survey(tmp_path / "d", tmp_path, {"class_names": ("ball",)})
+
+
+def test_key_points_of_coco_lie_beside_its_instances(tmp_path):
+    root = coco(tmp_path / "d")
+    for split in ("train", "val", "test"):
+        json_file = root / split / "_annotations.coco.json"
+        write(root / "annotations" / f"person_keypoints_{split}2017.json", json_file.read_bytes().replace(b"ball", b"person"))
+        write(root / "annotations" / f"captions_{split}2017.json", b'{"images": [], "annotations": []}')
+        json_file.rename(root / "annotations" / f"instances_{split}2017.json")
+    found = survey(root, tmp_path)
+    assert found.class_names == CLASSES and len(found.open("train")) == 12
+
+
+def test_a_pipe_does_not_hang(tmp_path):
+    os.mkfifo(coco(tmp_path / "d") / "a.json")
+    assert len(survey(tmp_path / "d", tmp_path).open("train")) == 12

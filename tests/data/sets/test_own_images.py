@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -466,7 +467,15 @@ def test_a_preparation_goes_on_and_takes_only_what_is_new(tmp_path, monkeypatch,
     assert "preparing" not in capfd.readouterr().err
 
 
-def test_what_a_killed_preparation_left_is_removed(tmp_path):
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Preparations that start no processes."""
+    from imgrec_jax.data.own import prepared
+
+    monkeypatch.setattr(prepared, "_pool", lambda: ThreadPoolExecutor(2))
+
+
+def test_what_a_killed_preparation_left_is_removed(tmp_path, in_threads):
     root = folder(tmp_path / "d", {"cat": 3, "dog": 3})
     survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
     where = next((tmp_path / "cache" / "own" / "prepared").iterdir())
@@ -478,7 +487,7 @@ def test_what_a_killed_preparation_left_is_removed(tmp_path):
     assert not any((where / name).exists() for name in left)
 
 
-def test_shards_are_named_by_what_they_hold(tmp_path):
+def test_shards_are_named_by_what_they_hold(tmp_path, in_threads):
     from imgrec_jax.data.own import prepared
     from imgrec_jax.data.own.stores import open_store
 
@@ -661,3 +670,50 @@ def test_what_had_a_problem_is_looked_at_again(tmp_path, monkeypatch):
             survey(root, tmp_path)
     monkeypatch.setattr(index, "describe", describe)
     assert len(survey(root, tmp_path).listing.names) == 60
+
+
+def test_test_sets_that_share_files_or_groups_are_told(tmp_path, capfd):
+    found = survey(patients(tmp_path), tmp_path, group=r"(patient\d+)_")
+    mine = found.open("train").info.meta["file_names"][0]
+    write(tmp_path / "e" / "cat" / mine.split("/")[1], (tmp_path / "d" / mine).read_bytes())
+    write(tmp_path / "e" / "dog" / "patient99_1.png", encoded(pixels("dog", 999)))
+    found.other(tmp_path / "e")
+    said = capfd.readouterr().err
+    assert "leakage: 1 files are equal to ones that are trained on" in said and "leakage: 1 groups are trained on" in said
+
+
+@pytest.mark.parametrize("text", ['file,label\n"a.png,x\nb.png,y\n', 'file,label\n"a"b.png,x\n'])
+def test_quotes_that_never_end_are_told(tmp_path, text):
+    with pytest.raises(ValueError, match=r"t.csv, line \d: "):
+        read_listing(write(tmp_path / "t.csv", text.encode()), Reading())
+
+
+def test_suffixes_of_either_case_are_tried(tmp_path):
+    write(tmp_path / "a.PNG", encoded(pixels("cat", 0)))
+    write(tmp_path / "b.jpg", encoded(pixels("cat", 0)))
+    listing = read_listing(write(tmp_path / "t.csv", b"image_id,label\na,x\nb,y"), Reading())
+    assert listing.names == ["a.PNG", "b.jpg"]
+
+
+@pytest.mark.parametrize("at", [20, 60, 4000])
+@pytest.mark.parametrize("mode", ["gz", "xz", "bz2"])
+def test_damaged_archives_are_named(tmp_path, mode, at):
+    with tarfile.open(tmp_path / f"a.tar.{mode}", f"w:{mode}") as archive:
+        archive.add(folder(tmp_path / "d", {"cat": 3, "dog": 3}), "d")
+    data = bytearray((tmp_path / f"a.tar.{mode}").read_bytes())
+    data[at : at + 12] = bytes(12)
+    write(tmp_path / f"a.tar.{mode}", bytes(data))
+    with pytest.raises(ValueError, match=f"a.tar.{mode}"):
+        survey(tmp_path / f"a.tar.{mode}", tmp_path)
+
+
+def test_shares_are_said_as_they_are_cut(tmp_path):
+    folder(folder(tmp_path / "d", {"cat": 27, "dog": 27}, "train"), {"cat": 4, "dog": 4}, "test", 40)
+    found = survey(tmp_path / "d", tmp_path)
+    assert "cut from the training images (seed 0): validation, 0.111 of them" in found.lines
+
+
+def test_groups_of_a_column_in_two_splits_name_the_column(tmp_path):
+    rows = [f"images/cat/{n:03}.png,{'ab'[n % 2]},{'train' if n < 10 else 'test'},p{n % 3}" for n in range(20)]
+    with pytest.raises(ValueError, match="3 groups lie in more than one split: .* or call their column or array otherwise"):
+        survey(table(tmp_path, header="file,label,split,group", rows=rows), tmp_path)

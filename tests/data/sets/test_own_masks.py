@@ -150,3 +150,17 @@ def test_the_config_needs_nothing_but_the_folder(tmp_path):
 def test_a_group_that_nothing_has_is_refused(tmp_path):
     with pytest.raises(ValueError, match="config.data.group='patient' is found in no path of"):
         survey(index(tmp_path / "d"), tmp_path, group="patient")
+
+
+def test_test_sets_that_share_files_are_told(tmp_path, capfd):
+    found = survey(index(tmp_path / "d"), tmp_path)
+    found.other(index(tmp_path / "e"))
+    assert "leakage: 18 files are equal to ones that are trained on" in capfd.readouterr().err
+
+
+def test_names_without_the_background_get_it(tmp_path):
+    write(index(tmp_path / "d") / "classes.txt", b"tree\nhouse\n")
+    assert survey(tmp_path / "d", tmp_path).class_names == ("background", "tree", "house")
+    write(tmp_path / "d" / "classes.txt", b"tree\n")
+    found = survey(tmp_path / "d", tmp_path)
+    assert found.class_names == ("background", "class 1", "class 2") and "has 1 names, and the masks" in " ".join(found.lines)
