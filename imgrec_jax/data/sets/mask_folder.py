@@ -42,13 +42,22 @@ class Entry(NamedTuple):
     masks: tuple[PurePosixPath, ...]
 
 
-def pair(files: Files, *, kind: str, images: str = "images", masks: str = "masks", mask_suffix: str = "") -> list[Entry]:
+def pair(
+    files: Files,
+    *,
+    kind: str,
+    images: str = "images",
+    masks: str = "masks",
+    mask_suffix: str = "",
+    alone: list[str] | None = None,
+) -> list[Entry]:
     """Every image with its masks, sorted by name.
 
     Args:
       kind: one of KINDS.
       images, masks: names of the folders.
       mask_suffix: what a mask's name has after the image's, e.g. "_mask".
+      alone: takes the files without a partner, which are left out; None raises for them.
 
     Raises:
       ValueError: for images without masks, masks without images (the first of each are named), and two images of one name.
@@ -69,6 +78,10 @@ def pair(files: Files, *, kind: str, images: str = "images", masks: str = "masks
             by_mask.setdefault(name.removesuffix(mask_suffix) if name.endswith(mask_suffix) else name, []).append(path)
         elif (name := key(path, images)) is not None:
             by_image.setdefault(name, []).append(path)
+    if alone is not None:
+        alone += [str(path) for name in sorted(by_image.keys() ^ by_mask.keys()) for path in (by_image | by_mask)[name]]
+        both = by_image.keys() & by_mask.keys()
+        by_image, by_mask = ({name: by[name] for name in both} for by in (by_image, by_mask))
     problems = [
         *_orphans("images without a mask", by_image.keys() - by_mask.keys()),
         *_orphans("masks without an image", by_mask.keys() - by_image.keys()),

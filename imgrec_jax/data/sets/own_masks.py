@@ -5,6 +5,7 @@ Splits that are not given as folders are cut, seeded, and with what must stay to
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from collections import Counter
@@ -70,8 +71,9 @@ class OwnMasks:
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
         self._request, self._void, self.title = request, void, str(request.folder)
         self._files, self._find_group = list_files(request.folder, request.max_pixels), group_finder(request.group)
+        self.lines: list[str] = []
         self.kind, every = self._paired(kind)
-        self.lines = [f"{self.title}: {len(every):,} images with masks"]
+        self.lines.insert(0, f"{self.title}: {len(every):,} images with masks")
         entries = self._usable(every)
         self.lines += group_lines(
             self.title, request.group, [self._group(entry) for entry in entries], [e.name for e in entries], divided=not whole
@@ -117,7 +119,19 @@ class OwnMasks:
             except ValueError as error:
                 problem = problem or error
         assert problem is not None
-        raise problem
+        if self._request.bad_files != "skip":
+            raise problem
+        best: tuple[list[Entry], list[str]] = [], []
+        for suffix in _SUFFIXES:
+            alone: list[str] = []
+            with contextlib.suppress(ValueError):
+                entries = pair(self._files, kind=kind, images=images, masks=masks, mask_suffix=suffix, alone=alone)
+                best = max(best, (entries, alone), key=lambda found: len(found[0]))
+        if not best[0]:
+            raise problem
+        bad = [Problem(str(self._files.root / name), "has no partner") for name in best[1]]
+        self.lines += settle_problems(self.title, bad, self._request.bad_files, len(self._files.names))
+        return kind, best[0]
 
     def _usable(self, every: list[Entry]) -> list[Entry]:
         good, bad = [], []

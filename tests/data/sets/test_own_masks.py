@@ -164,3 +164,15 @@ def test_names_without_the_background_get_it(tmp_path):
     write(tmp_path / "d" / "classes.txt", b"tree\n")
     found = survey(tmp_path / "d", tmp_path)
     assert found.class_names == ("background", "class 1", "class 2") and "has 1 names, and the masks" in " ".join(found.lines)
+
+
+@pytest.mark.parametrize("suffix", ["", "_mask"])
+def test_files_without_a_partner_are_left_out_where_bad_files_are(tmp_path, suffix):
+    root = index(tmp_path / "d", suffix=suffix)
+    (root / "masks" / f"05{suffix}.png").unlink()
+    (root / "images" / "06.png").unlink()
+    with pytest.raises(ValueError, match="images without a mask"):
+        survey(root, tmp_path)
+    found = survey(root, tmp_path, bad_files="skip")
+    assert sum(len(found.open(s)) for s in ("train", "validation", "test")) == 18
+    assert any(line.startswith("2 of 38 files are left out") and "05.png: has no partner" in line for line in found.lines)
