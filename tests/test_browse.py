@@ -72,3 +72,17 @@ def test_check_mode_serves_every_task(small_data):
         reports = list(assemble.reports(small_runs.config_of(task, small_data[task])))
         assert len(reports) >= 2 and not any(report.bad() for report in reports)
         assert json.dumps(reports[0].counts)
+
+
+def test_several_labels_an_image_are_checked_and_written(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.integers(0, 256, (3, 8, 8, 3), np.uint8),
+        "labels": np.array([[1, 0], [1, 1], [0, 0]]),
+        "label_known": np.array([[True, True], [True, False], [True, True]]),
+    }
+    source = ArraySource(arrays, SourceInfo("x test", ("a", "b")))
+    report = check_examples(source, {})
+    assert report.counts == {"a": 2, "b": 1} and not report.findings
+    _, path = split_files.write(source, tmp_path, "test")
+    assert path.read_text().split() == ["file,a,b", "test/00000.png,1,0", "test/00001.png,1,", "test/00002.png,0,0"]

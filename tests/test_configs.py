@@ -15,8 +15,10 @@ VARIANTS = {
     "image_classification": ["32", "64"],
     "image_folder": ["", "multi_label"],
     "medical_cnn": ["", "224"],
+    "own_detection": ["", "tiny"],
+    "own_segmentation": ["", "tiny"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
-    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit"],
+    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit", "folder,released", "released_v2"],
     "bccd_faster_rcnn": ["", "tiny"],
     "coco_fast_rcnn": ["", "folder", "tiny", "folder,tiny"],
     "coco_rcnn": ["", "folder", "tiny", "folder,tiny"],
@@ -24,8 +26,6 @@ VARIANTS = {
     "nuclei_unet": ["", "border", "tiny"],
     "pets_unet": ["", "tiny"],
     "coco_fcn_resnet50": ["", "tiny"],
-    "own_detection": ["", "tiny"],
-    "own_segmentation": ["", "tiny"],
     "transfer": ["", "probe", "unfreeze", "scratch"],
 }
 

@@ -45,10 +45,11 @@ ALLOWED = {
         "tasks",
     },
     "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
-    "pages": PURE | {"config", "data", "experiment", "inference", "pages", "run", "stats"},
+    "attribution": {"attribution", "inference", "tasks"},
+    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"export", "main", "predict", "sweep"}
+COMMANDS = {"explain", "export", "main", "predict", "report", "sweep"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 

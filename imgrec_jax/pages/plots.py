@@ -99,7 +99,7 @@ def scatter(xs: Sequence[float], ys: Sequence[float], x: str, y: str) -> Plot:
     return _done(figure, axes, x, y)
 
 
-def reliability(confidence: Sequence[float], accuracy: Sequence[float], share: Sequence[float]) -> Plot:
+def reliability(confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray) -> Plot:
     """Accuracy over confidence, one bar a bin; its width of colour is the share of examples in it."""
     figure, axes = _figure(4.4, 3.6)
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle="--")

@@ -1,6 +1,7 @@
 """A split as ordinary files, so that it can be looked at, predicted on and given away.
 
-  classification   NAME/CLASS/00000.png and NAME.csv with lines of file,label
+  classification   NAME/CLASS/00000.png and NAME.csv with lines of file,label; with several labels an image NAME/00000.png and
+                   NAME.csv with a column of 0 and 1 a label, empty where it is not known
   detection        NAME/00000.png (or the images' own names) and NAME.json in COCO's format
   segmentation     NAME/images/00000.png, NAME/masks/00000.png of class numbers (255: void), NAME.classes.json
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,6 +41,8 @@ def write(source: Source, folder: Path, name: str, limit: int | None = None) -> 
         return _boxes(examples, source.info.meta["annotations"].subset(np.arange(count)), folder, name)
     if "segmentation" in first:
         return _maps(examples, source.info.class_names, folder, name)
+    if "labels" in first:
+        return _several_labels(examples, source.info.class_names, folder, name)
     return _labels(examples, source.info.class_names, folder, name)
 
 
@@ -61,14 +64,26 @@ def _labels(examples: Iterator[tuple[int, Any]], names: tuple[str, ...], folder:
         place = PurePosixPath(name, text.replace("/", "_"), f"{number:05}.png")
         _png(folder / place, np.asarray(example["image"]))
         lines.append((place.as_posix(), text))
-    path = folder / f"{name}.csv"
+    return [folder / name, _csv(folder / f"{name}.csv", lines)]
 
+
+def _several_labels(examples: Iterator[tuple[int, Any]], names: tuple[str, ...], folder: Path, name: str) -> list[Path]:
+    lines: list[tuple[str, ...]] = [("file", *names)]
+    for number, example in examples:
+        place = PurePosixPath(name, f"{number:05}.png")
+        _png(folder / place, np.asarray(example["image"]))
+        pairs = zip(np.asarray(example["labels"]), np.asarray(example["label_known"]), strict=True)
+        lines.append((place.as_posix(), *(str(int(value > 0)) if known else "" for value, known in pairs)))
+    return [folder / name, _csv(folder / f"{name}.csv", lines)]
+
+
+def _csv(path: Path, lines: Sequence[Sequence[str]]) -> Path:
     def write_lines(partial: Path) -> None:
         with partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(lines)
 
     write_whole(path, write_lines)
-    return [folder / name, path]
+    return path
 
 
 def _boxes(examples: Iterator[tuple[int, Any]], table: Annotations, folder: Path, name: str) -> list[Path]:

@@ -1,7 +1,8 @@
 """Prepared images: decoded, at one size, in files of records; made once by all cores.
 
-A preparation is a folder of shards, each with the list of what it holds; a shard takes its name when all of it is on the disk.
-So a preparation that was killed goes on with the shards that are missing, and files that were added or changed make new ones.
+A preparation is a folder of shards, each with the list of what it holds; a shard takes its name when all of it is on the
+disk. So a preparation that was killed goes on with the shards that are missing, and files that were added or changed make new
+ones.
 
 A record is height, width, channels (three little-endian uint16), then the pixels.
 """

@@ -344,8 +344,8 @@ class OwnBoxes:
         )
         counts = [int(np.diff(split.annotations.offsets).max(initial=0)) for split in self.splits.values()]
         self.lines.append(
-            f"images are brought to {fit.min_size} x {fit.max_size} pixels; anchors of {fit.anchor_sizes} pixels, height / "
-            f"width {fit.aspect_ratios}"
+            f"images are brought to {fit.min_size} x {fit.max_size} pixels; anchors of {fit.anchor_sizes} pixels, "
+            f"height / width {fit.aspect_ratios}"
         )
         return {
             "model.num_classes": len(self.class_names) + 1,

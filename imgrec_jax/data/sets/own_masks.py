@@ -18,7 +18,7 @@ from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import decode_image
 from imgrec_jax.data.own.division import canonical_split, connected, divide, parse_fold
 from imgrec_jax.data.own.found import Problem, sample, settle_problems, shown, statistics
-from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, decode_mask, open_entries, pair, refuse_void_alone
+from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
 from imgrec_jax.data.source import Request, Source, parse_split
 
 SPLITS = ("train", "validation", "test")
@@ -122,14 +122,14 @@ class OwnMasks:
         if kind == "instances":
             return kind, {}
         for i in sample(len(entries), _MOST_MASKS).tolist():
-            mask = decode_mask(self._files, entries[i].masks[0])
+            mask = mask_values(self._files, entries[i].masks[0])
             lossy |= mask.dtype == np.uint8 and entries[i].masks[0].suffix.lower() in (".jpg", ".jpeg")
             if mask.ndim == 3:
                 colours = np.unique(mask.reshape(-1, mask.shape[2])[:, :3], axis=0)
                 if len(colours) > 2 or (len(colours) == 2 and colours[0].any()):
                     raise ValueError(
-                        f"{self._files.root / entries[i].masks[0]} is a colour image of {len(colours)} colours; expected grey "
-                        "or palette PNG of class numbers, or black and one colour; write the masks so"
+                        f"{self._files.root / entries[i].masks[0]} is a colour image of {len(colours)} colours; expected "
+                        "grey or palette PNG of class numbers, or black and one colour; write the masks so"
                     )
                 mask = np.where(mask.any(2), 255, 0).astype(np.uint8)
             values.update(np.unique(mask).tolist())

@@ -32,7 +32,8 @@ class Labels(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """splits: {"train", "validation", "test" or "": (image, its text file or None)}; class_names: () where they have none."""
+    """splits: {"train", "validation", "test" or "": (image, its text file or None)}; class_names: () where nothing names
+    them."""
 
     splits: dict[str, list[tuple[Path, Path | None]]]
     class_names: tuple[str, ...]

@@ -1,8 +1,8 @@
 """What are pretrained weights worth with 5, 10, 25 and 50 images a class? Hand signs for the digits (sign_digits: 10 x 100).
 
-    python experiments/013_transfer/run.py probe --data=DIR [--tfjs=DIR]     features of a frozen body and a linear head
-    python experiments/013_transfer/run.py train --data=DIR --how=scratch    the same networks, all of them trained
-    python experiments/013_transfer/run.py table
+    python experiments/021_transfer/run.py probe --data=DIR [--tfjs=DIR]     features of a frozen body and a linear head
+    python experiments/021_transfer/run.py train --data=DIR --how=scratch    the same networks, all of them trained
+    python experiments/021_transfer/run.py table
 
 The split is by image and the same for all: the first 80 images of a class (in the order of their names, shuffled by a fixed
 seed) may be trained on, the other 20 are the test; nothing is chosen by the test. A seed draws which of the 80 are seen.
