@@ -101,7 +101,9 @@ class OwnImages:
                 "file,label, or an npz"
             )
         if request.multi_label and listing.marks is None:
-            raise ValueError(f"{listing.title} has one label an image; use --config=configs/image_folder.py without :multi_label")
+            raise ValueError(
+                f"{listing.title} has one label an image; use --config=configs/image_folder.py without :multi_label"
+            )
         self._same = self._tied()
         self.splits = self._of_one_split(whole) if whole else self._divided(fractions, split_seed)
         self.class_names, self.labels = self._labelled(class_names)
