@@ -68,7 +68,8 @@ def write(run: Predictor, out: Path) -> str:
     script = out.with_name(f"run_{out.stem}.py")
     names = {"name": out.name, "script": script.name, "shape": ["batch", *shape], "zeros": (1, *shape)}
     script.write_text(_SCRIPT.format(**names))
-    gaps = compare(lambda x: jax.export.deserialize(bytearray(out.read_bytes())).call(x), function, images)
+    program = jax.export.deserialize(bytearray(out.read_bytes()))
+    gaps = compare(jax.jit(program.call), function, images, most)
     _describe(run, shape, out, data, most, {"images": len(images), "of": origin, "largest_difference": gaps})
     far = {name: gap for name, gap in gaps.items() if gap > BOUNDS.get(name, BOUND)}
     if far:
@@ -114,14 +115,13 @@ def compare(
     artefact: Callable[[np.ndarray], dict[str, jax.Array]],
     live: Callable[[jax.Array], dict[str, jax.Array]],
     images: np.ndarray,
+    most: int,
 ) -> dict[str, float]:
-    """{output: the largest difference} over the images, at two sizes of batch; of whole numbers the share that is not equal."""
+    """{output: the largest difference} over the images, in batches of up to `most`; of whole numbers, the share that differs."""
     gaps: dict[str, float] = {}
     compiled = jax.jit(live)
-    half = max(len(images) // 2, 1)
-    for part in (images[:half], images[half:], images[:1]):
-        if not len(part):
-            continue
+    size = min(most, max(len(images) // 2, 1))
+    for part in (*(images[start : start + size] for start in range(0, len(images), size)), images[:1]):
         theirs, ours = (jax.device_get(answer) for answer in (artefact(part), compiled(jnp.asarray(part))))
         for name, value in ours.items():
             if np.issubdtype(value.dtype, np.floating):
