@@ -42,10 +42,10 @@ def start(folder: Path, cache: Path, workdir: Path, *flags: str, until: str = ""
     """
     command = [
         sys.executable, "-m", "imgrec_jax.main", "--config=configs/image_folder.py", f"--config.data.manual_dir={folder}",
-        f"--config.data.data_dir={cache}", f"--workdir={workdir}", "--config.model.name=linear", "--config.train.total_steps=20",
-        "--config.eval.every_steps=1000000", "--config.log.every_steps=1", "--config.checkpoint.every_steps=10",
-        "--config.data.validation_split=validation[:200]", "--config.data.test_split=test[:200]", "--config.data.in_memory=false",
-        *flags,
+        f"--config.data.data_dir={cache}", f"--workdir={workdir}", "--config.model.name=linear",
+        "--config.train.total_steps=20", "--config.eval.every_steps=1000000", "--config.log.every_steps=1",
+        "--config.checkpoint.every_steps=10", "--config.data.validation_split=validation[:200]",
+        "--config.data.test_split=test[:200]", "--config.data.in_memory=false", *flags,
     ]  # fmt: skip
     began = time.perf_counter()
     process = subprocess.Popen(

@@ -53,8 +53,8 @@ def _multi_label(config: ConfigDict, **common: Any) -> Task:
     options = options_of(config.loss)
     if options.pop("name") != "binary_cross_entropy" or config.eval.top_k:
         raise ConfigError(
-            f"config.data.multi_label=True: config.loss.name={config.loss.name!r} with eval.top_k={config.eval.top_k} is of "
-            "one label an image; expected 'binary_cross_entropy' and (), as image_folder.py:multi_label has them"
+            f"config.data.multi_label=True: config.loss.name={config.loss.name!r}, eval.top_k={config.eval.top_k} are of one "
+            "label an image; expected 'binary_cross_entropy' and (), as image_folder.py:multi_label has them"
         )
     check_options("loss", options, multi_label.binary_cross_entropy, skip=2)
     return multi_label.make_task(loss_fn=functools.partial(multi_label.binary_cross_entropy, **options), **common)

@@ -173,6 +173,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     "eval.top_k": ("classification",),
     "data.examples_per_class": ("classification",),
     "eval.intervals": ("classification",),
+    **dict.fromkeys(("data.multi_label", "data.balance", "data.balance_by", "data.prepare"), ("classification",)),
     "eval.positive": ("classification",),
     "eval.threshold": ("classification",),
     "loss": ("classification", "segmentation"),

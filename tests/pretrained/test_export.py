@@ -1,10 +1,13 @@
 """Weights in and out: torchvision's state dict -> our variables -> torchvision's names, bit for bit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgrec_jax import export
 from imgrec_jax.models import detectors, segmenters, zoo
 from imgrec_jax.pretrained import fit, names
 from imgrec_jax.pretrained.export import torchvision_state
@@ -33,6 +36,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@functools.cache
 def abstract(name):
     model, inputs = MODELS[name]()
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)
@@ -61,6 +65,7 @@ LARGE = (
     "fcn_resnet50",
     "resnet50",
     "vgg16",
+    "densenet121",
     "convnext_tiny",
     "vit_b_16",
 )
@@ -99,3 +104,10 @@ def test_what_torchvision_does_not_have_is_an_error():
 def random_variables_of_lite():
     model = zoo.make_classifier("efficientnet_lite0", num_classes=3)
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_the_command_says_what_cannot_be_exported(finished):
+    with pytest.raises(SystemExit, match="error: torchvision has no network of this architecture"):
+        export.main([f"--workdir={finished['classification']}", "--format=torchvision"])
+    with pytest.raises(SystemExit, match="error: .*invalid choice: 'pickle'"):
+        export.main([f"--workdir={finished['classification']}", "--format=pickle"])

@@ -1,7 +1,7 @@
 """DICOM files as pictures, by pydicom (`pip install 'imgrec-jax[dicom]'`): rescaled, windowed, bright where the body is dense.
 
-The window is the given one, else the file's first, else the range of its stored bits; below it is 0, above it white. MONOCHROME1,
-which stores white as 0, is turned round. Of several frames the first counts. DICOM PS3.3, C.7.6.3 and C.11.2.
+The window is the given one, else the file's first, else the range of its stored bits; below it is 0, above it white.
+MONOCHROME1, which stores white as 0, is turned round. Of several frames the first counts. DICOM PS3.3, C.7.6.3 and C.11.2.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     max_pixels: int = MAX_PIXELS
 
 
-DEFAULT_READING = Reading()
+_PLAIN = Reading()
 
 
 @dataclass
@@ -90,6 +90,8 @@ class Listing:
 
     def taken(self, keep: np.ndarray) -> Listing:
         """Those where bool [N] `keep` says so."""
+        if keep.all():
+            return self
         at = np.flatnonzero(keep).tolist()
         lists = {key: [getattr(self, key)[i] for i in at] for key in ("names", "labels", "splits", "groups")}
         marks = None if self.marks is None else self.marks[at]
@@ -98,7 +100,7 @@ class Listing:
                        notes=self.notes, pixels=pixels)  # fmt: skip
 
 
-def read(root: Path, reading: Reading = DEFAULT_READING) -> Listing:
+def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     """The listing of a folder, a table, an npz or an archive.
 
     Raises:
@@ -173,8 +175,9 @@ def _bytes_of(store: Store, name: str) -> bytes:
 
 def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     """DIR/CLASS/... or DIR/SPLIT/CLASS/..."""
-    parts = [PurePosixPath(name).parts for name in pictures]
-    every = {PurePosixPath(name).parts[:-1] for name in store.stamps}
+    parts = [tuple(name.split("/")) for name in pictures]
+    _refuse_other_kinds(store)
+    every = {tuple(folder.split("/")) for folder in {name.rpartition("/")[0] for name in store.stamps} if folder}
     depth = 0
     while len({p[: depth + 1] for p in parts}) == 1 and any(len(p) > depth + 2 for p in parts):
         depth += 1  # a folder that holds one folder only
@@ -207,6 +210,22 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
         if len(folder) == at + 1 and (not as_splits or folder[depth] in splits):
             listing.notes.append(f"{'/'.join(folder)} has no images: no class")
     return listing
+
+
+def _refuse_other_kinds(store: Store) -> None:
+    """Raises ValueError for folders of masks or boxes, whose folders are no classes."""
+    names = {part.lower() for name in store.stamps for part in name.split("/")[:-1]}
+    texts = any(name.lower().endswith(".txt") and "labels" in name.lower().split("/")[:-1] for name in store.stamps)
+    for parts, right, config in (
+        ({"images", "masks"}, True, "own_segmentation"),
+        ({"jpegimages", "annotations"}, True, "own_detection"),
+        ({"images", "labels"}, texts, "own_detection"),
+    ):
+        if right and parts <= names:
+            raise ValueError(
+                f"{store.root} has folders {' and '.join(sorted(parts))}, which are no classes; it looks like data of "
+                f"--config=configs/{config}.py"
+            )
 
 
 def _without_files(store: Store, held: set, depth: int, at: int, tops: Sequence[str]) -> set[tuple[str, ...]]:
@@ -348,7 +367,7 @@ def _find(store: Store, folder: PurePosixPath, text: str) -> str:
 
 
 def _arrays(path: Path, reading: Reading) -> Listing:
-    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits); also `SPLIT_groups`, `class_names`."""
+    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits), perhaps `SPLIT_groups`, `class_names`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file}

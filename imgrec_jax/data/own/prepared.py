@@ -1,7 +1,8 @@
-"""Prepared images: decoded, at one size, in ArrayRecord files; made once by all cores.
+"""Prepared images: decoded, at one size, in files of records; made once by all cores.
 
-A preparation is a folder of shards, each with the list of what it holds; a shard takes its name when all of it is on the disk. So a
-preparation that was killed goes on with the shards that are missing, and files that were added or changed make new ones.
+A preparation is a folder of shards, each with the list of what it holds; a shard takes its name when all of it is on the
+disk. So a preparation that was killed goes on with the shards that are missing, and files that were added or changed make new
+ones.
 
 A record is height, width, channels (three little-endian uint16), then the pixels.
 """
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.data.own.pictures import decode
 from imgrec_jax.data.own.stores import Stamp, Store, folder_store, open_store
 from imgrec_jax.data.progress import progress
+from imgrec_jax.data.records import BytesReader, open_bytes, write_bytes
 
 VERSION = 1
 _SHARD = 1000  # images of one, or more where there were more than _MOST_SHARDS of them
@@ -70,16 +72,13 @@ class Prepared:
         for listed in sorted(folder.glob("*.json")):
             for record, (name, size, changed) in enumerate(json.loads(listed.read_text("utf-8"))):
                 self.where[(name, size, changed)] = (listed.stem, record)
-        self._readers: dict[str, Any] = {}
+        self._readers: dict[str, BytesReader] = {}
 
     def read(self, name: str, stamp: Stamp) -> np.ndarray:
         """[H, W, C]; KeyError for what is not prepared."""
-        from array_record.python.array_record_module import ArrayRecordReader
-
         shard, record = self.where[(name, *stamp)]
         if shard not in self._readers:
-            path = str(self._folder / f"{shard}.array_record")
-            self._readers[shard] = ArrayRecordReader(path, options="readahead_buffer_size:0,max_parallelism:0")
+            self._readers[shard] = open_bytes(self._folder / shard)
         data = self._readers[shard].read([record])[0]
         shape = _HEAD.unpack_from(data)
         return np.frombuffer(data, self._form.dtype, offset=_HEAD.size).reshape(shape)
@@ -131,8 +130,8 @@ def _announce(store: Store, todo: Sequence[str], form: Form, folder: Path, mean_
     needed = len(todo) * (mean_pixels * form.channels * np.dtype(form.dtype).itemsize + _HEAD.size)
     free = shutil.disk_usage(folder).free
     print(
-        f"preparing {len(todo):,} of {total:,} images in {folder}: about {needed / 2**20:,.0f} MB of {free / 2**20:,.0f} free, and "
-        f"{seconds / 60:.1f} minutes on {os.cpu_count()} cores; a start that is broken off goes on",
+        f"preparing {len(todo):,} of {total:,} images in {folder}: about {needed / 2**20:,.0f} MB of {free / 2**20:,.0f} free, "
+        f"and {seconds / 60:.1f} minutes on {os.cpu_count()} cores; a start that is broken off goes on",
         file=sys.stderr,
         flush=True,
     )
@@ -175,22 +174,17 @@ _STORES: dict[Path, Store] = {}  # of a worker
 
 
 def _write_shard(root: Path, form: Form, path: Path, part: list[tuple[str, int, int]]) -> None:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     if root not in _STORES:
         _STORES[root] = folder_store(root, form.max_pixels, {}) if root.is_dir() else open_store(root, form.max_pixels)
     store = _STORES[root]
 
-    def write(partial: Path) -> None:
-        writer = ArrayRecordWriter(str(partial), "group_size:1")
-        try:
-            for name, *_ in part:
-                image: np.ndarray = np.ascontiguousarray(_image(store, name, form), form.dtype)
-                writer.write(_HEAD.pack(*image.shape) + image.tobytes())
-        except (OSError, ValueError) as error:
-            raise ImageFileError(str(error)) from None  # an error of a library may not come back from a worker
-        finally:
-            writer.close()
+    def records() -> Iterator[bytes]:
+        for name, *_ in part:
+            image: np.ndarray = np.ascontiguousarray(_image(store, name, form), form.dtype)
+            yield _HEAD.pack(*image.shape) + image.tobytes()
 
-    write_whole(path.with_name(f"{path.name}.array_record"), write)
+    try:
+        write_bytes(path, records())
+    except (OSError, ValueError) as error:
+        raise ImageFileError(str(error)) from None  # an error of a library may not come back from a worker
     write_whole(path.with_name(f"{path.name}.json"), lambda partial: partial.write_text(json.dumps(part), "utf-8") and None)

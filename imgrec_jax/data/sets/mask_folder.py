@@ -248,7 +248,7 @@ def refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None
     """Raises ValueError when pixels are void and none has a class above 0; the search ends at the first one that has."""
     seen_void = False
     for entry in entries:
-        values = decode_mask(files, entry.masks[0])
+        values = mask_values(files, entry.masks[0])
         seen_void |= bool((values == void).any())
         if ((values != 0) & (values != void)).any():
             return
@@ -259,7 +259,7 @@ def refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None
         )
 
 
-def decode_mask(files: Files, path: PurePosixPath) -> np.ndarray:
+def mask_values(files: Files, path: PurePosixPath) -> np.ndarray:
     """Values [H, W] as stored (of a palette PNG: the indices), or [H, W, C] for a colour image; of a lossy file 0 and 1."""
     data, name = files.read(path), str(files.root / path)
     try:
@@ -287,7 +287,7 @@ def _from_instances(files: Files, entry: Entry, size: tuple[int, int]) -> dict:
     """Where masks overlap, the last one in the order of names lies on top."""
     instances = np.zeros(size, np.uint16)
     for number, path in enumerate(entry.masks, start=1):
-        instances[_nonzero(decode_mask(files, path))] = number
+        instances[_nonzero(mask_values(files, path))] = number
     return {
         "segmentation": (instances > 0).astype(np.uint8),
         "pixel_valid": np.ones(size, np.bool_),
@@ -296,7 +296,7 @@ def _from_instances(files: Files, entry: Entry, size: tuple[int, int]) -> dict:
 
 
 def _from_mask(files: Files, entry: Entry, kind: str, classes: int, void: int | None) -> dict:
-    values, name = decode_mask(files, entry.masks[0]), files.root / entry.masks[0]
+    values, name = mask_values(files, entry.masks[0]), files.root / entry.masks[0]
     if kind == "binary":
         return {"segmentation": _nonzero(values).astype(np.uint8), "pixel_valid": np.ones(values.shape[:2], np.bool_)}
     if values.ndim == 3:

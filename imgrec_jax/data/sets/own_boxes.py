@@ -74,8 +74,8 @@ def find(root: Path) -> Given:
             return found
     there = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))[:10]
     raise ValueError(
-        f"{root} holds {there}; expected Pascal VOC (Annotations/ and JPEGImages/), YOLO (data.yaml, or images/ and labels/), or a "
-        "COCO json with images, annotations and categories"
+        f"{root} holds {there}; expected Pascal VOC (Annotations/ and JPEGImages/), YOLO (data.yaml, or images/ and labels/), "
+        "or a COCO json with images, annotations and categories"
     )
 
 
@@ -344,8 +344,8 @@ class OwnBoxes:
         )
         counts = [int(np.diff(split.annotations.offsets).max(initial=0)) for split in self.splits.values()]
         self.lines.append(
-            f"images are brought to {fit.min_size} x {fit.max_size} pixels; anchors of {fit.anchor_sizes} pixels, height / width "
-            f"{fit.aspect_ratios}"
+            f"images are brought to {fit.min_size} x {fit.max_size} pixels; anchors of {fit.anchor_sizes} pixels, "
+            f"height / width {fit.aspect_ratios}"
         )
         return {
             "model.num_classes": len(self.class_names) + 1,

@@ -100,6 +100,10 @@ class OwnImages:
                 f"{listing.title} holds no image of a class; expected DIR/CLASS/*.jpg, DIR/train/CLASS/*.jpg, a table of "
                 "file,label, or an npz"
             )
+        if request.multi_label and listing.marks is None:
+            raise ValueError(
+                f"{listing.title} has one label an image; use --config=configs/image_folder.py without :multi_label"
+            )
         self._same = self._tied()
         self.splits = self._of_one_split(whole) if whole else self._divided(fractions, split_seed)
         self.class_names, self.labels = self._labelled(class_names)
@@ -158,8 +162,11 @@ class OwnImages:
 
     def _tied(self) -> np.ndarray:
         """int64 [N]: of images that belong together, for their group or their content."""
+        digests = self._index.table["digest"]
+        if not any(self.listing.groups):
+            return np.unique(digests, return_inverse=True)[1]
         _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(self.listing.groups)]), return_inverse=True)
-        return connected(group, self._index.table["digest"])
+        return connected(group, digests)
 
     # Splits
 
@@ -179,8 +186,7 @@ class OwnImages:
             held = "validation" if "test" in there else "test"
             if held in there:
                 raise ValueError(
-                    f"config.data.fold={self._request.fold!r}: {self.title} has both a validation and a test split; leave it "
-                    "empty"
+                    f"config.data.fold={self._request.fold!r}: {self.title} has a validation and a test split; leave it empty"
                 )
             divided[own[part_of == number - 1]] = held
             self.lines.append(f"fold {number} of {of} is the {held} split")
@@ -220,9 +226,8 @@ class OwnImages:
         torn = [f"{group} ({', '.join(sorted(splits))})" for group, splits in sorted(members.items()) if len(splits) > 1]
         if torn:
             raise ValueError(
-                f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from one "
-                "part of a group is tested on the other; move each to one split, or set config.data.group='' to leave groups "
-                "alone"
+                f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from "
+                "one part of a group is tested on the other; move each to one split, or leave config.data.group empty"
             )
         first: dict[int, int] = {}
         leaks, torn_labels = [], []
@@ -301,8 +306,9 @@ class OwnImages:
         at = whole[slice(*split_range(split, len(whole)))]
         targets = self._targets(at)
         names = tuple(self.listing.names[i] for i in at.tolist())
-        groups = tuple(self.listing.groups[i] or f"\0{names[n]}" for n, i in enumerate(at.tolist()))
-        meta = {"file_names": names, "targets": targets, **({"groups": groups} if any(self.listing.groups) else {})}
+        meta: dict[str, Any] = {"file_names": names, "targets": targets}
+        if any(self.listing.groups):
+            meta["groups"] = tuple(self.listing.groups[i] or f"\0{names[n]}" for n, i in enumerate(at.tolist()))
         table = self._index.table[at]
         size = None if len(at) == len(whole) else len(whole)
         info = SourceInfo(f"{self.title} {split}", self.class_names, meta, self._identity(whole), size)

@@ -18,7 +18,7 @@ from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import decode_image
 from imgrec_jax.data.own.division import canonical_split, connected, divide, parse_fold
 from imgrec_jax.data.own.found import Problem, sample, settle_problems, shown, statistics
-from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, decode_mask, open_entries, pair, refuse_void_alone
+from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
 from imgrec_jax.data.source import Request, Source, parse_split
 
 SPLITS = ("train", "validation", "test")
@@ -55,8 +55,8 @@ class OwnMasks:
     """A `data.own.found.Survey` of segmentation."""
 
     def __init__(
-        self, request: Request, kind: str, class_names: tuple[str, ...], void: int | None, fractions: tuple[float, ...], seed: int,
-        whole: str = "",
+        self, request: Request, kind: str, class_names: tuple[str, ...], void: int | None, fractions: tuple[float, ...],
+        seed: int, whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
         self._request, self._void, self.title = request, void, str(request.folder)
@@ -84,8 +84,8 @@ class OwnMasks:
         masks = next((name for name in MASK_FOLDERS if name in folders and name != images), None)
         if images is None or masks is None:
             raise ValueError(
-                f"{self.title} holds images in {sorted(folders)[:8]}; expected a folder of images, one of {IMAGE_FOLDERS}, and one of masks, "
-                f"one of {MASK_FOLDERS}"
+                f"{self.title} holds images in {sorted(folders)[:8]}; expected a folder of images, one of {IMAGE_FOLDERS}, "
+                f"and one of masks, one of {MASK_FOLDERS}"
             )
         if not kind:
             holders = {name.parts[: name.parts.index(masks)] for name in self._files.names if masks in name.parts[:-1]}
@@ -122,14 +122,14 @@ class OwnMasks:
         if kind == "instances":
             return kind, {}
         for i in sample(len(entries), _MOST_MASKS).tolist():
-            mask = decode_mask(self._files, entries[i].masks[0])
+            mask = mask_values(self._files, entries[i].masks[0])
             lossy |= mask.dtype == np.uint8 and entries[i].masks[0].suffix.lower() in (".jpg", ".jpeg")
             if mask.ndim == 3:
                 colours = np.unique(mask.reshape(-1, mask.shape[2])[:, :3], axis=0)
                 if len(colours) > 2 or (len(colours) == 2 and colours[0].any()):
                     raise ValueError(
-                        f"{self._files.root / entries[i].masks[0]} is a colour image of {len(colours)} colours; expected grey or palette PNG of "
-                        "class numbers, or black and one colour; write the masks so"
+                        f"{self._files.root / entries[i].masks[0]} is a colour image of {len(colours)} colours; expected "
+                        "grey or palette PNG of class numbers, or black and one colour; write the masks so"
                     )
                 mask = np.where(mask.any(2), 255, 0).astype(np.uint8)
             values.update(np.unique(mask).tolist())

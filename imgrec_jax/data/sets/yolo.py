@@ -1,8 +1,8 @@
 """YOLO folders: images, and beside them a text file each of `class x y width height`, in shares of the image.
 
-data.yaml names the classes and where the splits lie; without it `images/` and `labels/` are looked for, with the splits inside or
-around them, and classes.txt. An empty text file, or none, means no object; a line of a polygon, `class x1 y1 x2 y2 ...`, gives its
-box; what lies a little outside of 0..1 is cut, and counted. Format: https://docs.ultralytics.com/datasets/detect
+data.yaml names the classes and where the splits lie; without it `images/` and `labels/` are looked for, with the splits inside
+or around them, and classes.txt. An empty text file, or none, means no object; a line of a polygon, `class x1 y1 x2 y2 ...`,
+gives its box; what lies a little outside of 0..1 is cut, and counted. Format: https://docs.ultralytics.com/datasets/detect
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Labels(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """splits: {"train", "validation", "test" or "": (image, its text file or None)}; class_names: () where nothing names them."""
+    """splits: {"train", "validation", "test" or "": (image, its text file or None)}; class_names: () where nothing names
+    them."""
 
     splits: dict[str, list[tuple[Path, Path | None]]]
     class_names: tuple[str, ...]

@@ -34,7 +34,8 @@ def coco(root, splits=True):
         for n in mine:
             write(root / (split if splits else "pictures") / f"{n}.png", image(n))
         annotations = [
-            {"id": 10 * n + k, "image_id": n, "category_id": c + 5, "bbox": [x, y, X - x, Y - y], "area": (X - x) * (Y - y), "iscrowd": 0}
+            {"id": 10 * n + k, "image_id": n, "category_id": c + 5, "bbox": [x, y, X - x, Y - y],
+             "area": (X - x) * (Y - y), "iscrowd": 0}
             for n in mine for k, (c, x, y, X, Y) in enumerate(BOXES[n])
         ]  # fmt: skip
         images = [{"id": n, "file_name": f"{n}.png", "height": SIZE[0], "width": SIZE[1]} for n in mine]

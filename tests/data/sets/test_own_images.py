@@ -178,6 +178,26 @@ def test_equal_files_in_two_given_splits_are_told(tmp_path):
     assert any(line.startswith("leakage: 2 files are equal to one of another split: ") for line in found.lines), found.lines
 
 
+@pytest.mark.parametrize(
+    ("names", "config"),
+    [
+        (("x/images/1.png", "x/masks/1.png"), "own_segmentation"),
+        (("JPEGImages/1.png", "Annotations/1.xml"), "own_detection"),
+        (("images/1.png", "labels/1.txt"), "own_detection"),
+    ],
+)
+def test_data_of_another_kind_are_refused_with_the_right_config(tmp_path, names, config):
+    for name in names:
+        write(tmp_path / "d" / name, encoded(pixels("cat", 1)))
+    with pytest.raises(ValueError, match=f"which are no classes; it looks like data of --config=configs/{config}.py"):
+        survey(tmp_path / "d", tmp_path)
+
+
+def test_several_labels_need_a_table(tmp_path):
+    with pytest.raises(ValueError, match="has one label an image; use --config=configs/image_folder.py without :multi_label"):
+        survey(folder(tmp_path / "d", COUNTS), tmp_path, multi_label=True)
+
+
 def test_one_class_alone_or_no_image_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has one class, .cat."):
         survey(folder(tmp_path / "d", {"cat": 3}), tmp_path)

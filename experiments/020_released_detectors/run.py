@@ -1,12 +1,12 @@
 """A detector file in torchvision's released layout, evaluated here and by torchvision on the same JPEG files.
 
-    python experiments/012_released_detectors/run.py reference --weights=A.safetensors --data=DIR --out=DIR
+    python experiments/020_released_detectors/run.py reference --weights=A.safetensors --data=DIR --out=DIR
       (needs torch, torchvision, pycocotools) makes DIR/detector.pth, a file as references/detection/train.py saves it, with 91
-      outputs and beside the weights `args`, from a run's `imgrec export --format=torchvision`; and DIR/torchvision.json, what
-      torchvision finds with it, and pycocotools' twelve numbers.
-    python experiments/012_released_detectors/run.py ours --data=DIR --out=DIR
+      outputs and beside the weights `args`, from a run's `imgrec export --format=torchvision` (without --weights from seeded
+      random ones); and DIR/torchvision.json, what torchvision finds with it, and pycocotools' twelve numbers.
+    python experiments/020_released_detectors/run.py ours --data=DIR --out=DIR
       evaluates DIR/detector.pth with `--mode=eval`, without training, and predicts.
-    python experiments/012_released_detectors/run.py compare --out=DIR
+    python experiments/020_released_detectors/run.py compare --out=DIR
       compares: the twelve numbers, and detections one by one.
 
 --kind=v1 or v2 (fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2).
@@ -49,9 +49,9 @@ def as_91_outputs(state: dict, category_ids: list[int]) -> dict:
 
 def reference(arguments: argparse.Namespace) -> None:
     sys.path.insert(0, str(ROOT))
-    from tests.goldens.seeded import import_torchvision
+    from tests.goldens import seeded
 
-    torchvision = import_torchvision()
+    torchvision = seeded.import_torchvision()
     import torch
     from PIL import Image
     from pycocotools.coco import COCO
@@ -61,7 +61,11 @@ def reference(arguments: argparse.Namespace) -> None:
     truth = COCO(str(annotations(arguments)))
     options = {"weights_backbone": None, "min_size": arguments.min_size, "max_size": arguments.max_size}
     model = torchvision.models.get_model(NAMES[arguments.kind], weights=None, num_classes=91, **options)
-    model.load_state_dict(as_91_outputs(load_file(arguments.weights), sorted(truth.getCatIds())), strict=True)
+    if arguments.weights:
+        model.load_state_dict(as_91_outputs(load_file(arguments.weights), sorted(truth.getCatIds())), strict=True)
+    else:
+        drawn = seeded.weights({name: tuple(value.shape) for name, value in model.state_dict().items()})
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in drawn.items()})
     state = {f"module.{name}": value for name, value in model.state_dict().items()}
     args = argparse.Namespace(lr=0.02, aspect_ratio_group_factor=3, output_dir=Path("."), momentum=np.float64(0.9))
     out = Path(arguments.out)

@@ -1,14 +1,14 @@
 """What are pretrained weights worth with 5, 10, 25 and 50 images a class? Hand signs for the digits (sign_digits: 10 x 100).
 
-    python experiments/013_transfer/run.py probe --data=DIR [--tfjs=DIR]     features of a frozen body and a linear head
-    python experiments/013_transfer/run.py train --data=DIR --how=scratch    the same networks, all of them trained
-    python experiments/013_transfer/run.py table
+    python experiments/021_transfer/run.py probe --data=DIR [--tfjs=DIR]     features of a frozen body and a linear head
+    python experiments/021_transfer/run.py train --data=DIR --how=scratch    the same networks, all of them trained
+    python experiments/021_transfer/run.py table
 
-The split is by image and the same for all: the first 80 images of a class (in the order of their names, shuffled by a fixed seed)
-may be trained on, the other 20 are the test; nothing is chosen by the test. A seed draws which of the 80 are seen. The probe is
-multinomial logistic regression (L2, C = 1) on standardised embeddings, as `configs/transfer.py:probe` without augmentation: a
-body that stands still gives each image one embedding, so it is computed once. `train` runs the product's own train step on
-64 x 64 images, 32 a step, with AdamW and one cycle, as `configs/transfer.py` does.
+The split is by image and the same for all: the first 80 images of a class (in the order of their names, shuffled by a fixed
+seed) may be trained on, the other 20 are the test; nothing is chosen by the test. A seed draws which of the 80 are seen.
+The probe is multinomial logistic regression (L2, C = 1) on standardised embeddings, as `configs/transfer.py:probe` without
+augmentation: a body that stands still gives each image one embedding, so it is computed once. `train` runs the product's
+own train step on 64 x 64 images, 32 a step, with AdamW and one cycle, as `configs/transfer.py` does.
 """
 
 import argparse
