@@ -117,7 +117,7 @@ def compare(
     images: np.ndarray,
     most: int,
 ) -> dict[str, float]:
-    """{output: the largest difference} over the images, in batches of up to `most`; of whole numbers, the share that differs."""
+    """{output: the largest difference} over the images, in batches of up to `most`; of integers the share that differs."""
     gaps: dict[str, float] = {}
     compiled = jax.jit(live)
     size = min(most, max(len(images) // 2, 1))
