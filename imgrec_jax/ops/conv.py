@@ -20,7 +20,7 @@ from jax import lax
 
 FORMS_VERSION = 1
 NHWC = ("NHWC", "HWIO", "NHWC")
-# Input channels up to which output columns are computed in groups, or, of one channel, as sums of shifted images.
+# Input channels up to which output columns are computed in groups.
 FEW_CHANNELS = 4
 # Channels up to which a gradient of the input, of images at most three kernels wide, is computed row by row.
 NARROW = 16
@@ -129,10 +129,10 @@ def forward(x: jax.Array, w: jax.Array, spec: Spec) -> jax.Array:
     if any(size < k for size, k in zip(x.shape[1:3], w.shape[:2], strict=True)):
         # XLA's plain loops: 3x3, 256 -> 256, 64 x 2 x 2 cells 97, patches 2.5
         return by_patches(x, w, spec)
-    if x.shape[3] == 1 and spec.strides == (1, 1):
-        return by_taps(x, w, spec)  # 5x5, 1 -> 10, 64 x 28 x 28: lax 2.3, groups of 8 columns 0.43, taps 0.40
     if group := _columns(x.shape, w.shape, spec):
-        return by_columns(x, w, spec, group)  # 3x3, 3 -> 32, 8 x 128 x 128: lax 9.3, groups of 2 columns 5.3
+        return by_columns(
+            x, w, spec, group
+        )  # 3x3, 3 -> 32, 8 x 128 x 128: lax 9.3, columns 5.3; 5x5, 1 -> 10, 64 x 28 x 28: 2.3, 0.44
     return lax_forward(x, w, spec)
 
 
@@ -171,7 +171,9 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, w_shape: tuple, spec: Spec) 
 
 def _kernel_gradient(x, dy, shape, spec):
     if spec.groups > 1:
-        if _is_depthwise(shape, spec):
+        # 3x3, 512 channels, 8 x 14 x 14: lax 58, taps 8.5; 64 channels, 8 x 112 x 112: 103 and 181
+        symbolic = jax.export.is_symbolic_dim(x.shape[0])
+        if _is_depthwise(shape, spec) and (symbolic or 4 * dy.size <= MAX_PATCH_BYTES):
             return kernel_gradient_by_taps(x, dy, shape, spec)
         return lax_kernel_gradient(x, dy, w_shape=shape, spec=spec)
     if shape[:2] == (1, 1):
@@ -245,14 +247,15 @@ def by_patches(x, w, spec):
 
 
 def by_taps(x, w, spec):
-    """The sum over taps of the shifted image times the tap's weights, of one channel or of each by itself (depthwise)."""
+    """Depthwise: the sum over taps of the shifted image times the tap's weights."""
     sizes, padded, wide = _sizes(x.shape, w.shape, spec), _padded(x, spec), _wide(x.dtype)
     total = 0
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
             shifted = _shifted(padded, i, j, sizes, spec.strides)
             total += shifted.astype(wide) * w[i, j, 0].astype(wide)
-    return total.astype(x.dtype)
+    # XLA would fuse the sum into whatever reads it, and compute it again for each reader.
+    return lax.optimization_barrier(total.astype(x.dtype))
 
 
 def by_columns(x, w, spec, group: int):
@@ -377,14 +380,15 @@ def kernel_gradient_in_parts(x, dy, shape, spec, parts: int):
 
 
 def kernel_gradient_by_taps(x, dy, shape, spec):
-    """Depthwise: one sum over the map for each tap."""
-    padded, wide = _padded(x, spec), dy.astype(_wide(dy.dtype))
+    """Depthwise: for each tap the sum of the shifted image times dy; over images and rows it is a product with ones."""
+    padded, (b, m, n, c), wide = _padded(x, spec), dy.shape, _wide(dy.dtype)
+    ones, dy = jnp.ones((1, b * m), wide), dy.astype(wide)
     sums = []
     for i in range(shape[0]):
         for j in range(shape[1]):
-            shifted = _shifted(padded, i, j, dy.shape[1:3], spec.strides)
-            sums.append(jnp.sum(jnp.sum(shifted.astype(wide.dtype) * wide, axis=(0, 1)), axis=0))
-    return jnp.stack(sums).reshape(shape).astype(dy.dtype)
+            product = _shifted(padded, i, j, (m, n), spec.strides).astype(wide) * dy
+            sums.append(ones @ product.reshape(b * m, n * c))
+    return jnp.concatenate(sums).reshape(-1, n, c).sum(1).reshape(shape).astype(x.dtype)
 
 
 def _rows_product(x, dy, precision):
