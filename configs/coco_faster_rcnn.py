@@ -6,6 +6,12 @@ The folder holds train2017/, val2017/ and annotations/instances_{train,val}2017.
 Weights are random unless they are given. From torchvision's ImageNet ResNet-50, as the published recipe starts:
   --config.pretrained.path=torchvision/resnet50.IMAGENET1K_V1 --config.pretrained.head=new
 
+":released" and ":released_v2" are torchvision's detectors with their released weights, each image resized and padded as there:
+  python -m imgrec_jax.main --config=configs/coco_faster_rcnn.py:folder,released --config.data.manual_dir=/data/coco --mode=eval
+evaluates val2017, where torchvision publishes AP 0.369 (v1) and 0.467 (v2); experiments/020_released_detectors/published.py
+asserts it. Without the network the error says which file to get and where to put it. Trained on, they start from these weights;
+classes of another folder are matched by their names.
+
 ":folder,overfit" is a smoke test of the whole path from files to AP, not a result: a small detector learns 16 training images
 by heart and is evaluated on the same 16: AP50 0.98 in 20 minutes of one busy CPU core on 16 images of a COCO folder.
 
@@ -19,10 +25,11 @@ from imgrec_jax.config import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """variant: "", "folder", and after either "tiny" or "overfit", separated by a comma."""
+    """variant: "", "folder", and after either "tiny", "overfit", "released" or "released_v2", separated by a comma."""
     names = [name for name in variant.split(",") if name]
-    if not set(names) <= {"folder", "tiny", "overfit"} or {"tiny", "overfit"} <= set(names):
-        raise ValueError(f"unknown variant {variant!r}; expected 'folder', and 'tiny' or 'overfit'")
+    kinds = [name for name in names if name != "folder"]
+    if not set(kinds) <= {"tiny", "overfit", "released", "released_v2"} or len(kinds) > 1:
+        raise ValueError(f"unknown variant {variant!r}; expected 'folder', and 'tiny', 'overfit', 'released' or 'released_v2'")
     config = base()
     config.task = "detection"
     config.model = ConfigDict({
@@ -53,6 +60,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.select.metric = "AP"
     config.log.every_steps = 20
     config.log.show = ("loss", "AP", "AP50", "AR100", "f1")
+    if "released" in names or "released_v2" in names:
+        v2 = "_v2" if "released_v2" in names else ""
+        config.pretrained.path = f"torchvision/fasterrcnn_resnet50_fpn{v2}.COCO_V1"
+        config.pretrained.head = "match"
+        config.data.resize, config.data.eval_batch_size = "torchvision", 1
+        if v2:
+            config.model = ConfigDict({"name": "fasterrcnn_resnet50_fpn_v2", "num_classes": 81, "norm": "batch"})
+        else:
+            config.model.norm_epsilon = 0.0  # as torchvision runs these weights
     if "tiny" in names:
         config.data.train_split, config.data.validation_split = "train[:4]", f"{config.data.validation_split}[:4]"
         config.data.batch_size, config.data.eval_batch_size = 1, 1

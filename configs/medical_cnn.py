@@ -1,4 +1,4 @@
-r"""Medical pictures in two classes by a small convolutional network from random weights, with the scores that medicine asks for.
+r"""Medical pictures in two classes by a small network from random weights, with the scores that medicine asks for.
 
 python -m imgrec_jax.main --config=configs/medical_cnn.py --config.data.manual_dir=DIR
 DIR is anything that image_folder.py takes; one image has one of two labels, and the second (or config.eval.positive) is the one

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 FREE = (
-    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection", "optim.options",
+    "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection",
+    "optim.options",
 )  # fmt: skip
 
 # What a key or a value was called before: {old key: new key}, {key: {old value: new value}}.
@@ -115,6 +116,7 @@ def _data() -> ConfigDict:
     section.train_split = "train"
     section.validation_split = ""  # what early stopping and the choice of the best checkpoint look at
     section.test_split = "test"  # reported after every evaluation, never selected on
+    section.examples_per_class = placeholder(int)  # classification: so many of each class are trained on, drawn by the seed
     section.allow_overlap = False  # splits that share examples are an error
     section.batch_size = 64  # global, over all devices
     section.eval_batch_size = 1000
@@ -172,6 +174,8 @@ def _optim() -> ConfigDict:
     section.weight_decay = ()  # (regex, value) rules; the first match wins
     section.lr_multiplier = ()
     section.frozen = ()  # regexes
+    _duration(section, "unfreeze_after")  # what is frozen is trained from then on; without one, never
+    section.layer_decay = 1.0  # factor on the rate from each block of the backbone to the one before it
     section.clip_norm = placeholder(float)
     section.ema_decay = 0.0
     section.accumulate = 1
@@ -368,7 +372,12 @@ def load_file(path: Path, variant: str = "") -> ConfigDict:
             raise ValueError("a config is a Python file, whose name ends in .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.get_config(*([variant] if variant else []))
+        made = module.get_config(*([variant] if variant else []))
+        if not isinstance(made, ConfigDict):
+            raise ValueError(
+                f"get_config returns {type(made).__name__}; expected a ConfigDict made from imgrec_jax.config.base()"
+            )
+        return made
     except Exception as error:  # whatever a user's file does
         raise ConfigFileError(f"{path}: {f'{type(error).__name__}: ' * (type(error) is not ValueError)}{error}") from error
 

@@ -21,7 +21,7 @@ from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
 # Modules of this package that are commands of `imgrec` beside training.
-COMMANDS: tuple[str, ...] = ("export", "predict", "sweep")
+COMMANDS: tuple[str, ...] = ("explain", "export", "predict", "report", "sweep")
 
 
 def define_flags() -> None:
@@ -133,9 +133,11 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             return check_data(assemble.reports(config))
         if workdir.exists(folder) and not FLAGS.restart:  # a run goes on with what it found in its data when it began
             config = assemble.remembered(config, workdir.read_config(folder))
+        untrained = FLAGS.mode == "eval" and not workdir.exists(folder) and bool(config.pretrained.path)
         # What needs no data is compared first: a wrong config costs a second, not a preparation.
         if (
             FLAGS.mode == "eval"
+            and not untrained
             and not FLAGS.allow_changes
             and (changed := workdir.config_changes(folder, config, assemble.complete))
         ):
@@ -145,7 +147,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
                 + "\nGive its own (or none), "
                 "or --allow_changes to evaluate with this one; the result then says so"
             )
-        if FLAGS.mode == "eval":
+        if FLAGS.mode == "eval" and not untrained:
             workdir.read_config(folder)
         elif FLAGS.mode == "train" and not FLAGS.restart:
             workdir.check_config(folder, config, assemble.complete)
@@ -156,6 +158,9 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     try:
         if FLAGS.mode == "browse":
             return browse(experiment, folder, say)
+        if untrained:
+            loop.evaluate_pretrained(experiment, folder, say, stop=stop)
+            return
         if FLAGS.mode == "eval":
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return

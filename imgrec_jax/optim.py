@@ -119,6 +119,8 @@ def make_optimizer(
     weight_decay: Rules = (),
     lr_multiplier: Rules = (),
     frozen: Sequence[str] = (),
+    unfreeze_at: int | None = None,
+    layer_decay: float = 1.0,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Builds the chain: clip, coupled decay, the optimiser, decoupled decay, per-parameter rates; what is frozen stands still.
@@ -136,6 +138,8 @@ def make_optimizer(
         optax adds it; for all others added to the gradient (L2).
       lr_multiplier: rules; factors on the learning rate.
       frozen: regexes of parameters that are not trained and have no optimiser state.
+      unfreeze_at: step from which the frozen ones are trained, too, with an optimiser state of their own that begins there.
+      layer_decay: factor on the rate from each block of the backbone to the one before it (`block_depths`).
       clip_norm: largest global norm of the trained parameters' gradient.
 
     Raises:
@@ -148,25 +152,78 @@ def make_optimizer(
         raise ValueError(
             f"optim.options: {twice[0]}={options[twice[0]]} and optim.weight_decay={weight_decay} would both decay; give one"
         )
-    core = _core(name, schedule, options)
-    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     decay = match_rules(weight_decay, params, "weight_decay") if weight_decay else None
-    # `partition` hands on the parameters with the frozen ones masked; the trees of values are masked the same way by `_like`.
-    if decay is not None and name not in DECOUPLED and name not in INSIDE:
-        chain.append(_add_decay(decay, None))
-    if decay is not None and name in INSIDE:
-        cores = {d: _core(name, schedule, {**options, INSIDE[name]: d}) for d in set(jax.tree.leaves(decay))}
-        core = optax.partition(cores, lambda params: _like(decay, params))
-    chain.append(core)
-    if decay is not None and name in DECOUPLED:
-        chain.append(_add_decay(decay, schedule))
-    if lr_multiplier:
-        chain.append(_multiply(match_rules(lr_multiplier, params, "lr_multiplier")))
-    tx = optax.chain(*chain)
+    multipliers = [match_rules(lr_multiplier, params, "lr_multiplier")] if lr_multiplier else []
+    if layer_decay != 1.0:
+        multipliers.append(jax.tree.map(lambda depth: layer_decay**depth, block_depths(params)))
+
+    def chain(schedule: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
+        parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+        core = _core(name, schedule, options)
+        # `partition` hands on the parameters with others masked; the trees of values are masked the same way by `_like`.
+        if decay is not None and name not in DECOUPLED and name not in INSIDE:
+            parts.append(_add_decay(decay, None))
+        if decay is not None and name in INSIDE:
+            cores = {d: _core(name, schedule, {**options, INSIDE[name]: d}) for d in set(jax.tree.leaves(decay))}
+            core = optax.partition(cores, lambda params: _like(decay, params))
+        parts.append(core)
+        if decay is not None and name in DECOUPLED:
+            parts.append(_add_decay(decay, schedule))
+        return optax.chain(*parts, *map(_multiply, multipliers))
+
     if not frozen:
-        return tx
-    labels = frozen_labels(frozen, params)
-    return optax.partition({"train": tx, "frozen": optax.set_to_zero()}, labels)
+        return chain(schedule)
+    later = optax.set_to_zero()
+    if unfreeze_at is not None:
+        later = _from_step(unfreeze_at, chain(lambda step: schedule(step + unfreeze_at)))
+    return optax.partition({"train": chain(schedule), "frozen": later}, frozen_labels(frozen, params))
+
+
+class _FromStepState(NamedTuple):
+    step: jax.Array
+    inner: Any
+
+
+def _from_step(first: int, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Stands still, with its state, before step `first`."""
+
+    def init(params: Any) -> _FromStepState:
+        return _FromStepState(jnp.zeros((), jnp.int32), tx.init(params))
+
+    def update(updates: Any, state: _FromStepState, params: Any = None) -> tuple[Any, _FromStepState]:
+        moves = state.step >= first
+        new, inner = tx.update(updates, state.inner, params)
+        new = jax.tree.map(lambda u: jnp.where(moves, u, jnp.zeros_like(u)), new)
+        inner = jax.tree.map(lambda a, b: jnp.where(moves, a, b), inner, state.inner)
+        return new, _FromStepState(optax.safe_increment(state.step), inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+# Of a backbone's parameters, the block that they are of: its name, and how it is placed among the blocks.
+_BLOCK = re.compile(
+    r"(?:^|/)(?P<kind>layer|blocks_|features_|denseblock|down|merge|transition)(?P<stage>\d+)(?:_(?:denselayer)?(?P<index>\d+))?"
+)
+_BEFORE = ("down", "merge")  # the blocks of their stage
+
+
+def block_depths(params: Any) -> Any:
+    """A tree like `params` of how many blocks lie between a parameter and the head: 0 for all outside of the backbone."""
+    names = parameter_names(params)
+
+    def place(name: str) -> tuple[int, int] | None:
+        if not name.startswith("backbone/"):
+            return None
+        if (match := _BLOCK.search(name)) is None:
+            # What is before the first block, and a transformer's last norm.
+            return (10**6, 0) if name.startswith(("backbone/norm/", "backbone/fpn/")) else (-1, 0)
+        index = -1 if match["kind"] in _BEFORE else 10**6 if match["kind"] == "transition" else int(match["index"] or 0)
+        return int(match["stage"]), index
+
+    places = [place(name) for name in names]
+    order = sorted({where for where in places if where is not None})
+    depths = [0 if where is None else len(order) - order.index(where) for where in places]
+    return jax.tree.unflatten(jax.tree.structure(params), depths)
 
 
 def frozen_labels(frozen: Sequence[str], params: Any) -> Any:

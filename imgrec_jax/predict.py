@@ -56,7 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.paths:
         raise ValueError("no images: give paths, or - to read a list of them from standard input")
     labels = run.labels_at(arguments.labels) if arguments.labels else None
-    options = {"max_pixels": run.config.data.max_pixels, "upright": labels is None, "every": arguments.every}
+    if arguments.every < 1:
+        raise ValueError(f"--every={arguments.every}; expected 1 (every frame) or more")
+    # COCO's results are of the pixels as stored, like its annotations.
+    options = {**run.reading(labels is not None or arguments.coco is not None), "every": arguments.every}
     found = inputs.of_words(arguments.paths, sys.stdin, **options)
     faults = command.Faults()
     if arguments.features:

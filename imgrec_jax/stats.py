@@ -156,9 +156,64 @@ def best_threshold(scores: np.ndarray, positive: np.ndarray, criterion: str = "y
         return None
     edges = np.concatenate([[values[0]], (values[:-1] + values[1:]) / 2])
     tp, fp = ones[::-1].cumsum()[::-1], zeros[::-1].cumsum()[::-1]  # said yes from each value on
-    if criterion == "youden":
-        worth = tp / ones.sum() - fp / zeros.sum()
-    else:
-        worth = 2 * tp / (tp + fp + ones.sum())
+    worth = tp / ones.sum() - fp / zeros.sum() if criterion == "youden" else 2 * tp / (tp + fp + ones.sum())
     best = np.flatnonzero(np.isclose(worth, worth.max(), rtol=0, atol=1e-12))
     return float(edges[best[np.abs(edges[best] - 0.5).argmin()]])
+
+
+class Paired(NamedTuple):
+    """Two answers to the same examples: the difference (first minus second), its interval, and the probability of one as large
+    if both were equally good."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """Of two classifiers' correctness on the same examples, bool [N] each: (only the first is right, only the second, p).
+
+    The exact two-sided binomial test of the examples on which they differ (McNemar 1947, Psychometrika 12:153).
+    """
+    from scipy.stats import binomtest
+
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    won, lost = int(np.sum(first & ~second)), int(np.sum(~first & second))
+    return won, lost, float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
+def paired_bootstrap(
+    first: Callable[[np.ndarray], float | None],
+    second: Callable[[np.ndarray], float | None],
+    count: int,
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Paired | None:
+    """The difference of a statistic of two runs when examples are drawn with replacement, the same ones for both.
+
+    Args:
+      first, second: weights int [N] -> value, as in `bootstrap`.
+      count: N.
+
+    Returns:
+      The difference with its percentile interval and the two-sided p of no difference; None where it is undefined.
+    """
+    every = np.ones(count, np.int64)
+    a, b = first(every), second(every)
+    if a is None or b is None:
+        return None
+    rng, differences = np.random.default_rng(seed), []
+    for _ in range(draws):
+        weights = np.bincount(rng.integers(0, count, count), minlength=count)
+        one, other = first(weights), second(weights)
+        if one is not None and other is not None:
+            differences.append(one - other)
+    if len(differences) < draws / 2:
+        return None
+    low, high = np.quantile(differences, [0.5 - level / 2, 0.5 + level / 2])
+    values = np.array(differences)
+    sides = [(np.sum(values <= 0) + 1) / (len(values) + 1), (np.sum(values >= 0) + 1) / (len(values) + 1)]
+    return Paired(float(a - b), float(low), float(high), float(min(1.0, 2 * min(sides))))

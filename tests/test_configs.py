@@ -15,8 +15,10 @@ VARIANTS = {
     "image_classification": ["32", "64"],
     "image_folder": ["", "multi_label"],
     "medical_cnn": ["", "224"],
+    "own_detection": ["", "tiny"],
+    "own_segmentation": ["", "tiny"],
     "scenes_detection": ["faster", "fast", "rcnn", "faster,tiny"],
-    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit"],
+    "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit", "folder,released", "released_v2"],
     "bccd_faster_rcnn": ["", "tiny"],
     "coco_fast_rcnn": ["", "folder", "tiny", "folder,tiny"],
     "coco_rcnn": ["", "folder", "tiny", "folder,tiny"],
@@ -24,6 +26,7 @@ VARIANTS = {
     "nuclei_unet": ["", "border", "tiny"],
     "pets_unet": ["", "tiny"],
     "coco_fcn_resnet50": ["", "tiny"],
+    "transfer": ["", "probe", "unfreeze", "scratch"],
 }
 
 
@@ -42,7 +45,7 @@ def test_every_config_is_listed_here():
 def test_config_is_sound(name, variant):
     config = load(name).get_config(*([variant] if variant else []))
     assert config.is_locked
-    if config.data.name.endswith("_folder") and not config.data.manual_dir:
+    if data.entry_of(config).folder and not config.data.manual_dir:
         config.data.manual_dir = "given on the command line"
     assemble.check(config)
 

@@ -1,6 +1,7 @@
 """Imports go one way."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,11 @@ ALLOWED = {
         "tasks",
     },
     "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
-    "pages": PURE | {"config", "data", "experiment", "inference", "pages", "run", "stats"},
+    "attribution": {"attribution", "inference", "tasks"},
+    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"export", "main", "predict", "sweep"}
+COMMANDS = {"explain", "export", "main", "predict", "report", "sweep"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 
@@ -118,3 +120,9 @@ def test_no_imports_go_in_circles():
     for name in sorted(graph):
         if name != "imgrec_jax":  # the door: everything may be behind it
             visit(name, ())
+
+
+def test_every_part_is_packed_into_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert set(listed) == there | {"imgrec_jax.configs"}

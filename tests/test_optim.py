@@ -217,3 +217,61 @@ def test_orthogonalise_keeps_the_singular_vectors_and_evens_the_values(shape):
     polar = left @ right
     assert np.linalg.norm(u @ v - polar) < 1e-3 * np.linalg.norm(polar)
     assert not np.any(optim.orthogonalise(jnp.zeros(shape), 5))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_is_unfrozen_later_moves_from_then_on_as_if_training_began_there(name):
+    """Up to rounding: with the schedule of the whole run, and an optimiser state of its own."""
+    options = {"schedule": falling, "params": PARAMS, "weight_decay": ((".*", 0.1),)}
+    tx = optim.make_optimizer(name, frozen=("conv",), unfreeze_at=2, **options)
+    alone = optim.make_optimizer(name, **{**options, "schedule": lambda step: falling(step + 2)})
+    free = optim.make_optimizer(name, **options)
+    params, state = PARAMS, tx.init(PARAMS)
+    expected, alone_state, all_params, free_state = PARAMS, alone.init(PARAMS), PARAMS, free.init(PARAMS)
+    for step in range(4):
+        updates, state = tx.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+        updates, free_state = free.update(GRADS, free_state, all_params)
+        all_params = optax.apply_updates(all_params, updates)
+        if step >= 2:
+            updates, alone_state = alone.update(GRADS, alone_state, expected)
+            expected = optax.apply_updates(expected, updates)
+        np.testing.assert_allclose(params["conv"]["kernel"], expected["conv"]["kernel"], rtol=1e-6)
+        np.testing.assert_allclose(params["head"]["kernel"], all_params["head"]["kernel"], rtol=1e-6)
+
+
+def test_layers_nearer_to_the_image_get_lower_rates():
+    names = {
+        "backbone/conv1/kernel": 4, "backbone/layer1_0/conv1/kernel": 3, "backbone/layer1_1/bn1/scale": 2,
+        "backbone/layer2_0/conv1/kernel": 1, "embedding/dense/kernel": 0, "fc/kernel": 0,
+    }  # fmt: skip
+    tree = {}
+    for name in names:
+        node, parts = tree, name.split("/")
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+        node[parts[-1]] = jnp.ones(1)
+    depths = optim.block_depths(tree)
+    assert dict(zip(optim.parameter_names(tree), jax.tree.leaves(depths), strict=True)) == names
+    tx = optim.make_optimizer("sgd", schedule=lambda step: 1.0, params=tree, layer_decay=0.5)
+    updates, _ = tx.update(tree, tx.init(tree), tree)
+    assert updates["backbone"]["layer1_1"]["bn1"]["scale"] == -0.25 and updates["fc"]["kernel"] == -1.0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("backbone/stem_conv/kernel", "backbone/blocks_0_0/project_conv/kernel"),
+        ("backbone/blocks_0_1/fc1/kernel", "backbone/down1_norm/scale"),
+        ("backbone/down1_conv/kernel", "backbone/blocks_1_0/fc1/kernel"),
+        ("backbone/denseblock1_denselayer6/conv1/kernel", "backbone/transition1_conv/kernel"),
+        ("backbone/transition1_conv/kernel", "backbone/denseblock2_denselayer1/conv1/kernel"),
+        ("backbone/pos_embedding", "backbone/blocks_0/qkv/kernel"),
+        ("backbone/blocks_2/qkv/kernel", "backbone/blocks_11/qkv/kernel"),
+        ("backbone/features_2/kernel", "backbone/features_10/kernel"),
+    ],
+)
+def test_blocks_are_in_the_order_of_the_network(first, second):
+    tree = {first: jnp.ones(1), second: jnp.ones(1)}
+    depths = optim.block_depths(tree)
+    assert depths[first] == 2 and depths[second] == 1

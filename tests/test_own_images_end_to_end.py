@@ -217,7 +217,8 @@ def test_the_same_command_goes_on_and_other_data_are_refused(tmp_path):
     command = [
         sys.executable, "-m", "imgrec_jax.main", "--config=configs/image_folder.py", f"--config.data.manual_dir={root}",
         f"--config.data.data_dir={tmp_path / 'cache'}", f"--workdir={tmp_path / 'run'}",
-        "--config.model.name=mlp", "--config.model.hidden=(16,)", "--config.model.dropout=0", "--config.model.kernel_init=lecun_normal", "--config.log.tensorboard=false", "--config.data.threads=0",
+        "--config.model.name=mlp", "--config.model.hidden=(16,)", "--config.model.dropout=0",
+        "--config.model.kernel_init=lecun_normal", "--config.log.tensorboard=false", "--config.data.threads=0",
     ]  # fmt: skip
     status, out, err = small_runs.run([*command, "--config.train.total_epochs=4"])
     assert status == 0 and "resumed at step 3" in out, out + err

@@ -74,7 +74,8 @@ def check(config: ConfigDict) -> None:
 
 def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     """The config with what the run of the config `before` found in its data when it began, where it leaves that open."""
-    return found.remembered(complete(modernise(config)), complete(modernise(before)))
+    # The config of a workdir is complete; completing it again could run code that only the workdir names.
+    return found.remembered(complete(modernise(config)), modernise(before))
 
 
 def reports(config: ConfigDict) -> Iterator[Report | ExamplesReport]:
@@ -201,11 +202,12 @@ def _pipelines(
 def _optimisation(config: ConfigDict, epoch: int, params: Any, class_names: tuple[str, ...]) -> Optimisation:
     schedule = partial(optimizer.make_schedule, config, steps_per_epoch=epoch)
     total = steps_of(config.train, "train.total", epoch, config.data.batch_size)
-    optimizer.make_optimizer(config, schedule(total), params=params)  # the rules look for their parameters
+    make_optimizer = partial(optimizer.make_optimizer, config, steps_per_epoch=epoch)
+    make_optimizer(schedule(total), params=params)  # the rules look for their parameters
     return Optimisation(
         total_steps=total,
         make_schedule=schedule,
-        make_optimizer=partial(optimizer.make_optimizer, config),
+        make_optimizer=make_optimizer,
         initialise=pretrained.make_initialise(config, class_names),
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,

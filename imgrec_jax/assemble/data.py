@@ -18,8 +18,8 @@ from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.check_examples import ExamplesReport, check_examples
 from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
-from imgrec_jax.data.sets import coco, mask_folder, mnist, own_images, panoptic, pets, scenes, tfds, voc
-from imgrec_jax.data.source import Request, Source, default_data_dir, overlap, parse_split
+from imgrec_jax.data.sets import coco, mask_folder, mnist, own_boxes, own_images, own_masks, panoptic, pets, scenes, tfds, voc
+from imgrec_jax.data.source import Request, Source, default_data_dir, few, overlap, parse_split
 
 # What examples of a task carry beside the image.
 TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
@@ -40,6 +40,8 @@ class Entry(NamedTuple):
 SETS: dict[str, Entry] = {
     "mnist": Entry(mnist.open_digits, ("classification",), class_names=mnist.CLASS_NAMES),
     "image_folder": Entry(own_images.survey_images, ("classification",), folder=True, survey=True),
+    "own_detection": Entry(own_boxes.survey_boxes, ("detection",), folder=True, survey=True),
+    "own_segmentation": Entry(own_masks.survey_masks, ("segmentation",), folder=True, survey=True),
     "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation")),
     "coco_folder": Entry(coco.open_coco_folder, ("detection",), folder=True),
     "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True, class_names=voc.CLASS_NAMES),
@@ -170,6 +172,11 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
         train = open_split(data.train_split)
         if found:
             opened |= {name: found.other(Path(path).expanduser()) for name, path in options_of(data.test_sets).items()}
+    if data.examples_per_class is not None:
+        try:
+            train = few(train, data.examples_per_class, config.seed)
+        except ValueError as error:
+            raise ConfigError(f"config.data.examples_per_class={data.examples_per_class}: {error}") from error
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)
@@ -185,7 +192,7 @@ def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -
     names = {"train": config.data.train_split, "validation": config.data.validation_split, "test": config.data.test_split}
     sources = {"train": train, **evals}
     sizes = {parse_split(names[name])[0]: s.info.base_size or len(s) for name, s in sources.items()}
-    for first, second in itertools.combinations(sources, 2):
+    for first, second in itertools.combinations([name for name in sources if name in names], 2):
         selects = config.select.metric and (first, second) == ("validation", "test")
         if config.data.allow_overlap and not selects:
             continue

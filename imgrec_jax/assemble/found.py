@@ -23,6 +23,7 @@ AUTO = "auto"  # of a split
 KEYS: dict[str, Open] = {
     "model.num_classes": Open(None, 2),
     "model.anchor_sizes": Open((), ((16,), (32,), (64,))),
+    "model.aspect_ratios": Open((), (1.0,)),
     "data.options.class_names": Open((), ("background", "foreground")),
     "data.options.size": Open(None, (64, 64)),
     "data.options.channels": Open(None, 3),
@@ -31,6 +32,7 @@ KEYS: dict[str, Open] = {
     "data.eval_ops.resize.size": Open(None, (64, 64)),
     "data.eval_ops.to_channels.channels": Open(None, 3),
     "data.train_ops.random_affine.size": Open(None, (64, 64)),
+    "data.train_ops.foreground_crop.size": Open(None, (96, 96)),
     "data.train_ops.to_channels.channels": Open(None, 3),
     "data.mean": Open((), (0.5,)),
     "data.std": Open((), (0.5,)),

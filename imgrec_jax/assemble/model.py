@@ -14,6 +14,7 @@ from imgrec_jax.config import is_own
 from imgrec_jax.models.classifiers import CLASSIFIERS, FIELDS
 from imgrec_jax.models.detectors import DETECTORS
 from imgrec_jax.models.segmenters import SEGMENTERS
+from imgrec_jax.models.zoo import ARCHITECTURES
 
 
 class Entry(NamedTuple):
@@ -81,7 +82,8 @@ def _factory(config: ConfigDict) -> Callable:
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for a model that cannot be made."""
     model = make_model(config)
-    if config.task == "classification" and not is_own(config.model.name):
+    # The zoo's architectures look up their names when they are made.
+    if config.task == "classification" and config.model.name not in ARCHITECTURES and not is_own(config.model.name):
         try:  # names inside (activation, initialiser, norm) are looked up when a model is traced; a small image shows them all
             jax.eval_shape(model.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32))
         except (ValueError, TypeError) as error:

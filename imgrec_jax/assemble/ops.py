@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import ConfigError, check_options, options_of
 from imgrec_jax.config import is_own
-from imgrec_jax.data.ops import crops, elastic, geometry, mixing, photometric, targets
+from imgrec_jax.data.ops import crops, elastic, geometry, mixing, photometric, randaugment, targets
 
 # In the order in which they are applied, whatever the order in a config.
 OPS: dict[str, Callable] = {
@@ -21,6 +21,7 @@ OPS: dict[str, Callable] = {
     "random_affine": geometry.random_affine,
     "elastic": elastic.elastic,
     "instance_targets": targets.instance_targets,
+    "rand_augment": randaugment.rand_augment,
     "colour_jitter": photometric.colour_jitter,
     "gaussian_noise": photometric.gaussian_noise,
     "erase": photometric.erase,
@@ -30,6 +31,7 @@ BATCH_OPS: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix
 TASKS_OF_OP = {
     "mixup": ("classification",),
     "cutmix": ("classification",),
+    "rand_augment": ("classification",),
     "foreground_crop": ("segmentation",),
     "instance_targets": ("segmentation",),
 }

@@ -26,9 +26,16 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"config.optim or config.schedule: {error}") from error
 
 
-def make_optimizer(config: ConfigDict, schedule: Callable, *, params: Any) -> Any:
+def make_optimizer(config: ConfigDict, schedule: Callable, *, params: Any, steps_per_epoch: int = 1) -> Any:
     """The optax transformation for these parameters (or their shapes); ConfigError for a rule that matches none."""
-    rules = {name: config.optim[name] for name in ("weight_decay", "lr_multiplier", "frozen")}
+    rules = {name: config.optim[name] for name in ("weight_decay", "lr_multiplier", "frozen", "layer_decay")}
+    later = {key: config.optim[key] for key in config.optim if key.startswith("unfreeze_after_")}
+    if any(value is not None for value in later.values()):
+        if not config.optim.frozen:
+            raise ConfigError(
+                "config.optim.unfreeze_after_* says when frozen parameters are trained, and optim.frozen is empty"
+            )
+        rules["unfreeze_at"] = steps_of(later, "optim.unfreeze_after", steps_per_epoch, config.data.batch_size)
     try:
         return _optimizer(config, schedule)(params=params, **rules)
     except (ValueError, TypeError) as error:

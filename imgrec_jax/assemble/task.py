@@ -53,8 +53,8 @@ def _multi_label(config: ConfigDict, **common: Any) -> Task:
     options = options_of(config.loss)
     if options.pop("name") != "binary_cross_entropy" or config.eval.top_k:
         raise ConfigError(
-            f"config.data.multi_label=True: config.loss.name={config.loss.name!r} with eval.top_k={config.eval.top_k} is of one label "
-            "an image; expected 'binary_cross_entropy' and (), as image_folder.py:multi_label has them"
+            f"config.data.multi_label=True: config.loss.name={config.loss.name!r}, eval.top_k={config.eval.top_k} are of one "
+            "label an image; expected 'binary_cross_entropy' and (), as image_folder.py:multi_label has them"
         )
     check_options("loss", options, multi_label.binary_cross_entropy, skip=2)
     return multi_label.make_task(loss_fn=functools.partial(multi_label.binary_cross_entropy, **options), **common)
@@ -138,7 +138,7 @@ def make_summarise(config: ConfigDict, sources: dict[str, Source]) -> dict[str, 
     What validation chooses (a threshold) is that of the state that was evaluated last, and is used for the other splits.
     """
     if config.task == "detection":
-        return {name: _detections_of(source.info.meta["annotations"]) for name, source in sources.items()}
+        return {name: summary_of_detections(source.info.meta["annotations"]) for name, source in sources.items()}
     if not (config.task == "classification" and config.eval.intervals):
         return dict.fromkeys(sources, metrics.compute)
     return scores.make_summaries(
@@ -150,7 +150,8 @@ def make_summarise(config: ConfigDict, sources: dict[str, Source]) -> dict[str, 
     )
 
 
-def _detections_of(annotations: Any) -> Callable[[dict], dict]:
+def summary_of_detections(annotations: Any) -> Callable[[dict], dict]:
+    """Merged metric states -> values; annotations: the table of the boxes that are there."""
     truth = functools.cache(lambda: coco_eval.load_ground_truth(annotations.to_coco()))  # made when it is first asked for
     return functools.partial(_summarise_detections, truth, annotations)
 

@@ -65,7 +65,7 @@ class Annotations:
             raise ValueError("these annotations hold no masks; open the source with targets=('boxes', 'masks')")
         height, width = (int(v) for v in self.sizes[index])
         span = range(self.offsets[index], self.offsets[index + 1])
-        masks = [decode_mask(self.segmentations[j], height, width) for j in span]
+        masks = [mask_values(self.segmentations[j], height, width) for j in span]
         return np.stack(masks) if masks else np.zeros((0, height, width), np.bool_)
 
     def subset(self, indices: np.ndarray) -> Annotations:
@@ -233,7 +233,7 @@ def to_run_lengths(segmentation: Segmentation | None, height: int, width: int) -
     return {"size": segmentation["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
-def decode_mask(segmentation: Segmentation | None, height: int, width: int) -> np.ndarray:
+def mask_values(segmentation: Segmentation | None, height: int, width: int) -> np.ndarray:
     """COCO segmentation -> bool [height, width]."""
     from pycocotools import mask as coco_mask
 

@@ -94,7 +94,9 @@ def check_examples(source: Source, seen: dict[bytes, tuple[str, str]]) -> Exampl
             unit = "pixels"
         labels, values = _labels(example, len(classes))
         counts.update(values)
-        findings += [Finding(kind, name, None, detail) for kind, detail in _of_one(image, labels, len(classes))]
+        findings += [
+            Finding(kind, name, None, detail) for kind, detail in _of_one(image, labels, len(classes), unit == "pixels")
+        ]
         digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes() + str(image.shape).encode(), digest_size=16).digest()
         findings += _repeats(digest, name, labels, own, seen)
         own[digest] = (name, labels)
@@ -107,21 +109,24 @@ def check_examples(source: Source, seen: dict[bytes, tuple[str, str]]) -> Exampl
 
 def _labels(example: dict[str, Any], classes: int) -> tuple[tuple[int, ...], dict[int, int]]:
     """(the classes of an example, {class: how often it counts})."""
-    if "segmentation" not in example:
-        labels = tuple(int(v) for v in np.atleast_1d(np.asarray(example["label"])))
-        return labels, dict.fromkeys((v for v in labels if v >= 0), 1)
+    if "labels" in example:  # several an image, and perhaps none
+        labels = tuple(np.flatnonzero(np.asarray(example["labels"]) > 0).tolist())
+        return labels, dict.fromkeys(labels, 1)
+    if "label" in example:
+        label = int(example["label"])
+        return (label,), {label: 1} if label >= 0 else {}
     values = np.asarray(example["segmentation"])
     values = values[example["pixel_valid"]] if "pixel_valid" in example else values
     found, counts = np.unique(values, return_counts=True)
     return tuple(found.tolist()), {int(k): int(n) for k, n in zip(found, counts, strict=True) if k >= 0}
 
 
-def _of_one(image: np.ndarray, labels: Sequence[int], classes: int) -> list[tuple[str, str]]:
+def _of_one(image: np.ndarray, labels: Sequence[int], classes: int, is_map: bool) -> list[tuple[str, str]]:
     """(kind, detail) of what is wrong with an example by itself."""
     found = []
     if strange := [label for label in labels if label < 0 or (classes and label >= classes)]:
         found.append(("label outside the classes", f"{strange[:5]}; expected 0..{classes - 1}"))
-    if not labels:
+    if not labels and is_map:
         found.append(("no label", "no pixel of it counts"))
     if image.min() == image.max():
         found.append(("blank image", f"all pixels are {image.flat[0]}"))

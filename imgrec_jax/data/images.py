@@ -224,7 +224,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     """
     import cv2
 
-    if check_image(data, name, max_pixels).format == "JPEG" and (image := _decode_jpeg(data, name)) is not None:
+    header = check_image(data, name, max_pixels)
+    if header.format == "JPEG" and (image := _decode_jpeg(data, name)) is not None:
         return image
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -235,6 +236,9 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
         ) from error
     if image is None:
         raise ImageFileError(f"{name}: {len(data)} bytes that are no image OpenCV can decode; replace the file")
+    if header.format == "TIFF":  # OpenCV turns a TIFF whatever it is told
+        tag = orientation_of(data)
+        image = turned(image, _BACK.get(tag, tag))
     return image
 
 
@@ -265,6 +269,26 @@ def _say_damage(name: str, what: str) -> None:
     elif name not in _SAID:
         _SAID.add(name)
         print(f"warning: {name} is damaged ({what}); its pixels are used as they decode", file=sys.stderr, flush=True)
+
+
+# EXIF 2.32, section 4.6.4 A: tag 0x0112 -> (mirrored left to right first, quarter turns to the left).
+_UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+_BACK = {6: 8, 8: 6}  # the others undo themselves
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, C] as stored -> as it is to be looked at; orientation: EXIF's 1 to 8."""
+    mirrored, turns = _UPRIGHT.get(orientation, (False, 0))
+    upright = np.rot90(image[:, ::-1] if mirrored else image, turns)
+    return np.ascontiguousarray(upright) if mirrored or turns else image
+
+
+def orientation_of(data: bytes) -> int:
+    """The EXIF orientation of an encoded image; 1, which is upright, where it says nothing."""
+    with contextlib.suppress(Exception), open_image(io.BytesIO(data)) as image:
+        if image.format in ("JPEG", "MPO", "PNG", "TIFF", "WEBP"):
+            return image.getexif().get(0x0112, 1)
+    return 1
 
 
 def is_lossy(data: bytes, format: str | None) -> bool:

@@ -52,6 +52,9 @@ class Preprocess:
         says which rows are valid, as in evaluation."""
         chosen = np.resize(np.arange(len(examples)), rows)
         batch = self.collate([examples[n] for n in chosen.tolist()])
+        if "pixel_valid" in batch:  # void pixels are not valid either: what is padding is told by the sizes
+            sizes = [example.get("image_size", size_of(example)) for example in examples]
+            batch["image_size"] = np.array(sizes, np.int32)[chosen]
         batch["index"] = np.asarray(indices, np.int32)[chosen]
         batch["example_valid"] = np.arange(rows) < len(examples)
         return batch

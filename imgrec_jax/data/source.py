@@ -170,6 +170,54 @@ class Subset:
         return self._source[self._start + index]
 
 
+class Chosen:
+    """Some examples of a source, in the order of `indices`."""
+
+    def __init__(self, source: Source, indices: np.ndarray, info: SourceInfo):
+        self._source, self._indices, self.info = source, indices, info
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[int(self._indices[index])]
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """The labels of all examples, int [n]; read one by one where neither arrays nor what is known beforehand tell them."""
+    known = source.info.meta.get("targets", {}).get("label")
+    if known is None and isinstance(source, ArraySource):
+        known = source.arrays["label"]
+    return np.asarray(known) if known is not None else np.array([int(source[i]["label"]) for i in range(len(source))])
+
+
+def few(source: Source, per_class: int, seed: int) -> Source:
+    """So many examples of every class, drawn by the seed; those of a smaller number are among those of a larger one.
+
+    Raises:
+      ValueError: for a class with fewer examples, by name.
+    """
+    labels, order = labels_of(source), np.random.default_rng(seed).permutation(len(source))
+    chosen = []
+    for label in range(len(source.info.class_names) or int(labels.max()) + 1):
+        members = order[labels[order] == label]
+        if len(members) < per_class:
+            name = source.info.class_names[label] if source.info.class_names else label
+            raise ValueError(f"class {name!r} of {source.info.name} has {len(members)} examples, not {per_class}")
+        chosen.append(members[:per_class])
+    indices = np.sort(np.concatenate(chosen))
+    targets = {name: np.asarray(values)[indices] for name, values in source.info.meta.get("targets", {}).items()}
+    info = replace(
+        source.info,
+        name=f"{source.info.name}, {per_class} a class",
+        base_size=source.info.base_size or len(source),
+        meta={**source.info.meta, **({"targets": targets} if targets else {})},
+    )
+    if isinstance(source, ArraySource):
+        return ArraySource({name: array[indices] for name, array in source.arrays.items()}, info)
+    return Chosen(source, indices, info)
+
+
 def parse_split(split: str) -> tuple[str, str | None, str | None]:
     """`train[5000:]` -> ("train", "5000", None).
 

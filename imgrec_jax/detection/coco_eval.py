@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -102,6 +102,21 @@ def evaluate(
     return CocoResult(
         dict(zip(SUMMARY, stats.tolist(), strict=True)), dict(zip(names, per_class, strict=True)), len(truth.imgs)
     )
+
+
+def by_images(ground_truth, detections: np.ndarray) -> Callable[[np.ndarray], float | None]:
+    """AP as a function of how often each image counts, in the order of the ground truth's sorted ids; see `errors`."""
+    from pycocotools.cocoeval import COCOeval
+
+    from imgrec_jax.detection.errors import ap_of_weighted_images
+
+    truth = load_ground_truth(ground_truth) if isinstance(ground_truth, dict) else ground_truth
+    with _quiet():
+        evaluator = COCOeval(truth, _detected(truth, detections, "bbox"), iouType="bbox")
+        evaluator.params.imgIds = sorted(truth.imgs)
+        evaluator.params.areaRng = evaluator.params.areaRng[:1]
+        evaluator.evaluate()
+    return ap_of_weighted_images(evaluator, sorted(truth.imgs))
 
 
 def _evaluator(engine: str) -> type:

@@ -65,13 +65,13 @@ class Batcher:
     """Collects pieces by the shape of their batch and gives away those that are full.
 
     Attributes:
-      waiting: pieces that wait, by shape, the shape of the oldest piece first.
+      waiting: pieces that wait, by the size and the type of their images: bytes and floats mean other values.
     """
 
     def __init__(self, preprocess: Preprocess, shapes: Shapes, rows: int):
         """Args: preprocess of the run; shapes that streams met so far; rows: B, fewer where images are large."""
         self._preprocess, self._shapes, self._rows = preprocess, shapes, rows
-        self.waiting: dict[Size, list[Piece]] = {}
+        self.waiting: dict[tuple[Size, str], list[Piece]] = {}
         self._bytes = 0
 
     def add(self, piece: Piece) -> Iterator[tuple[list[Piece], Batch]]:
@@ -79,18 +79,19 @@ class Batcher:
         size = self._preprocess.group(piece.example)
         if self._preprocess.pad is not None and (target := self._shapes.of(size)) != size:
             piece, size = piece._replace(example=self._preprocess.pad(piece.example, target)), target
-        members = self.waiting.setdefault(size, [])
+        key = size, piece.example["image"].dtype.str
+        members = self.waiting.setdefault(key, [])
         members.append(piece)
         self._bytes += piece.size
         if len(members) == self._rows_of(size):
-            yield self._take(size)
+            yield self._take(key)
         while self._bytes > BYTES_WAITING:
             yield from self.oldest()
 
     def oldest(self) -> Iterator[tuple[list[Piece], Batch]]:
         """The batch of the shape that waits longest, full or not."""
         if self.waiting:
-            yield self._take(min(self.waiting, key=lambda size: self.waiting[size][0].owner))
+            yield self._take(min(self.waiting, key=lambda key: self.waiting[key][0].owner))
 
     def rest(self) -> Iterator[tuple[list[Piece], Batch]]:
         while self.waiting:
@@ -100,11 +101,11 @@ class Batcher:
         fitting = max(PIXELS_OF_A_BATCH // (size[0] * size[1]), 1)
         return min(self._rows, 1 << (fitting.bit_length() - 1))
 
-    def _take(self, size: Size) -> tuple[list[Piece], Batch]:
-        pieces = self.waiting.pop(size)
+    def _take(self, key: tuple[Size, str]) -> tuple[list[Piece], Batch]:
+        pieces = self.waiting.pop(key)
         self._bytes -= sum(piece.size for piece in pieces)
         examples, indices = [piece.example for piece in pieces], [piece.row for piece in pieces]
-        return pieces, self._preprocess.batch(examples, indices, self._rows_of(size))
+        return pieces, self._preprocess.batch(examples, indices, self._rows_of(key[0]))
 
 
 def ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[tuple[T, Future[U]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -113,7 +114,7 @@ def ending_in_one_line() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except Exception as error:
-        if any(word.startswith("--verbosity=") and word != "--verbosity=0" for word in sys.argv):
+        if re.search(r"(^| )--verbosity[ =][^0]", " ".join(sys.argv)):
             raise
         text = str(error).strip() or type(error).__name__
         known = any(kind.__name__ in NAMED for kind in type(error).__mro__)

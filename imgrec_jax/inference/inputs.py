@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from imgrec_jax.data.files import IMAGES
+from imgrec_jax.data.files import IMAGES as _IMAGES
 from imgrec_jax.data.images import (
     MAX_PIXELS,
     ImageFileError,
@@ -27,15 +27,17 @@ from imgrec_jax.data.images import (
     decode_image,
     file_problem,
     open_image,
+    orientation_of,
     read_image_file,
+    turned,
 )
 
+IMAGES = (*_IMAGES, ".dcm")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 ARRAYS = (".npy", ".npz")
+Decode = Callable[[bytes, str], np.ndarray]
 _LARGE = 32_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
 _LARGE_LOCK = threading.Lock()
-# EXIF 2.32, section 4.6.4 A: tag 0x0112 -> (mirrored left to right first, quarter turns to the left).
-_UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 
 
 class Picture(NamedTuple):
@@ -78,7 +80,7 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, upright: bool =
             image = decode_image(data, name, max_pixels)
         except ImageFileError:  # a format that this OpenCV lacks
             image = _decode_by_pil(data, name)
-        return turn_upright(image, exif_orientation(data)) if upright else image
+        return turned(image, orientation_of(data)) if upright else image
 
 
 def _decode_by_pil(data: bytes, name: str) -> np.ndarray:
@@ -102,23 +104,14 @@ def as_rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def exif_orientation(data: bytes) -> int:
-    """The EXIF orientation of an encoded image; 1, which is upright, where it says nothing."""
-    from PIL import Image
-
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "TIFF", "WEBP")) as image:
-        return image.getexif().get(0x0112, 1)
-    return 1
-
-
-def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """[H, W, C] as stored -> as it is to be looked at; orientation: EXIF's 1 to 8."""
-    mirrored, turns = _UPRIGHT.get(orientation, (False, 0))
-    turned = np.rot90(image[:, ::-1] if mirrored else image, turns)
-    return np.ascontiguousarray(turned) if mirrored or turns else image
-
-
-def pictures(images: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True, every: int = 1) -> Iterator[Picture]:
+def pictures(
+    images: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
+    every: int = 1,
+    decode: Decode | None = None,
+) -> Iterator[Picture]:
     """Whatever images there are, one by one.
 
     Args:
@@ -126,6 +119,7 @@ def pictures(images: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True,
         image, `Picture`; or an array [N, H, W], [N, H, W, C].
       max_pixels, upright: see `read_file`.
       every: of a video, one frame in so many.
+      decode: (bytes of a file, its name) -> image, in place of `read_file`.
     """
     if isinstance(images, np.ndarray):
         one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
@@ -136,7 +130,7 @@ def pictures(images: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True,
         if isinstance(item, Picture):
             yield item
         elif isinstance(item, str | os.PathLike):
-            yield from of_path(os.fspath(item), max_pixels=max_pixels, upright=upright, every=every)
+            yield from of_path(os.fspath(item), max_pixels=max_pixels, upright=upright, every=every, decode=decode)
         elif _is_pil(item):
             yield Picture(getattr(item, "filename", "") or f"image {position}", functools.partial(_read_pil, item, upright))
         else:
@@ -149,12 +143,23 @@ def _is_pil(item: Any) -> bool:
 
 def _read_pil(image: Any, upright: bool) -> np.ndarray:
     pixels = np.asarray(as_rgb(image))
-    return turn_upright(pixels, image.getexif().get(0x0112, 1)) if upright else pixels
+    return turned(pixels, image.getexif().get(0x0112, 1)) if upright else pixels
 
 
-def of_path(path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = True, every: int = 1) -> Iterator[Picture]:
+def of_path(
+    path: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
+    every: int = 1,
+    decode: Decode | None = None,
+) -> Iterator[Picture]:
     """The pictures of a file (an image, npy or npz of arrays, a video), of a folder and those below it, or of a glob."""
-    place = Path(path).expanduser()
+    options: dict[str, Any] = {"max_pixels": max_pixels, "upright": upright, "every": every, "decode": decode}
+    place = Path(path)
+    if file_problem(place) == "is not there":  # a file may be called ~name
+        with contextlib.suppress(RuntimeError):
+            place = place.expanduser()
     ending = place.suffix.lower()
     if _is_folder(place):
         found = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGES + VIDEOS and not _hidden(p, place))
@@ -162,7 +167,7 @@ def of_path(path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = True, ev
             yield fault(path, f"holds no image; expected files with one of the endings {', '.join(IMAGES + VIDEOS)}")
         for file in found:
             if not _is_folder(file):
-                yield from of_path(str(file), max_pixels=max_pixels, upright=upright, every=every)
+                yield from of_path(str(file), **options)
             else:
                 yield fault(str(file), "is a folder with the name of an image")
     elif glob.has_magic(path) and file_problem(place) is not None:
@@ -170,15 +175,27 @@ def of_path(path: str, *, max_pixels: int = MAX_PIXELS, upright: bool = True, ev
         if not names:
             yield fault(path, "matches no file")
         for name in names:
-            yield from of_path(name, max_pixels=max_pixels, upright=upright, every=every)
+            if name == str(place):  # a link to nowhere with a star in its name
+                yield fault(name, "is not there")
+            else:
+                yield from of_path(name, **options)
     elif (problem := file_problem(place)) is not None:
         yield fault(path, problem)
     elif ending in ARRAYS:
         yield from _of_arrays(place)
     elif ending in VIDEOS:
         yield from _frames(place, every)
+    elif decode is not None:
+        yield Picture(str(place), functools.partial(_read_and_decode, place, max_pixels, decode))
     else:
         yield Picture(str(place), functools.partial(read_file, place, max_pixels, upright))
+
+
+def _read_and_decode(path: Path, max_pixels: int, decode: Decode) -> np.ndarray:
+    try:
+        return decode(read_image_file(path, max_pixels), str(path))
+    except FileNotFoundError as error:
+        raise ImageFileError(str(error)) from error
 
 
 def _is_folder(path: Path) -> bool:
@@ -237,7 +254,7 @@ def _frames(path: Path, every: int) -> Iterator[Picture]:
                 if not good:
                     break
                 image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                yield Picture(f"{path}#{number}", functools.partial(np.asarray, image), (str(path), number, rate))
+                yield Picture(f"{path}#{number}", functools.partial(np.asarray, image), (str(path), number, rate / every))
             number += 1
     finally:
         capture.release()

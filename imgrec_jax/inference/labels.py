@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax import metrics
-from imgrec_jax.assemble.task import make_summarise
+from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import ImageFileError
@@ -146,28 +146,32 @@ class BoxLabels:
 class MapLabels:
     """The mask of each image: class numbers, or for a run on masks of kind "binary" whatever is not 0."""
 
-    def __init__(self, place: Path, classes: int, binary: bool = False):
+    def __init__(self, place: Path, classes: int, binary: bool = False, void: int | None = VOID, suffix: str = ""):
         self.states: dict[str, Any] | None = None
-        self._place, self._classes, self._binary = place, classes, binary
+        self._place, self._classes, self._binary, self._void, self._suffix = place, classes, binary, void, suffix
         self._files = list_files(place)
         self._masks = {path.stem: path for path in self._files.names}
+        if len(self._masks) < len(self._files.names):
+            twice = next(path for path in self._files.names if self._masks[path.stem] != path)
+            raise ValueError(f"--labels={place}: {twice} and {self._masks[twice.stem]} are masks of one name; give one folder")
         if not self._masks:
             raise ValueError(f"--labels={place} holds no mask; expected NAME.png of class numbers for an image NAME.*")
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
-        path = self._masks.get(Path(name).stem)
+        stem = Path(name).stem
+        path = self._masks.get(f"{stem}{self._suffix}", self._masks.get(stem))
         if path is None:
-            raise ValueError(f"{name}: no mask {Path(name).stem}.png in {self._place}")
+            raise ValueError(f"{name}: no mask {stem}{self._suffix}.png in {self._place}")
         values = mask_values(self._files, path)
         if values.shape != size:
             raise ValueError(f"{name}: (height, width) {size}, and its mask {path} has {values.shape}")
         if self._binary:
             return {"segmentation": (values != 0).astype(np.int32)}
-        valid = values != VOID
+        valid = values != self._void if self._void is not None else np.ones(values.shape, np.bool_)
         if values[valid].max(initial=0) >= self._classes:
             raise ImageFileError(
                 f"{self._place / path} has values up to {values[valid].max()}; expected classes 0..{self._classes - 1} or "
-                f"void ({VOID})"
+                f"void ({self._void})"
             )
         return {"segmentation": np.where(valid, values, 0).astype(np.int32), "pixel_valid": valid}
 
@@ -194,8 +198,10 @@ def open_labels(place: str | os.PathLike, config: ConfigDict, class_names: Seque
     if config.task == "classification":
         return ClassLabels(path, class_names or [str(n) for n in range(config.model.num_classes)])
     if config.task == "detection":
-        return BoxLabels(path, class_names, lambda table, states: make_summarise(config, table)(states))
-    return MapLabels(path, config.model.num_classes, config.data.options.get("kind") == "binary")
+        return BoxLabels(path, class_names, lambda table, states: summary_of_detections(table)(states))
+    options = config.data.options
+    void, suffix = options.get("void", VOID), options.get("mask_suffix", "")
+    return MapLabels(path, config.model.num_classes, options.get("kind") == "binary", void, suffix)
 
 
 # What each task takes as labels, in words, and whether a path is one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -62,9 +63,13 @@ class Writer:
         for folder in (self._images, self._masks, *(p.parent for p in (self._coco, self._out) if p)):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        self._lines = _partial(self._out).open("w", encoding="utf-8") if self._out else sys.stdout
+        # A name of a file need not be UTF-8: what is not is escaped.
+        if self._out is None and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        self._lines = _partial(self._out).open("w", encoding="utf-8", errors="backslashreplace") if self._out else sys.stdout
         self._entries: list[dict[str, Any]] = []
         self._names, self._count = Names(), 0
+        self._ids: dict[int, str] = {}  # of COCO images -> their file
         self._videos: dict[str, Any] = {}
 
     def __enter__(self) -> Writer:
@@ -76,10 +81,11 @@ class Writer:
             result = result.above(self._threshold)
         line = result.to_json()
         if self._masks is not None and isinstance(result, MapResult):
+            _refuse_own_folder("--save_masks", self._masks, result)
             path = self._masks / f"{self._names.of(result.file)}.png"
             drawing.save(path, result.segmentation)
             line["mask"] = str(path)
-        print(json.dumps(line, ensure_ascii=False), file=self._lines, flush=self._out is None)
+        print(json.dumps(plain(line), ensure_ascii=False), file=self._lines, flush=self._out is None)
         if self._coco is not None:
             self._entries += result.to_coco(*self._coco_numbers(result.file))
         if self._images is not None:
@@ -92,11 +98,15 @@ class Writer:
             table = self._labels.annotations
             return int(table.image_ids[self._labels.index(file)]), table.category_ids
         stem = Path(file).stem
-        return int(stem) if stem.isdecimal() else self._count, self._run.category_ids
+        number = int(stem) if stem.isdecimal() else self._count
+        if self._ids.setdefault(number, file) != file:
+            raise ValueError(f"--coco: {self._ids[number]} and {file} would both be image {number}; predict on them one by one")
+        return number, self._run.category_ids
 
     def _draw(self, result: Result, folder: Path) -> None:
         drawn = result.draw()
         if result.video is None:
+            _refuse_own_folder("--save_images", folder, result)
             drawing.save(folder / f"{self._names.of(result.file)}.{'png' if drawn.size < 1_000_000 else 'jpg'}", drawn)
             return
         path, _, rate = result.video
@@ -112,9 +122,16 @@ class Writer:
             writer.release()
         if self._out is not None:
             self._lines.close()
-            _partial(self._out).replace(self._out)
+            partial = _partial(self._out)
+            partial.replace(self._out) if error is None else partial.unlink(missing_ok=True)
         if self._coco is not None and error is None:
             write_whole(self._coco, lambda path: path.write_text(json.dumps(plain(self._entries))))
+
+
+def _refuse_own_folder(flag: str, folder: Path, result: Result) -> None:
+    """Raises ValueError where an answer could overwrite the image that it is of, or one beside it."""
+    if result.video is None and Path(result.file).exists() and Path(result.file).resolve().parent == folder.resolve():
+        raise ValueError(f"{flag}={folder} is the folder of the images; give another, so that none is overwritten")
 
 
 def _partial(path: Path) -> Path:
@@ -157,7 +174,7 @@ class Names:
 def score_table(score: dict[str, Any], count: int) -> str:
     """The numbers of a score, one a line."""
     numbers = {name: value for name, value in score.items() if isinstance(value, int | float)}
-    return "\n".join([f"score over {count:,} images:", *(f"  {name:<24}{value}" for name, value in numbers.items())])
+    return "\n".join([f"score over {count:,} images:", *(f"  {name:<26}{value}" for name, value in numbers.items())])
 
 
 def score_file(out: str | os.PathLike) -> Path:

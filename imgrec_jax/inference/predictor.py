@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,7 +19,9 @@ from ml_collections import ConfigDict
 from imgrec_jax import assemble, metrics, parallel
 from imgrec_jax.assemble import own
 from imgrec_jax.data.batch import Batch
+from imgrec_jax.data.images import ImageFileError
 from imgrec_jax.data.ops.photometric import to_channels
+from imgrec_jax.data.own import pictures as own_pictures
 from imgrec_jax.inference import inputs, windows
 from imgrec_jax.inference.batching import Batcher, Piece, Shapes, ahead
 from imgrec_jax.inference.inputs import Picture
@@ -27,6 +30,7 @@ from imgrec_jax.inference.results import Result, result_of
 from imgrec_jax.run import checkpoint, start, workdir
 
 BEHIND = 256  # results that wait for an earlier one at most, so that they come in order and few are kept
+HEAD = 64  # images that are looked at to choose the rows of a batch
 THREADS = 2  # that read and prepare images
 
 
@@ -95,6 +99,14 @@ class Predictor:
         return (shape[0], shape[1]) if shape else None
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of a batch of the run; ValueError where the folder does not say."""
+        if "image_shape" not in self._card:
+            raise ValueError(f"the folder of {self.workdir} does not say of what size its images are")
+        height, width, channels = self._card["image_shape"]
+        return height, width, channels
+
+    @property
     def category_ids(self) -> tuple[int, ...]:
         """The data set's own numbers of labels 1, 2, ..., for COCO results; 1, 2, ... where the run does not say."""
         count = len(self.class_names) - (self.config.task == "segmentation")
@@ -160,18 +172,21 @@ class Predictor:
             raise ValueError("windows at prediction are for detection; segmentation takes its config's eval.window")
         if window is not None and labels is not None:
             raise ValueError("scores are those of the evaluation, which sees whole pictures: give a window or labels")
-        source = inputs.pictures(images, max_pixels=self.config.data.max_pixels, upright=labels is None)
-        head = list(itertools.islice(source, self._batch_size))
-        rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length())
+        source = inputs.pictures(images, **self.reading(labels is not None))
+        head = list(itertools.islice(source, min(self._batch_size, HEAD)))  # frames of a video are held decoded
+        few = len(head) < min(self._batch_size, HEAD)
+        rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length()) if few else self._batch_size
         prepare = partial(self._prepare, labels=labels, window=window, overlap=overlap)
         queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels)
         for picture, future in ahead(prepare, itertools.chain(head, source), threads):
             try:
-                queue.put(picture, future.result())
+                prepared = future.result()
             except ValueError as error:
                 if on_fault is None:
                     raise
                 on_fault(picture, error)
+            else:
+                queue.put(picture, prepared)
             yield from queue.take()
         yield from queue.finish()
 
@@ -180,7 +195,7 @@ class Predictor:
     ) -> Iterator[tuple[list[Picture], Batch]]:
         """(pictures of its first rows, batch of evaluation) of images as `predict` takes them, by shape and so in no order."""
         batcher, taken = Batcher(self.preprocess, self._shapes, self._batch_size), dict[int, Picture]()
-        source = inputs.pictures(images, max_pixels=self.config.data.max_pixels)
+        source = inputs.pictures(images, **self.reading())
         prepare = partial(self._prepare, labels=None, window=None, overlap=0.0)
         for number, (picture, future) in enumerate(ahead(prepare, source, THREADS)):
             try:
@@ -195,6 +210,18 @@ class Predictor:
                 yield [taken.pop(piece.owner) for piece in pieces], batch
         for pieces, batch in batcher.rest():
             yield [taken.pop(piece.owner) for piece in pieces], batch
+
+    def reading(self, labelled: bool = False) -> dict[str, Any]:
+        """Options of `inputs.pictures`: files are read as the run's own data set reads them.
+
+        labelled: whether truth lies beside the images, which for boxes and masks is drawn on the pixels as stored.
+        """
+        classifies = self.config.task == "classification"
+        decode = None
+        if classifies and self.config.data.name == "image_folder":
+            depth = self.config.data.options.get("depth") or 8
+            decode = partial(own_pictures.decode, depth=depth, max_pixels=self.config.data.max_pixels)
+        return {"max_pixels": self.config.data.max_pixels, "upright": classifies or not labelled, "decode": decode}
 
     def example_batch(self) -> Batch:
         """A batch of one black image of the size that the run was trained on."""
@@ -227,10 +254,13 @@ class Predictor:
 
     def _prepare(self, picture: Picture, *, labels: Labels | None, window: tuple[int, int] | None, overlap: float) -> Prepared:
         """Reads an image and does to it what evaluation does."""
-        pixels = picture.read()
+        try:
+            pixels = picture.read()
+        except (MemoryError, OSError, cv2.error) as error:
+            raise ImageFileError(f"{picture.name}: cannot be read ({' '.join(str(error).split())})") from error
         image = self.as_image(pixels, picture.name)
         size = (pixels.shape[0], pixels.shape[1])
-        cut = windows.windows_of(size, window, overlap)
+        cut = windows.windows_of((image.shape[0], image.shape[1]), window, overlap)
         targets = {} if labels is None else labels.targets(picture.name, size)
         examples = [self.example(one.of(image), picture.name, targets) for one in cut]
         return Prepared(size, cut, examples, image.shape[:2] != size)
@@ -292,7 +322,8 @@ class Queue:
 
     def put(self, picture: Picture, prepared: Prepared) -> None:
         number, self._count = self._count, self._count + 1
-        self._open[number] = (picture, prepared, {})
+        kept = prepared._replace(examples=[{}] * len(prepared.examples))  # the pixels wait in the batcher alone
+        self._open[number] = (picture, kept, {})
         self._run.resized += prepared.stretched
         index = 0 if self._labels is None else self._labels.index(picture.name)
         for part, example in enumerate(prepared.examples):

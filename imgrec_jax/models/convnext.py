@@ -4,6 +4,7 @@ Shape letters: B batch, H W image, C channels.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,7 +25,8 @@ class ConvNeXtBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x [B, h, w, C] -> the same shape."""
-        width, init = x.shape[-1], {"kernel_init": truncated_normal, "dtype": self.dtype}
+        width = x.shape[-1]
+        init: dict[str, Any] = {"kernel_init": truncated_normal, "dtype": self.dtype}
         y = self.conv(width, (7, 7), padding=3, feature_group_count=width, name="depthwise", **init)(x)
         y = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(y)
         y = exact_gelu(nn.Dense(4 * width, name="fc1", **init)(y))
@@ -56,7 +58,7 @@ class ConvNeXt(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C], normalised -> {"stage0": ..., ...}."""
-        init = {"padding": 0, "kernel_init": truncated_normal, "dtype": self.dtype}
+        init: dict[str, Any] = {"padding": 0, "kernel_init": truncated_normal, "dtype": self.dtype}
         block = nn.remat(ConvNeXtBlock, static_argnums=(2,)) if self.remat else ConvNeXtBlock
         maps, done = {}, 0
         for s, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):

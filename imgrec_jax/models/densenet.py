@@ -4,6 +4,7 @@ Shape letters: B batch, H W image, C channels.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -63,7 +64,7 @@ class DenseNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C], normalised -> {"stem": ..., "denseblock1": ..., ...}."""
-        init = {"use_bias": False, "kernel_init": kaiming_normal, "dtype": self.dtype}
+        init: dict[str, Any] = {"use_bias": False, "kernel_init": kaiming_normal, "dtype": self.dtype}
         x = self.conv(self.stem_width, (7, 7), strides=2, padding=3, name="conv0", **init)(x)
         x = nn.relu(self.norm(name="norm0", dtype=self.dtype)(x, train=train))
         maps = {"stem": x}
@@ -71,7 +72,7 @@ class DenseNet(nn.Module):
         layer = nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer
         for index, count in enumerate(self.blocks, start=1):
             for i in range(1, count + 1):
-                options = {"conv": self.conv, "norm": self.norm, "dtype": self.dtype}
+                options: dict[str, Any] = {"conv": self.conv, "norm": self.norm, "dtype": self.dtype}
                 x = layer(self.growth, **options, name=f"denseblock{index}_denselayer{i}")(x, train)
             maps[f"denseblock{index}"] = x
             if index < len(self.blocks):

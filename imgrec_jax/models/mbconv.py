@@ -8,7 +8,7 @@ Shape letters: B batch, H W image, h w map, C channels.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -216,7 +216,7 @@ class InvertedResidual(nn.Module):
         return self.norm(name=f"{name}_bn", dtype=self.dtype)(x, train=train)
 
     def _gate(self, x: jax.Array, squeeze: int) -> jax.Array:
-        options = {"padding": 0, "kernel_init": kaiming_normal, "dtype": self.dtype}
+        options: dict[str, Any] = {"padding": 0, "kernel_init": kaiming_normal, "dtype": self.dtype}
         y = jnp.mean(x, axis=(1, 2), keepdims=True)
         y = activation(self.net.squeeze_act)(self.conv(squeeze, (1, 1), name="se_reduce", **options)(y))
         return activation(self.net.gate)(self.conv(x.shape[-1], (1, 1), name="se_expand", **options)(y))
@@ -264,7 +264,7 @@ class MBBackbone(nn.Module):
         for s, stage in enumerate(self.net.stages):
             for i, block in enumerate(stage):
                 rate = self.drop_path * done / count
-                options = {"drop_path": rate, "conv": self.conv, "norm": self.norm, "dtype": self.dtype}
+                options: dict[str, Any] = {"drop_path": rate, "conv": self.conv, "norm": self.norm, "dtype": self.dtype}
                 x = block_type(block, self.net, **options, name=f"blocks_{s}_{i}")(x, train)
                 done += 1
             maps[f"stage{s}"] = x
@@ -284,8 +284,8 @@ class MBEmbedding(nn.Module):
         """The maps of `MBBackbone` -> [B, E]."""
         x, act = maps[list(maps)[-1]], activation(self.net.act)
         if self.net.head:
-            options = {"padding": 0, "use_bias": False, "kernel_init": kaiming_normal, "dtype": self.dtype, "name": "conv"}
-            x = self.conv(self.net.head, (1, 1), **options)(x)
+            options: dict[str, Any] = {"padding": 0, "use_bias": False, "kernel_init": kaiming_normal, "dtype": self.dtype}
+            x = self.conv(self.net.head, (1, 1), **options, name="conv")(x)
             x = act(self.norm(name="bn", dtype=self.dtype)(x, train=train))
         x = x.mean(axis=(1, 2))
         if self.net.dense:

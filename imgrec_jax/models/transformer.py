@@ -4,6 +4,7 @@ Shape letters: B batch, H W image, h w map, N tokens, C channels, A heads, M sid
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ def attend(x: jax.Array, heads: int, dtype: jnp.dtype | None, bias: jax.Array | 
 
 def mlp(x: jax.Array, dtype: jnp.dtype | None) -> jax.Array:
     """Two dense layers, the first four times as wide, in the calling module's scope (`fc1`, `fc2`)."""
-    init = {"kernel_init": nn.initializers.xavier_uniform(), "dtype": dtype}
+    init: dict[str, Any] = {"kernel_init": nn.initializers.xavier_uniform(), "dtype": dtype}
     return nn.Dense(x.shape[-1], name="fc2", **init)(exact_gelu(nn.Dense(4 * x.shape[-1], name="fc1", **init)(x)))
 
 
@@ -40,7 +41,7 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x [B, N, C] -> the same shape."""
-        norm = {"epsilon": 1e-6, "dtype": self.dtype}
+        norm: dict[str, Any] = {"epsilon": 1e-6, "dtype": self.dtype}
         x = x + drop_path(attend(nn.LayerNorm(**norm, name="norm1")(x), self.heads, self.dtype), self.drop_path, train)
         return x + drop_path(mlp(nn.LayerNorm(**norm, name="norm2")(x), self.dtype), self.drop_path, train)
 
@@ -130,7 +131,7 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x [B, h, w, C] -> the same shape."""
-        norm = {"epsilon": 1e-5, "dtype": self.dtype}
+        norm: dict[str, Any] = {"epsilon": 1e-5, "dtype": self.dtype}
         x = x + drop_path(self._attention(nn.LayerNorm(**norm, name="norm1")(x)), self.drop_path, train)
         return x + drop_path(mlp(nn.LayerNorm(**norm, name="norm2")(x), self.dtype), self.drop_path, train)
 
@@ -138,7 +139,7 @@ class SwinBlock(nn.Module):
         side, (batch, height, width, channels) = self.side, x.shape
         x = jnp.pad(x, ((0, 0), (0, -height % side), (0, -width % side), (0, 0)))
         h, w = x.shape[1:3]
-        shifts = tuple(0 if side >= n else self.shift for n in (h, w))
+        shifts = (0 if side >= h else self.shift, 0 if side >= w else self.shift)
         x = jnp.roll(x, (-shifts[0], -shifts[1]), axis=(1, 2))
         x = (
             x.reshape(batch, h // side, side, w // side, side, channels)
@@ -148,7 +149,7 @@ class SwinBlock(nn.Module):
         table = self.param("relative_position_bias_table", truncated_normal, ((2 * side - 1) ** 2, self.heads))
         bias = jnp.moveaxis(table[relative_position_index(side)], -1, 0).astype(jnp.float32)
         if any(shifts):
-            bias = bias + _window_mask(h, w, side, shifts)
+            bias = bias + jnp.asarray(_window_mask(h, w, side, shifts))
         x = attend(x, self.heads, self.dtype, bias)
         x = x.reshape(batch, h // side, w // side, side, side, channels).swapaxes(2, 3).reshape(batch, h, w, channels)
         return jnp.roll(x, shifts, axis=(1, 2))[:, :height, :width]
@@ -178,8 +179,8 @@ class Swin(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """x [B, H, W, C], normalised -> {"stage0": ..., ...}."""
-        init = {"kernel_init": truncated_normal, "dtype": self.dtype}
-        norm = {"epsilon": 1e-5, "dtype": self.dtype}
+        init: dict[str, Any] = {"kernel_init": truncated_normal, "dtype": self.dtype}
+        norm: dict[str, Any] = {"epsilon": 1e-5, "dtype": self.dtype}
         x = self.conv(self.width, (4, 4), strides=4, padding="VALID", name="patch_embed", **init)(x)
         x = nn.LayerNorm(**norm, name="patch_norm")(x)
         block = nn.remat(SwinBlock, static_argnums=(2,)) if self.remat else SwinBlock
@@ -192,7 +193,7 @@ class Swin(nn.Module):
                 x = nn.Dense(self.width * 2**s, use_bias=False, name=f"merge{s}_reduction", **init)(x)
             for i in range(depth):
                 rate = self.drop_path * done / max(sum(self.depths) - 1, 1)
-                options = {"drop_path": rate, "dtype": self.dtype, "name": f"blocks_{s}_{i}"}
+                options: dict[str, Any] = {"drop_path": rate, "dtype": self.dtype, "name": f"blocks_{s}_{i}"}
                 x = block(heads, 3 if i % 2 else 0, **options)(x, train)
                 done += 1
             maps[f"stage{s}"] = x

@@ -198,7 +198,7 @@ def make_classifier(name: str, *, num_classes: int = 1000, dropout: float | None
 def classifier(name: str) -> Callable[..., Classifier]:
     """`make_classifier` of one name, whose signature lists the options of that architecture."""
     architecture = ARCHITECTURES[name]
-    made = functools.partial(make_classifier, name)
+    made: Any = functools.partial(make_classifier, name)
     own = [
         inspect.Parameter("num_classes", inspect.Parameter.KEYWORD_ONLY, default=1000, annotation=int),
         inspect.Parameter("dropout", inspect.Parameter.KEYWORD_ONLY, default=architecture.dropout, annotation=float),

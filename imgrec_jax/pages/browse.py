@@ -54,6 +54,11 @@ def write(
     return page
 
 
+def _is_labelled(example: Any) -> bool:
+    """Whether its pictures say little when they are large."""
+    return "label" in example or "labels" in example
+
+
 def _spread(count: int, most: int) -> np.ndarray:
     """At most `most` positions, evenly spread over `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
@@ -63,7 +68,7 @@ def _split(source: Source, names: list[str]) -> str:
     shown = [examples.drawn(source[n], names) for n in _spread(len(source), SHOWN).tolist()]
     counts, sizes, areas = _statistics(source, names)
     looked = min(len(source), LOOKED_AT)
-    body = html.pictures(shown, large="label" not in source[0])
+    body = html.pictures(shown, large=not _is_labelled(source[0]))
     body += html.note(f"Counts below are of {'all' if looked == len(source) else f'{looked:,} evenly spread'} examples.")
     body += html.plot(plots.bars(counts, "share" if areas else "count").png, "Class histogram")
     if len(sizes) > 1:
@@ -98,8 +103,10 @@ def _statistics(source: Source, names: list[str]) -> tuple[dict[str, float], Cou
             pixels = True
             values = np.asarray(example["segmentation"])
             counts.update(dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)))
+        elif "labels" in example:  # several an image
+            counts.update(np.flatnonzero(np.asarray(example["labels"]) > 0).tolist())
         else:
-            counts.update(np.atleast_1d(example["label"]).tolist())
+            counts[int(example["label"])] += 1
     whole = sum(counts.values()) if pixels else 1
     return {name: counts[k] / whole for k, name in enumerate(names)}, sizes, pixels
 
@@ -111,7 +118,7 @@ def _augmented(experiment: Experiment, names: list[str]) -> str:
         return html.note("This config has no augmentation: the network sees the examples as they are.")
     batch = pipeline.batch(0)
     rows = list(itertools.islice(examples.rows(batch), 8))
-    later = {}  # the same examples in the next epoch
+    later: dict[int, dict[str, Any]] = {}  # the same examples in the next epoch
     for step in range(pipeline.steps_per_epoch, min(2 * pipeline.steps_per_epoch, pipeline.steps_per_epoch + 200)):
         if {int(row["index"]) for row in rows} & set(pipeline.rows(step)[0].tolist()):
             later |= {int(row["index"]): row for row in examples.rows(pipeline.batch(step))}
@@ -122,4 +129,4 @@ def _augmented(experiment: Experiment, names: list[str]) -> str:
         shown.append((examples.drawn(row, names)[0], "augmented"))
         if index in later:
             shown.append((examples.drawn(later[index], names)[0], "in the next epoch"))
-    return html.pictures(shown, large="label" not in rows[0])
+    return html.pictures(shown, large=not _is_labelled(rows[0]))

@@ -34,7 +34,9 @@ def drawn(example: Example, class_names: Sequence[str]) -> tuple[np.ndarray, str
         if "pixel_valid" in example:
             classes = np.where(example["pixel_valid"], classes, 0)
         return drawing.areas(image, classes, class_names), ""
-    text = ", ".join(_name(class_names, int(label)) for label in np.atleast_1d(example["label"]))
+    if "labels" in example:  # several an image
+        return image, ", ".join(_name(class_names, int(k)) for k in np.flatnonzero(np.asarray(example["labels"]) > 0)) or "none"
+    text = _name(class_names, int(example["label"]))
     if "mix" in example and float(example["mix"]) < 1:
         share, other = float(example["mix"]), _name(class_names, int(example["label_b"]))
         text = f"{share:.2f} {text} + {1 - share:.2f} {other}"

@@ -43,8 +43,7 @@ def _frozen(path: str, variables: Mapping[str, Any]) -> bool:
 def _table(paths: set[str]) -> dict[str, str]:
     if any(path.startswith("roi_heads/") for path in paths):
         table = names.of_whole("detector", paths)
-        families = [families for trunk, families in fit.trunks(paths) if trunk == "backbone/body/"]
-        if families == [("resnet",)]:
+        if ("backbone/body/", ("resnet",)) in fit.trunks(paths):
             return table
     elif any(path.startswith("classifier_") for path in paths):
         return names.of_whole("fcn", paths)

@@ -4,6 +4,7 @@ The layout of a file is found, not asked for: of the tables of `names.py` that t
 most of its names in the file.
 """
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -97,7 +98,8 @@ def find(tensors: Collection[str], paths: Collection[str]) -> Fit:
     for trunk, families in where:
         for family in families:
             for layout in names.TABLES[family]:
-                fits.append(_of_classifier(family, layout, paths, trunk))
+                with contextlib.suppress(KeyError):  # parts of blocks that this family does not have
+                    fits.append(_of_classifier(family, layout, paths, trunk))
     fits.append(_own(have, paths, where))
     best = max(fits, key=lambda fit: len(have & set(fit.names.values())))
     if not have & set(best.names.values()):
@@ -141,7 +143,7 @@ def other_heads(fit: Fit, have: Collection[str]) -> set[str]:
 
 
 def _word(name: str) -> str:
-    return re.match(r"_?[A-Za-z]*", name)[0]
+    return re.sub(r"(_?[A-Za-z]*).*", r"\1", name)
 
 
 def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:

@@ -47,7 +47,8 @@ def _blocks(paths: Collection[str]) -> Blocks:
         if match := _BLOCK.match(path):
             found.setdefault(match[1], set()).add(match[2])
     order = sorted(found, key=lambda name: tuple(map(int, name.split("_"))))
-    parts = {n: tuple(p for p in ("expand", "depthwise", "se", "project") if p in found[n]) for n in order}
+    known = ("expand", "depthwise", "se", "project")
+    parts: dict[str, tuple[str, ...]] = {n: tuple(p for p in known if p in found[n]) for n in order}
     return Blocks({name: i for i, name in enumerate(order)}, parts, len({name.split("_")[0] for name in order}))
 
 
@@ -371,7 +372,7 @@ OLD_NAMES: Sequence[tuple[str, str]] = (
     (r"/depthwise_kernel$", "/kernel"),  # Keras 2
 )
 # Buffers that a file may hold and no network of ours keeps.
-IGNORED = re.compile(r"num_batches_tracked$|relative_position_index$|attn_mask$")
+IGNORED = re.compile(r"num_batches_tracked$|^normalization(_\d+)?/|relative_position_index$|attn_mask$")
 
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERAS_NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}

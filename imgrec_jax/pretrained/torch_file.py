@@ -134,8 +134,7 @@ _BESIDE = {
     ),
     "argparse": ("Namespace",),
     "collections": ("defaultdict",),
-    "builtins": ("set", "frozenset", "dict", "list", "int", "float", "complex", "slice"),
-    "__builtin__": ("set", "frozenset"),
+    **dict.fromkeys(("builtins", "__builtin__"), ("set", "frozenset", "dict", "list", "int", "float", "complex", "slice")),
     "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath"),
     "torch": (
         "Size",

@@ -458,15 +458,8 @@ def evaluate_workdir(
     state, _ = create_state(experiment)
     eval_step, layout = compile_eval_step(experiment, state), experiment.compute.layout
     state = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
-    results = {}
-    for split, pipeline in experiment.data.evals.items():
-        assert eval_step is not None
-        results[split] = evaluate(
-            eval_step, eval_variables(state), pipeline, layout, summarise=experiment.data.summarise[split],
-            on_device=experiment.data.on_device, stop=stop,
-        )  # fmt: skip
-        say(f"{found.kind == checkpoint.BEST and 'best, ' or ''}step {clock['step']}  {split}: "
-            f"{headline(results[split], experiment.show)}")  # fmt: skip
+    label = f"{found.kind == checkpoint.BEST and 'best, ' or ''}step {clock['step']}"
+    results = _evaluate_splits(experiment, state, eval_step, label, say, stop)
     for line in changed:
         say(f"  not the run's own: {line}")
     if parallel.is_lead():
@@ -477,6 +470,38 @@ def evaluate_workdir(
             **results,
         }
         _write_result(folder / ("eval_changed.json" if changed else "eval.json"), record, say)
+    return results
+
+
+def evaluate_pretrained(
+    experiment: Experiment, folder: Path, say: Callable[[str], None] = emit, *, stop: Stop | None = None
+) -> Results:
+    """Evaluates pretrained weights as they are on every split, and writes `eval.json` into the folder, which is no run's."""
+    state, _ = create_state(experiment, _initialise(experiment, say))
+    results = _evaluate_splits(experiment, state, compile_eval_step(experiment, state), "pretrained", say, stop)
+    if parallel.is_lead():
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"step": 0, "checkpoint": "pretrained", "pretrained": experiment.card.get("pretrained"), **results}
+        _write_result(folder / "eval.json", record, say)
+    return results
+
+
+def _evaluate_splits(
+    experiment: Experiment,
+    state: TrainState,
+    eval_step: parallel.Step | None,
+    label: str,
+    say: Callable[[str], None],
+    stop: Stop | None,
+) -> Results:
+    results = {}
+    for split, pipeline in experiment.data.evals.items():
+        assert eval_step is not None
+        results[split] = evaluate(
+            eval_step, eval_variables(state), pipeline, experiment.compute.layout,
+            summarise=experiment.data.summarise[split], on_device=experiment.data.on_device, stop=stop,
+        )  # fmt: skip
+        say(f"{label}  {split}: {headline(results[split], experiment.show)}")
     return results
 
 
@@ -493,6 +518,7 @@ __all__ = [
     "compile_eval_step",
     "compile_train_step",
     "create_state",
+    "evaluate_pretrained",
     "evaluate_workdir",
     "headline",
     "train",

@@ -316,8 +316,6 @@ def environment(step: int) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
     return {
         "step": step,
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -330,8 +328,20 @@ def environment(step: int) -> dict[str, Any]:
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "convolutions": FORMS_VERSION,
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """Of the clone that this package lies in; None for an installed one, or without git."""
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / ".git").exists():
+        return None
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=clone, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return git.stdout.strip() or None
 
 
 def _cpu() -> str:

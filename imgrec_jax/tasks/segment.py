@@ -113,11 +113,9 @@ def make_task(
 
 def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """Of each row: segmentation int32 [h, w], the class of each pixel of the image as the network saw it, without padding."""
-    rows = []
-    for classes, valid in zip(np.asarray(predictions["segmentation"]), np.asarray(batch["pixel_valid"]), strict=True):
-        height, width = (int(np.flatnonzero(valid.any(axis))[-1]) + 1 for axis in (1, 0))
-        rows.append({"segmentation": classes[:height, :width]})
-    return rows
+    maps = np.asarray(predictions["segmentation"])
+    sizes = batch["image_size"] if "image_size" in batch else [maps.shape[1:]] * len(maps)
+    return [{"segmentation": classes[:height, :width]} for classes, (height, width) in zip(maps, sizes, strict=True)]
 
 
 def _valid(batch: dict[str, jax.Array]) -> jax.Array:

@@ -93,7 +93,7 @@ def test_a_run_with_own_code_opens_only_where_that_is_said_and_from_its_copy(par
     with pytest.raises(ConfigError, match=r"(?s)code of its own \(model.name=.*elsewhere/run/code/my parts_.*--allow_code"):
         imgrec_jax.load(moved)
     run = imgrec_jax.load(moved, allow_code=True)
-    np.testing.assert_array_equal(run.predict(image)[0]["probs"], before.predict(image)[0]["probs"])
+    np.testing.assert_array_equal(run.predict(image)[0].probs, before.predict(image)[0].probs)
     copy = next((moved / "code").iterdir())
     copy.write_text(PARTS + "\n")
     with pytest.raises(ConfigError, match="is not what this run kept"):
@@ -142,7 +142,7 @@ def test_an_own_loss_of_pixels_is_their_mean(tmp_path):
         imgrec_jax.train(imgrec_jax.build(config), tmp_path / name, QUIET)["test"]["loss"]
         for name, config in (("plain", plain), ("own", own))
     ]
-    assert losses[0] == losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)  # summed in another order by some compilers
 
 
 def test_own_ops_come_after_all_others_or_before_a_named_one(tmp_path):
@@ -203,3 +203,11 @@ def test_an_own_op_by_the_command_line(parts, data):
 @pytest.mark.parametrize("name", ["mnist:3.0.1", "coco/2017", "coco/2017:1.1.0", "linear", "cifar10:latest.1", "", None])
 def test_names_of_sets_and_versions_are_no_code(name):
     assert not is_own(name)
+
+
+def test_what_a_workdir_found_is_remembered_without_running_its_code(parts, data, tmp_path):
+    train(own_config(parts, data), tmp_path / "run")
+    parts.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    stored, plain = read_config(tmp_path / "run"), small_runs.config_of("classification", data)
+    assemble.remembered(plain, stored)
+    assert not (tmp_path / "ran").exists()

@@ -46,6 +46,27 @@ def test_a_set_that_cannot_be_read_here(folder, tmp_path, monkeypatch):
         annotated.open_prepared(name, "train", tmp_path)
 
 
+@pytest.mark.parametrize("package", [True, False])
+def test_records_of_bytes(package, tmp_path, monkeypatch):
+    """By position, of any length; what a failed writer leaves has no name."""
+    if package:
+        pytest.importorskip("array_record")
+    else:
+        monkeypatch.setitem(sys.modules, "array_record", None)
+    written = [b"one", b"", b"three" * 1000, bytes(range(256))]
+    records.write_bytes(tmp_path / "some.thing", iter(written))
+    assert [path.name for path in tmp_path.iterdir()] == [f"some.thing.{'array_record' if package else 'records'}"]
+    reader = records.open_bytes(tmp_path / "some.thing")
+    assert [bytes(record) for n in (3, 0, 2, 1) for record in reader.read([n])] == [written[n] for n in (3, 0, 2, 1)]
+    with pytest.raises(ValueError, match="no image"):
+        records.write_bytes(tmp_path / "other", (_ for _ in [0] if fail()))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def fail():
+    raise ValueError("no image")
+
+
 def test_nothing_imports_array_record():
     """The loop's own reader threads (grain) and TFDS, in a process where importing it fails as on Windows."""
     program = """

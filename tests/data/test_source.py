@@ -50,3 +50,18 @@ def test_a_torn_decoded_copy_is_not_read(digits_dir, tmp_path):
 def test_arrays_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="different lengths"):
         source.ArraySource({"a": np.zeros(3), "b": np.zeros(4)}, source.SourceInfo("x"))
+
+
+def test_few_examples_a_class_are_nested_and_named_when_there_are_too_few():
+    label = np.array([0, 1] * 10 + [1] * 5)
+    info = source.SourceInfo("some", ("a", "b"), meta={"targets": {"label": label}})
+    whole = source.ArraySource({"image": np.arange(25), "label": label}, info)
+    three, five = source.few(whole, 3, seed=1), source.few(whole, 5, seed=1)
+    assert np.bincount(source.labels_of(three)).tolist() == [3, 3] and len(five) == 10
+    assert set(three.arrays["image"]) < set(five.arrays["image"]) and (three.info.base_size, whole.info.base_size) == (25, None)
+    assert set(source.few(whole, 5, seed=2).arrays["image"]) != set(five.arrays["image"])
+    assert np.array_equal(three.info.meta["targets"]["label"], three.arrays["label"])
+    chosen = source.few(source.Subset(whole, 0, 25, info), 3, seed=1)
+    assert [chosen[i]["image"] for i in range(6)] == three.arrays["image"].tolist()
+    with pytest.raises(ValueError, match="class 'a' of some has 10 examples, not 11"):
+        source.few(whole, 11, seed=0)

@@ -23,6 +23,16 @@ def test_numbers_by_hand():
     np.testing.assert_allclose(grown, [[1.5, 2.0, 16.5, 22.0]], rtol=1e-6)
 
 
+def test_both_sides_must_be_long_enough():
+    boxes = jnp.array([[1.0, 2, 5, 6], [1.0, 2, 4.5, 9], [1.0, 2, 9, 5.5], [-3.0, -3, 1, 1]])
+    assert box_ops.at_least(boxes, 4.0).tolist() == [True, False, False, True]
+
+
+def test_clipping_by_each_side():
+    inside = box_ops.clip(jnp.array([[-1.0, -2, 50, 70], [31.0, 41, 32, 42], [5.0, 6, 7, 8]]), jnp.array([40, 30]))
+    assert inside.tolist() == [[0, 0, 30, 40], [30, 40, 30, 40], [5, 6, 7, 8]]
+
+
 def test_iou_without_area_is_zero_and_differentiable():
     empty = jnp.zeros((1, 4))
     assert box_ops.pairwise_iou(empty, empty).item() == 0.0
@@ -53,8 +63,19 @@ def test_coder_by_hand_and_clamp():
     box = jnp.array([[5.0, 10.0, 25.0, 30.0]])  # centre (15, 20), 20 x 20
     deltas = box_ops.encode(box, anchor, (10.0, 10.0, 5.0, 5.0))
     np.testing.assert_allclose(deltas, [[10.0, 5.0, 5 * np.log(2.0), 0.0]], rtol=1e-6)
-    huge = box_ops.decode(jnp.array([[0.0, 0.0, 100.0, 0.0]]), anchor)
-    np.testing.assert_allclose(huge[0, 2] - huge[0, 0], 10 * 1000 / 16, rtol=1e-6)
+    for axis in (0, 1):  # width, height
+        huge = box_ops.decode(jnp.zeros((1, 4)).at[0, 2 + axis].set(100.0), anchor)
+        np.testing.assert_allclose(huge[0, 2 + axis] - huge[0, axis], (10, 20)[axis] * 1000 / 16, rtol=1e-6)
+        np.testing.assert_allclose(huge[0, 3 - axis] - huge[0, 1 - axis], (20, 10)[axis], rtol=1e-6)
+    np.testing.assert_allclose(
+        box_ops.decode(jnp.array([[10.0, 5.0, 5 * np.log(2.0), 0.0]]), anchor, (10.0, 10.0, 5.0, 5.0)), box, rtol=1e-6
+    )
+
+
+def test_a_side_without_length_counts_as_one_pixel():
+    point, anchor = jnp.array([[5.0, 10.0, 5.0, 10.0]]), jnp.array([[0.0, 0.0, 10.0, 20.0]])
+    np.testing.assert_allclose(box_ops.encode(point, anchor), [[0, 0, -np.log(10.0), -np.log(20.0)]], atol=1e-6)
+    np.testing.assert_allclose(box_ops.encode(anchor, point), [[0, 0, np.log(10.0), np.log(20.0)]], atol=1e-6)
 
 
 def test_encode_of_padding_is_finite_with_finite_gradient():

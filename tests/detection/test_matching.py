@@ -19,10 +19,24 @@ def test_thresholds_by_hand():
     assert matches.negative.tolist() == [False, True, False, False]  # the last two lie between the thresholds
 
 
+def test_an_iou_at_a_threshold():
+    """At the upper one an anchor is positive, at the lower one it is not negative."""
+    matches = match(jnp.array([[0.75, 0.5, 0.25, 0.125]]), jnp.array([True]), 0.75, 0.25)
+    assert matches.positive.tolist() == [True, False, False, False]
+    assert matches.negative.tolist() == [False, False, False, True]
+
+
+def test_equal_boxes_give_the_first():
+    matches = match(jnp.array([[0.5, 0.0], [0.5, 0.0]]), jnp.array([True, True]), 0.5, 0.5)
+    assert matches.box.tolist() == [0, 0] and matches.negative.tolist() == [False, True]
+
+
 def test_a_box_without_good_anchor_gets_its_best_one():
     iou_matrix = jnp.array([[0.9, 0.1, 0.40, 0.0], [0.2, 0.2, 0.35, 0.5]])
     matches = match(iou_matrix, jnp.array([True, True]), 0.7, 0.3, allow_low_quality=True)
     assert matches.positive.tolist() == [True, False, False, True]
+    unasked = match(iou_matrix, jnp.array([True, True]), 0.7, 0.3)
+    assert unasked.positive.tolist() == [True, False, False, False]
 
 
 def test_low_quality_ties_keep_each_anchors_own_box():
@@ -54,6 +68,8 @@ def test_anchor_inside_crowd():
     boxes = jnp.array([[0.0, 0, 12, 100], [45.0, 45, 70, 70]])
     assert inside_crowd(anchors, boxes, jnp.array([True, False]), 0.7).tolist() == [True, True, False]
     assert inside_crowd(anchors, boxes, jnp.array([True, False]), 0.71).tolist() == [True, False, False]
+    half = jnp.array([[0.0, 0, 8, 4]])  # exactly at the threshold, by an area of another than the crowd's
+    assert inside_crowd(half, jnp.array([[4.0, 0, 80, 80]]), jnp.array([True]), 0.5).tolist() == [True]
 
 
 @settings(max_examples=20, deadline=None)

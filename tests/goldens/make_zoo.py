@@ -68,7 +68,7 @@ CASES: dict[str, Case] = {
 def _of_torch(model: Any, image: tuple[int, ...]) -> tuple[dict, np.ndarray, int]:
     import torch
 
-    buffers = {name: value for name, value in model.state_dict().items() if name.endswith("relative_position_index")}
+    buffers = {n: value.clone() for n, value in model.state_dict().items() if n.endswith("relative_position_index")}
     shapes = load_seeded(model)
     model.load_state_dict(buffers, strict=False)
     with torch.no_grad():

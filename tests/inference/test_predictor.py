@@ -138,9 +138,9 @@ def test_images_of_another_size_are_stretched_to_a_classifier_and_counted(finish
     image = np.zeros((28, 28), np.uint8)
     image[2:8, 8:14] = 200
     large = image.repeat(10, 0).repeat(10, 1)
-    small, stretched = run.predict([image, large])
+    small, stretched, dot = run.predict([image, large, image[:1, :1]])
     np.testing.assert_allclose(stretched.probs, small.probs, atol=1e-6)
-    assert run.resized == 1 and stretched.size == (280, 280)
+    assert run.resized == 2 and stretched.size == (280, 280) and dot.size == (1, 1)
 
 
 def test_a_stream_keeps_the_order_compiles_few_shapes_and_leaves_out_what_it_cannot_read(finished):

@@ -1,10 +1,13 @@
 """Weights in and out: torchvision's state dict -> our variables -> torchvision's names, bit for bit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgrec_jax import export
 from imgrec_jax.models import detectors, segmenters, zoo
 from imgrec_jax.pretrained import fit, names
 from imgrec_jax.pretrained.export import torchvision_state
@@ -27,12 +30,13 @@ MODELS = {
     "fasterrcnn_resnet50_fpn_v2": lambda: detector("v2"),
     "fcn_resnet50": lambda: (segmenters.SEGMENTERS["fcn_resnet50"](num_classes=21), (jnp.zeros((1, 64, 64, 3)),)),
     **{name: (lambda name=name: zoo_model(name)) for name in (
-        "resnet50", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121", "convnext_tiny", "vit_b_16",
-        "swin_t",
+        "resnet50", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "densenet121", "convnext_tiny",
+        "vit_b_16", "swin_t",
     )},
 }  # fmt: skip
 
 
+@functools.cache
 def abstract(name):
     model, inputs = MODELS[name]()
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)
@@ -55,13 +59,26 @@ def read_back(name, state):
     return merged
 
 
-@pytest.mark.parametrize("name", MODELS)
+LARGE = (
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fcn_resnet50",
+    "resnet50",
+    "vgg16",
+    "densenet121",
+    "convnext_tiny",
+    "vit_b_16",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in MODELS])
 def test_out_and_in_again_is_the_same_bit_for_bit(name):
     variables = random_variables(name)
     again = read_back(name, torchvision_state(variables))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, variables, again)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "resnet50", "fcn_resnet50", "vgg16", "swin_t", "mobilenet_v2"])
 def test_the_real_torchvision_takes_it_strictly(name):
     """In -> out -> torchvision, strict, bit for bit."""
@@ -87,3 +104,10 @@ def test_what_torchvision_does_not_have_is_an_error():
 def random_variables_of_lite():
     model = zoo.make_classifier("efficientnet_lite0", num_classes=3)
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_the_command_says_what_cannot_be_exported(finished):
+    with pytest.raises(SystemExit, match="error: torchvision has no network of this architecture"):
+        export.main([f"--workdir={finished['classification']}", "--format=torchvision"])
+    with pytest.raises(SystemExit, match="error: .*invalid choice: 'pickle'"):
+        export.main([f"--workdir={finished['classification']}", "--format=pickle"])

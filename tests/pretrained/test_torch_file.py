@@ -1,9 +1,11 @@
 """Reading torch and safetensors files without torch: exact values, and a named error for everything else."""
 
+import argparse
 import collections
 import io
 import json
 import os
+import pathlib
 import pickle
 import resource
 import struct
@@ -75,6 +77,27 @@ def test_data_parallel_prefix_is_removed(tmp_path):
     assert list(read_tensors(tmp_path / "a.safetensors")) == ["a.weight"]
     save_file({"module.a.weight": np.ones(2), "b.weight": np.ones(2)}, tmp_path / "b.safetensors")
     assert set(read_tensors(tmp_path / "b.safetensors")) == {"module.a.weight", "b.weight"}
+
+
+def test_what_training_scripts_put_beside_the_weights_is_passed_over(tmp_path):
+    """As references/detection/train.py saves: arguments, numbers of NumPy, sets; under prefixes of DataParallel and compile."""
+    tensor = {"module._orig_mod.a.weight": _Call(_rebuilt, 2.0)}
+    beside = {
+        "args": argparse.Namespace(lr=0.1, output_dir=pathlib.PosixPath("x"), aspect=np.float64(1.5), seen={1, 2}),
+        "counts": collections.defaultdict(list, a=[1]),
+        "sampler": np.arange(3),
+    }
+    write_zip(tmp_path / "a.pth", {"model": tensor, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, **beside})
+    with pytest.raises(ForbiddenPickleError, match="_rebuilt"):  # all of the others are met before it, or after
+        read_tensors(tmp_path / "a.pth")
+    write_zip(tmp_path / "b.pth", {**beside, "model": {}})
+    assert read_tensors(tmp_path / "b.pth") == {}
+    save_file({"module._orig_mod.a.weight": np.ones(2), "module._orig_mod.b": np.ones(1)}, tmp_path / "a.safetensors")
+    assert set(read_tensors(tmp_path / "a.safetensors")) == {"a.weight", "b"}
+
+
+def _rebuilt(value: float) -> float:
+    return value
 
 
 class _Call:

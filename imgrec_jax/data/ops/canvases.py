@@ -227,6 +227,7 @@ def pad_maps(example: Example, size: Sequence[int]) -> Example:
     """The example with image, maps and pixel_valid, of the types of a batch, mirrored and void up to `size`."""
     height, width = example["image"].shape[:2]
     out = {"pixel_valid": np.ones((height, width), np.bool_), **example}  # a set without void pixels has no pixel_valid
+    out.setdefault("image_size", (height, width))
     for key in ("segmentation", "instances"):
         if key in out:
             out[key] = out[key].astype(np.int32)

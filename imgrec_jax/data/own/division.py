@@ -96,6 +96,16 @@ def divide(
         mine.sort(key=keys.__getitem__)
         rest = _counts(wanted[:, label] - have[:, label], len(mine), least=not have[:, label].any())
         part_of[mine] = np.repeat(np.arange(len(shares)), rest)
+    return _none_empty(part_of, group_at, sizes, len(shares))
+
+
+def _none_empty(part_of: np.ndarray, group_at: np.ndarray, sizes: np.ndarray, parts: int) -> np.ndarray:
+    """A part that got nothing gets the smallest group of the largest part, as long as that has another one."""
+    for part in range(parts):
+        largest = int(np.bincount(part_of, minlength=parts).argmax()) if len(part_of) else part
+        groups = np.unique(group_at[part_of == largest])
+        if not (part_of == part).any() and len(groups) > 1:
+            part_of[group_at == groups[sizes[groups].argmin()]] = part
     return part_of
 
 

@@ -47,6 +47,8 @@ class Index:
         return np.array([not problem for problem in self.problems], np.bool_)
 
     def taken(self, keep: np.ndarray) -> Index:
+        if keep.all():
+            return self
         return Index(self.table[keep], [self.problems[i] for i in np.flatnonzero(keep).tolist()])
 
 
@@ -61,6 +63,9 @@ def make(store: Store, names: Sequence[str], folder: Path | None, max_pixels: in
       folder: where indices are kept; None keeps none.
     """
     kept = _Kept(folder, store, max_pixels) if folder is not None and len(names) >= KEPT_FROM else None
+    names = list(names)
+    if kept and (same := kept.load_whole(names)) is not None:
+        return same
     known = kept.load() if kept else {}
     found: list[Picture | None] = [known.get((name, *store.stamps[name])) for name in names]
     todo = [i for i, picture in enumerate(found) if picture is None]
@@ -99,6 +104,17 @@ class _Kept:
         root = os.path.realpath(store.root)
         key = hashlib.sha256(f"{VERSION} {max_pixels} {root}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
         self.path, self._store = folder / f"{Path(root).name[:40]}-{key}.npz", store
+
+    def load_whole(self, names: list[str]) -> Index | None:
+        """The index, where it is of just these files as they are."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                stamps = np.array([self._store.stamps[name] for name in names], np.int64).reshape(-1, 2)
+                if not np.array_equal(file["names"], _bytes("\0".join(names))) or not np.array_equal(file["stamps"], stamps):
+                    return None
+                return Index(file["table"], file["problems"].tobytes().decode().split("\0"))
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            return None  # `load` says so
 
     def load(self) -> dict[tuple[str, int, int], Picture]:
         """{(name, stamp): what it is}; empty where nothing usable is kept."""

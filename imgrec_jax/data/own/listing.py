@@ -20,11 +20,11 @@ import numpy as np
 
 from imgrec_jax.data.files import IMAGES
 from imgrec_jax.data.images import MAX_PIXELS, read_regular
+from imgrec_jax.data.own import dicom
 from imgrec_jax.data.own.division import canonical_split
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store, stamp
 
-DICOM = (".dcm", ".dicom")
-PICTURES = (*IMAGES, ".jp2", ".avif", ".jpe", ".jfif", ".ppm", ".pgm", *DICOM)
+PICTURES = (*IMAGES, ".jp2", ".avif", ".jpe", ".jfif", ".ppm", ".pgm", *dicom.SUFFIXES)
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 UNKNOWN = -1  # of a mark: neither yes (1) nor no (0)
 _FILE = ("file", "file_name", "filename", "path", "filepath", "file_path", "image", "image_path", "image_id", "img")
@@ -37,7 +37,8 @@ class Reading(NamedTuple):
     """How a listing is to be read.
 
     Attributes:
-      group: a regex over an image's path, or the name of a table's column; "" takes the column `group` where there is one.
+      group: a regex over an image's path, the name of a table's column, or for DICOM files "PatientID", "StudyInstanceUID" or
+        "SeriesInstanceUID"; "" takes the column `group` where there is one.
       multi_label: several labels an image: columns of 0 and 1, or names in one column with `separator` between them.
       empty, minus_one: what an empty label, and one of -1, stands for: "" is unknown; else a class, or "0" or "1" of a mark.
       separator: of names in one column.
@@ -50,6 +51,9 @@ class Reading(NamedTuple):
     minus_one: str = ""
     separator: str = "|"
     max_pixels: int = MAX_PIXELS
+
+
+_PLAIN = Reading()
 
 
 @dataclass
@@ -86,6 +90,8 @@ class Listing:
 
     def taken(self, keep: np.ndarray) -> Listing:
         """Those where bool [N] `keep` says so."""
+        if keep.all():
+            return self
         at = np.flatnonzero(keep).tolist()
         lists = {key: [getattr(self, key)[i] for i in at] for key in ("names", "labels", "splits", "groups")}
         marks = None if self.marks is None else self.marks[at]
@@ -94,7 +100,7 @@ class Listing:
                        notes=self.notes, pixels=pixels)  # fmt: skip
 
 
-def read(root: Path, reading: Reading = Reading()) -> Listing:
+def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     """The listing of a folder, a table, an npz or an archive.
 
     Raises:
@@ -116,7 +122,9 @@ def read(root: Path, reading: Reading = Reading()) -> Listing:
     pictures = [name for name in store.stamps if name.lower().endswith(PICTURES)]
     table = _only_table(store, pictures)
     listing = _table(store, table, reading, store.path(table)) if table else _folders(store, pictures)
-    if reading.group and not table:
+    if reading.group in dicom.GROUPS and any(map(dicom.is_dicom, pictures)):
+        listing.groups = [_patient(store, name, reading.group) for name in listing.names]
+    elif reading.group and not table:
         listing.groups = [_group(pattern, name) for name in listing.names]
         if listing.names and not any(listing.groups):
             raise ValueError(
@@ -128,6 +136,16 @@ def read(root: Path, reading: Reading = Reading()) -> Listing:
         shown = next(name for name in store.stamps if not name.lower().endswith(PICTURES) and name != table)
         listing.notes.append(f"{others:,} files are no images by their names, e.g. {shown}: passed over")
     return listing
+
+
+def _patient(store: Store, name: str, key: str) -> str:
+    """What a DICOM header says of `key`; "" for other files, and those that cannot be read, which the index tells."""
+    if not dicom.is_dicom(name):
+        return ""
+    try:
+        return str(dicom.header(store.read(name)).get(key, ""))
+    except Exception:
+        return ""
 
 
 def _group(pattern: re.Pattern, name: str) -> str:
@@ -157,8 +175,9 @@ def _bytes_of(store: Store, name: str) -> bytes:
 
 def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     """DIR/CLASS/... or DIR/SPLIT/CLASS/..."""
-    parts = [PurePosixPath(name).parts for name in pictures]
-    every = {PurePosixPath(name).parts[:-1] for name in store.stamps}
+    parts = [tuple(name.split("/")) for name in pictures]
+    _refuse_other_kinds(store)
+    every = {tuple(folder.split("/")) for folder in {name.rpartition("/")[0] for name in store.stamps} if folder}
     depth = 0
     while len({p[: depth + 1] for p in parts}) == 1 and any(len(p) > depth + 2 for p in parts):
         depth += 1  # a folder that holds one folder only
@@ -191,6 +210,22 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
         if len(folder) == at + 1 and (not as_splits or folder[depth] in splits):
             listing.notes.append(f"{'/'.join(folder)} has no images: no class")
     return listing
+
+
+def _refuse_other_kinds(store: Store) -> None:
+    """Raises ValueError for folders of masks or boxes, whose folders are no classes."""
+    names = {part.lower() for name in store.stamps for part in name.split("/")[:-1]}
+    texts = any(name.lower().endswith(".txt") and "labels" in name.lower().split("/")[:-1] for name in store.stamps)
+    for parts, right, config in (
+        ({"images", "masks"}, True, "own_segmentation"),
+        ({"jpegimages", "annotations"}, True, "own_detection"),
+        ({"images", "labels"}, texts, "own_detection"),
+    ):
+        if right and parts <= names:
+            raise ValueError(
+                f"{store.root} has folders {' and '.join(sorted(parts))}, which are no classes; it looks like data of "
+                f"--config=configs/{config}.py"
+            )
 
 
 def _without_files(store: Store, held: set, depth: int, at: int, tops: Sequence[str]) -> set[tuple[str, ...]]:
@@ -332,7 +367,7 @@ def _find(store: Store, folder: PurePosixPath, text: str) -> str:
 
 
 def _arrays(path: Path, reading: Reading) -> Listing:
-    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits), and optionally `SPLIT_groups`, `class_names`."""
+    """An npz of `SPLIT_images, SPLIT_labels` (`x_SPLIT, y_SPLIT`, or without splits), perhaps `SPLIT_groups`, `class_names`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgrec_jax.data.images import FORMATS, MAX_PIXELS, ImageFileError, damage, open_image
+from imgrec_jax.data.own import dicom
 
 # What is odd about a file, as bits of `Picture.notes`, and how it is met.
 NOTES = ("CMYK", "16-bit", "palette", "transparent", "turned by its EXIF tag", "animated", "wrong suffix")
@@ -58,6 +59,8 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
     if not data:
         return Picture(problem="an empty file (0 bytes)")
+    if dicom.is_dicom(name):
+        return _describe_dicom(data, digest, max_pixels)
     try:
         with open_image(io.BytesIO(data)) as image:
             height, width = image.height, image.width
@@ -86,6 +89,16 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     return Picture(height, width, channels, 16 if deep else 8, notes, digest)
 
 
+def _describe_dicom(data: bytes, digest: int, max_pixels: int) -> Picture:
+    try:
+        height, width, channels, depth, several = dicom.size(dicom.header(data), max_pixels)
+    except ImageFileError as error:
+        return Picture(problem=str(error))
+    except Exception as error:  # whatever damaged bytes do to a parser
+        return Picture(problem=f"no DICOM file with an image ({' '.join(str(error).split())})")
+    return Picture(height, width, channels, depth, _DEEP * (depth == 16) + _ANIMATED * several, digest)
+
+
 def _is_deep(image: Any, data: bytes) -> bool:
     """More than 8 bits a channel; PIL opens some such files in 8."""
     if image.format == "PNG":
@@ -107,8 +120,10 @@ def _is_grey(image: Any) -> bool:
     return palette is not None and bool((palette.reshape(-1, 3) == palette.reshape(-1, 3)[:, :1]).all())
 
 
-def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS, window: tuple[float, ...] = ()) -> np.ndarray:
     """The bytes of an image file -> [H, W, 1] or [H, W, 3] RGB; uint8 for depth 8, float32 0..1 for depth 16.
+
+    window: (centre, width) of DICOM values; () takes the file's.
 
     Raises:
       ImageFileError: naming the file.
@@ -119,7 +134,9 @@ def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS)
     if found.problem:
         raise ImageFileError(f"{name}: {found.problem}; replace the file")
     try:
-        if found.depth == 16:
+        if dicom.is_dicom(name):
+            values = dicom.pixels(data, window)
+        elif found.depth == 16:
             values = _decode_deep(data, found)
         else:
             with open_image(io.BytesIO(data)) as image:

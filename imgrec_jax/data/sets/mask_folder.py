@@ -166,7 +166,28 @@ def open_mask_folder(
     base, _, _ = parse_split(split)
     everything = pair(files, kind=kind, images=images, masks=masks, mask_suffix=mask_suffix)
     entries = take_split(everything, base, fractions, split_seed)
-    checked = [_check(files, entry, kind, max_pixels) for entry in entries]
+    if kind == "index" and void is not None:
+        others = set(everything) - set(entries)  # a small split may lack objects that the others have
+        refuse_void_alone(files, (*entries, *sorted(others)), void)
+    return open_entries(
+        files, entries, split, kind=kind, class_names=class_names, void=void, in_memory=in_memory, max_pixels=max_pixels
+    )
+
+
+def open_entries(
+    files: Files,
+    entries: Sequence[Entry],
+    split: str,
+    *,
+    kind: str,
+    class_names: Sequence[str],
+    void: int | None,
+    in_memory: bool | None,
+    max_pixels: int,
+) -> Source:
+    """The part of the base split of these entries that `split` names; as `open_mask_folder`."""
+    base, _, _ = parse_split(split)
+    checked = [check_entry(files, entry, kind, max_pixels) for entry in entries]
     if lossy := sum(one for _, one in checked):
         print(
             f"note: {lossy} of the masks of {files.root} {base} are lossy files (JPEG): 128 and more is read as foreground",
@@ -180,9 +201,6 @@ def open_mask_folder(
             return {"image": image, **_from_instances(files, entry, image.shape[:2])}
         return {"image": image, **_from_mask(files, entry, kind, len(class_names), void)}
 
-    if kind == "index" and void is not None:
-        others = set(everything) - set(entries)  # a small split may lack objects that the others have
-        _refuse_void_alone(files, (*entries, *sorted(others)), void)
     if in_memory or (in_memory is None and sum(pixels for pixels, _ in checked) * _BYTES_PER_PIXEL <= MAX_BYTES_IN_MEMORY):
         read = functools.cache(read)
         _read_all(read, entries[slice(*split_range(split, len(entries)))], files)
@@ -202,7 +220,7 @@ def _read_all(read: Callable[[Entry], dict], entries: Sequence[Entry], files: Fi
             raise ImageFileError(f"{files.root / entry.image}: a damaged file (the decoder says: {said[0].damage}); replace it")
 
 
-def _check(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple[int, bool]:
+def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple[int, bool]:
     """(pixels of an image, whether its mask is lossy), of encoded files.
 
     Raises:
@@ -226,7 +244,7 @@ def _check(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple[int,
     return size[0] * size[1], lossy
 
 
-def _refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None:
+def refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None:
     """Raises ValueError when pixels are void and none has a class above 0; the search ends at the first one that has."""
     seen_void = False
     for entry in entries:

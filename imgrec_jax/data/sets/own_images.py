@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from imgrec_jax.data.ops.geometry import resize
-from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own import listing as listings
+from imgrec_jax.data.own import prepared
 from imgrec_jax.data.own.division import connected, divide, parse_fold
 from imgrec_jax.data.own.found import (
     Problem,
@@ -42,7 +41,6 @@ FRACTIONS = (0.8, 0.1, 0.1)
 MAX_BYTES_KEPT = 2**29  # of decoded images, that are kept in memory
 _EAGER_PIXELS = 300_000_000  # decoded at the start: some seconds
 _SAMPLE = 200  # images whose pixels give mean and standard deviation
-_NO_RANDOMNESS = np.random.default_rng(0)
 
 
 def survey_images(
@@ -57,6 +55,7 @@ def survey_images(
     empty: str = "",
     minus_one: str = "",
     separator: str = "|",
+    window: tuple[float, ...] = (),
 ) -> OwnImages:
     """Looks at own images as a whole.
 
@@ -69,6 +68,7 @@ def survey_images(
       split_seed: of cutting them.
       empty, minus_one: what an empty label of a table, and one of -1, stands for; "" is unknown.
       separator: of several labels in one column.
+      window: (centre, width) of DICOM files; () takes each file's own.
 
     Raises:
       FileNotFoundError, ValueError: for what is wrong with the data, with every file that cannot be used.
@@ -77,7 +77,7 @@ def survey_images(
     listing = listings.read(request.folder, reading)
     return OwnImages(
         request, listing, class_names=tuple(class_names), size=size, channels=channels,
-        depth=depth, fractions=tuple(fractions), split_seed=split_seed, reading=reading,
+        depth=depth, fractions=tuple(fractions), split_seed=split_seed, reading=reading, window=tuple(window),
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ class OwnImages:
     def __init__(
         self, request: Request, listing: Listing, *, class_names: tuple[str, ...], size: tuple[int, int] | tuple[()] | None,
         channels: int | None, depth: int | None, fractions: tuple[float, ...], split_seed: int, reading: listings.Reading,
-        whole: str = "",
+        window: tuple[float, ...], whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
         self._request, self._reading, self.title = request, reading, str(request.folder)
@@ -100,6 +100,10 @@ class OwnImages:
                 f"{listing.title} holds no image of a class; expected DIR/CLASS/*.jpg, DIR/train/CLASS/*.jpg, a table of "
                 "file,label, or an npz"
             )
+        if request.multi_label and listing.marks is None:
+            raise ValueError(
+                f"{listing.title} has one label an image; use --config=configs/image_folder.py without :multi_label"
+            )
         self._same = self._tied()
         self.splits = self._of_one_split(whole) if whole else self._divided(fractions, split_seed)
         self.class_names, self.labels = self._labelled(class_names)
@@ -107,15 +111,18 @@ class OwnImages:
         self.channels = channels or int(table["channels"].max())
         self.depth = depth or int(table["depth"].max())
         self.size: tuple[int, int] | tuple[()] = fitting_size(table["height"], table["width"]) if size is None else size
+        self._form = prepared.Form(self.size, self.channels, self.depth, self._request.max_pixels, window)
+        self._records: prepared.Prepared | None = None
         self.found = {} if whole else self._found()
         self._describe()
+        self._records = self._made_ready()
 
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
         request = self._request._replace(manual_dir=folder, fold="")
         made = OwnImages(
             request, listings.read(folder, self._reading), class_names=self.class_names, size=self.size, channels=self.channels,
-            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, whole="test",
+            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, window=self._form.window, whole="test",
         )  # fmt: skip
         mine = self._index.table["digest"][self.splits != "test"]
         again = np.flatnonzero(np.isin(made._index.table["digest"], mine))
@@ -155,8 +162,11 @@ class OwnImages:
 
     def _tied(self) -> np.ndarray:
         """int64 [N]: of images that belong together, for their group or their content."""
+        digests = self._index.table["digest"]
+        if not any(self.listing.groups):
+            return np.unique(digests, return_inverse=True)[1]
         _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(self.listing.groups)]), return_inverse=True)
-        return connected(group, self._index.table["digest"])
+        return connected(group, digests)
 
     # Splits
 
@@ -176,7 +186,7 @@ class OwnImages:
             held = "validation" if "test" in there else "test"
             if held in there:
                 raise ValueError(
-                    f"config.data.fold={self._request.fold!r}: {self.title} has both a validation and a test split; leave it empty"
+                    f"config.data.fold={self._request.fold!r}: {self.title} has a validation and a test split; leave it empty"
                 )
             divided[own[part_of == number - 1]] = held
             self.lines.append(f"fold {number} of {of} is the {held} split")
@@ -216,8 +226,8 @@ class OwnImages:
         torn = [f"{group} ({', '.join(sorted(splits))})" for group, splits in sorted(members.items()) if len(splits) > 1]
         if torn:
             raise ValueError(
-                f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from one part of a group "
-                "is tested on the other; move each to one split, or set config.data.group='' to leave groups alone"
+                f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from "
+                "one part of a group is tested on the other; move each to one split, or leave config.data.group empty"
             )
         first: dict[int, int] = {}
         leaks, torn_labels = [], []
@@ -260,7 +270,7 @@ class OwnImages:
         """Example i as it is: [H, W, 1 or 3]."""
         if self.listing.pixels is None:
             name, store = self.listing.names[i], self.listing.store
-            return decode(store.read(name), store.path(name), self.depth, self._request.max_pixels)
+            return decode(store.read(name), store.path(name), self.depth, self._request.max_pixels, self._form.window)
         image = self.listing.pixels[i]
         image = image if image.ndim == 3 else image[..., None]
         if image.dtype == np.uint16:
@@ -273,8 +283,19 @@ class OwnImages:
 
     def _prepared(self, i: int) -> np.ndarray:
         """Example i with its channels and size: what the ops of evaluation make of the file."""
-        example: dict[str, Any] = to_channels(self.channels)({"image": self._read(i)}, _NO_RANDOMNESS)
-        return resize(self.size)(example, _NO_RANDOMNESS)["image"] if self.size else example["image"]
+        if self._records is not None:
+            name = self.listing.names[i]
+            return self._records.read(name, self.listing.store.stamps[name])
+        return self._form.of(self._read(i))
+
+    def _made_ready(self) -> prepared.Prepared | None:
+        """The prepared images, made where they are not; None where they are read in place."""
+        if not self._request.prepare or self.listing.pixels is not None:
+            return None
+        folder = prepared.folder_of(self._request.data_dir, self.listing.store.root, self._form)
+        table = self._index.table
+        pixels = int(np.prod(self.size)) if self.size else int((table["height"].astype(np.int64) * table["width"]).mean())
+        return prepared.prepare(self.listing.store, self.listing.names, self._form, folder, pixels)
 
     def open(self, split: str) -> Source:
         """The source of a split; image [H, W, C] and label, or labels and label_known [K]."""
@@ -285,8 +306,9 @@ class OwnImages:
         at = whole[slice(*split_range(split, len(whole)))]
         targets = self._targets(at)
         names = tuple(self.listing.names[i] for i in at.tolist())
-        groups = tuple(self.listing.groups[i] or f"\0{names[n]}" for n, i in enumerate(at.tolist()))
-        meta = {"file_names": names, "targets": targets, **({"groups": groups} if any(self.listing.groups) else {})}
+        meta: dict[str, Any] = {"file_names": names, "targets": targets}
+        if any(self.listing.groups):
+            meta["groups"] = tuple(self.listing.groups[i] or f"\0{names[n]}" for n, i in enumerate(at.tolist()))
         table = self._index.table[at]
         size = None if len(at) == len(whole) else len(whole)
         info = SourceInfo(f"{self.title} {split}", self.class_names, meta, self._identity(whole), size)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import reprlib
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from imgrec_jax.data.images import read_regular
 from imgrec_jax.data.sets.coco import prepare
 from imgrec_jax.data.source import Request, parse_split
 
-__all__ = ["CLASS_NAMES", "prepare", "open_voc", "open_voc_folder", "read_folder"]
+__all__ = ["CLASS_NAMES", "prepare", "open_voc", "open_voc_folder", "read_folder", "read_stems"]
 
 MOST_XML_BYTES = 64 * 2**20
 MOST_PIXELS = 2**31 - 1  # of a side
@@ -67,7 +68,11 @@ def read_folder(
     if not list_file.exists():
         sets = sorted(path.stem for path in list_file.parent.glob("*.txt"))
         raise FileNotFoundError(f"{list_file} does not exist; there are {sets}")
-    stems = _stems(list_file, root / "Annotations")
+    return read_stems(root, _stems(list_file, root / "Annotations"), class_names, one_based=one_based)
+
+
+def read_stems(root: Path, stems: Sequence[str], class_names: tuple[str, ...], *, one_based: bool = True) -> FolderSplit:
+    """The images of these names of xml files; as `read_folder`."""
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
     rows = [_read_xml(root / "Annotations" / f"{stem}.xml", i, label_of, one_based) for i, stem in enumerate(stems, 1)]
     annotations = from_images(rows, class_names=tuple(class_names))

@@ -151,3 +151,11 @@ def test_a_batch_of_two_canvases_is_refused():
         batches.collate_boxes(max_boxes=1)([example((8, 8), canvas=(32, 32)), example((8, 8), canvas=(32, 64))])
     with pytest.raises(ValueError, match=r"image_0.jpg of \(40, 8\) does not fit its canvas \(32, 32\)"):
         batches.collate_boxes(max_boxes=1)([example((40, 8), canvas=(32, 32))])
+
+
+def test_without_canvases_each_image_has_its_own():
+    sizes = np.array([(480, 640), (640, 480), (480, 640), (333, 500)])
+    assert batches.canvas_of((480, 640), 160, 256, ()) == (160, 224)
+    order = batches.bucketed_order(sizes, 2, min_size=160, max_size=256, canvases=(), seed=None)(0)
+    of_rows = [{batches.canvas_of(sizes[i], 160, 256, ()) for i in row} for row in order.indices]
+    assert all(len(canvas) == 1 for canvas in of_rows) and sorted(order.indices[order.valid].tolist()) == [0, 1, 2, 3]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data import annotated as detection_source
-from imgrec_jax.data.annotations import Annotations, decode_mask, from_images
+from imgrec_jax.data.annotations import Annotations, from_images, mask_values
 from imgrec_jax.data.sets import coco
 from tests.data import coco_folder
 
@@ -110,7 +110,7 @@ def test_table_survives_the_disk(tmp_path):
     table.save(tmp_path / "t.npz")
     loaded = Annotations.load(tmp_path / "t.npz", masks=True)
     assert loaded.segmentations[1] is None and loaded.file_names == ("ä.png",) and loaded.category_ids == (2, 9)
-    np.testing.assert_array_equal(decode_mask(loaded.segmentations[0], 4, 6), mask)
+    np.testing.assert_array_equal(mask_values(loaded.segmentations[0], 4, 6), mask)
     np.testing.assert_array_equal(loaded.masks(0), [mask, np.zeros_like(mask)])
     bare = Annotations.load(tmp_path / "t.npz", masks=False)
     assert loaded.boxes.dtype == loaded.areas.dtype == np.float64 and loaded.targets(0)["boxes"].dtype == np.float32

@@ -178,6 +178,26 @@ def test_equal_files_in_two_given_splits_are_told(tmp_path):
     assert any(line.startswith("leakage: 2 files are equal to one of another split: ") for line in found.lines), found.lines
 
 
+@pytest.mark.parametrize(
+    ("names", "config"),
+    [
+        (("x/images/1.png", "x/masks/1.png"), "own_segmentation"),
+        (("JPEGImages/1.png", "Annotations/1.xml"), "own_detection"),
+        (("images/1.png", "labels/1.txt"), "own_detection"),
+    ],
+)
+def test_data_of_another_kind_are_refused_with_the_right_config(tmp_path, names, config):
+    for name in names:
+        write(tmp_path / "d" / name, encoded(pixels("cat", 1)))
+    with pytest.raises(ValueError, match=f"which are no classes; it looks like data of --config=configs/{config}.py"):
+        survey(tmp_path / "d", tmp_path)
+
+
+def test_several_labels_need_a_table(tmp_path):
+    with pytest.raises(ValueError, match="has one label an image; use --config=configs/image_folder.py without :multi_label"):
+        survey(folder(tmp_path / "d", COUNTS), tmp_path, multi_label=True)
+
+
 def test_one_class_alone_or_no_image_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has one class, .cat."):
         survey(folder(tmp_path / "d", {"cat": 3}), tmp_path)
@@ -418,3 +438,29 @@ def test_images_of_many_sizes_are_brought_to_one(tmp_path):
     found = survey(tmp_path / "d", tmp_path)
     assert found.size == (80, 128) and found.open("train")[0]["image"].shape == (80, 128, 3)
     assert len(COLOURS) == 3
+
+
+def test_a_preparation_goes_on_and_takes_only_what_is_new(tmp_path, monkeypatch, capfd):
+    from imgrec_jax.data.own import prepared
+
+    monkeypatch.setattr(prepared, "_SHARD", 8)
+    root = folder(tmp_path / "d", COUNTS)
+    plain = survey(root, tmp_path, {"size": (16, 16)})
+    made = survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    assert "preparing 60 of 60 images" in capfd.readouterr().err
+    for split in ("train", "test"):
+        one, other = plain.open(split), made.open(split)
+        for i in range(len(one)):
+            np.testing.assert_array_equal(one[i]["image"], other[i]["image"])
+    where = next((tmp_path / "cache" / "own" / "prepared").iterdir())
+    shards = {path.name: path.stat().st_mtime_ns for path in where.iterdir()}
+    assert len(shards) == 2 * 8 and not any("partial" in name for name in shards)
+    lost = sorted(where.glob("*.json"))[3]
+    lost.unlink()  # killed between a shard and its list
+    folder(root, {"cat": 5}, start=40)
+    capfd.readouterr()
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    assert "preparing 13 of 65 images" in capfd.readouterr().err
+    assert all((where / name).stat().st_mtime_ns == time for name, time in shards.items() if name.split(".")[0] != lost.stem)
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    assert "preparing" not in capfd.readouterr().err

@@ -1,0 +1,195 @@
+"""A detector file in torchvision's released layout, evaluated here and by torchvision on the same JPEG files.
+
+    python experiments/020_released_detectors/run.py reference --weights=A.safetensors --data=DIR --out=DIR
+      (needs torch, torchvision, pycocotools) makes DIR/detector.pth, a file as references/detection/train.py saves it, with 91
+      outputs and beside the weights `args`, from a run's `imgrec export --format=torchvision` (without --weights from seeded
+      random ones); and DIR/torchvision.json, what torchvision finds with it, and pycocotools' twelve numbers.
+    python experiments/020_released_detectors/run.py ours --data=DIR --out=DIR
+      evaluates DIR/detector.pth with `--mode=eval`, without training, and predicts.
+    python experiments/020_released_detectors/run.py compare --out=DIR
+      compares: the twelve numbers, and detections one by one.
+
+--kind=v1 or v2 (fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+NAMES = {"v1": "fasterrcnn_resnet50_fpn", "v2": "fasterrcnn_resnet50_fpn_v2"}
+NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+def annotations(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.data) / "annotations" / "instances_val2017.json"
+
+
+def as_91_outputs(state: dict, category_ids: list[int]) -> dict:
+    """Heads of 80 classes and the background, as a file with an output for each of COCO's 90 ids; others are never found."""
+    import torch
+
+    rows = [0, *category_ids]
+    out = dict(state)
+    for name, size in (("cls_score", 1), ("bbox_pred", 4)):
+        for leaf in ("weight", "bias"):
+            key = f"roi_heads.box_predictor.{name}.{leaf}"
+            old = state[key].reshape(len(rows), size, *state[key].shape[1:])
+            new = torch.zeros(91, size, *state[key].shape[1:])
+            if (name, leaf) == ("cls_score", "bias"):
+                new[:] = -30.0
+            new[rows] = old
+            out[key] = new.reshape(91 * size, *state[key].shape[1:])
+    return out
+
+
+def reference(arguments: argparse.Namespace) -> None:
+    sys.path.insert(0, str(ROOT))
+    from tests.goldens import seeded
+
+    torchvision = seeded.import_torchvision()
+    import torch
+    from PIL import Image
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    from safetensors.torch import load_file
+
+    truth = COCO(str(annotations(arguments)))
+    options = {"weights_backbone": None, "min_size": arguments.min_size, "max_size": arguments.max_size}
+    model = torchvision.models.get_model(NAMES[arguments.kind], weights=None, num_classes=91, **options)
+    if arguments.weights:
+        model.load_state_dict(as_91_outputs(load_file(arguments.weights), sorted(truth.getCatIds())), strict=True)
+    else:
+        drawn = seeded.weights({name: tuple(value.shape) for name, value in model.state_dict().items()})
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in drawn.items()})
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    args = argparse.Namespace(lr=0.02, aspect_ratio_group_factor=3, output_dir=Path("."), momentum=np.float64(0.9))
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": state, "args": args, "epoch": 25, "shape": torch.Size([3, 800])}, out / "detector.pth")
+    model.eval()
+    found, rows = {}, []
+    for image in truth.loadImgs(truth.getImgIds()):
+        picture = Image.open(Path(arguments.data) / "val2017" / image["file_name"]).convert("RGB")
+        pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
+        with torch.no_grad():
+            result = {key: value.numpy() for key, value in model([pixels])[0].items()}
+        found[image["file_name"]] = {key: value.tolist() for key, value in result.items()}
+        for box, score, label in zip(result["boxes"], result["scores"], result["labels"], strict=True):
+            x1, y1, x2, y2 = map(float, box)
+            rows.append(
+                {"image_id": image["id"], "category_id": int(label), "score": float(score), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            )
+    evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    numbers = dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+    (out / "torchvision.json").write_text(json.dumps({"numbers": numbers, "found": found}))
+
+
+def flags(arguments: argparse.Namespace) -> list[str]:
+    network = {"v1": ["--config.model.norm_epsilon=1e-5"], "v2": ["--config.model.name=fasterrcnn_resnet50_fpn_v2"]}[
+        arguments.kind
+    ]
+    return [
+        f"--config={ROOT}/configs/coco_faster_rcnn.py:folder", f"--config.data.manual_dir={arguments.data}", *network,
+        "--config.data.train_split=val", "--config.data.allow_overlap=true", "--config.data.resize=torchvision",
+        f"--config.data.min_size=({arguments.min_size},)", f"--config.data.max_size={arguments.max_size}",
+        "--config.data.eval_batch_size=1", f"--config.pretrained.path={arguments.out}/detector.pth",
+        "--config.pretrained.head=match", "--config.optim.frozen=()",
+    ]  # fmt: skip
+
+
+def ours(arguments: argparse.Namespace) -> None:
+    command = [sys.executable, "-m", "imgrec_jax.main", *flags(arguments), "--mode=eval", f"--workdir={arguments.out}/run"]
+    subprocess.run(command, check=True)
+    sys.path.insert(0, str(ROOT))
+    from imgrec_jax import assemble, config
+    from imgrec_jax.run import loop
+
+    made = config.load(f"{ROOT}/configs/coco_faster_rcnn.py:folder")
+    for flag in flags(arguments)[1:]:
+        key, _, value = flag.removeprefix("--config.").partition("=")
+        if key == "model.name":
+            from imgrec_jax.assemble.components import switch
+
+            switch(made, key, value)
+            made = assemble.complete(made)
+        else:
+            config.override(made, key, value)
+    experiment = assemble.build(made)
+    state, _ = loop.create_state(experiment, lambda variables: experiment.optimisation.initialise(variables)[0])
+    import jax
+
+    from imgrec_jax.step import eval_variables
+
+    predict, found = jax.jit(experiment.task.predict), {}
+    pipeline = experiment.data.evals["validation"]
+    for step in range(pipeline.steps_per_epoch):
+        batch = pipeline.batch(step)
+        rows = experiment.task.records(predict(eval_variables(state), batch), batch)
+        for index, row in zip(batch["index"], rows, strict=True):
+            names = np.array(pipeline.source.info.class_names)
+            found[pipeline.source[int(index)]["file_name"]] = {
+                "boxes": row["boxes"].tolist(), "scores": row["scores"].tolist(), "names": names[row["labels"] - 1].tolist(),
+            }  # fmt: skip
+    (Path(arguments.out) / "ours.json").write_text(json.dumps(found))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out)
+    theirs, mine = (json.loads((out / name).read_text()) for name in ("torchvision.json", "ours.json"))
+    evaluated = json.loads((out / "run" / "eval.json").read_text())["validation"]
+    worst = max(abs(theirs["numbers"][name] - (-1 if evaluated[name] is None else evaluated[name])) for name in NUMBERS)
+    print(
+        "AP there",
+        round(theirs["numbers"]["AP"], 4),
+        "here",
+        round(evaluated["AP"], 4),
+        "; largest difference of twelve",
+        worst,
+    )
+    names = {c["id"]: c["name"] for c in json.loads(annotations(arguments).read_text())["categories"]}
+    total = matched = 0
+    offset = gap = 0.0
+    for file, there in theirs["found"].items():
+        here = mine[Path(file).name] if Path(file).name in mine else mine[file]
+        free = list(range(len(here["scores"])))
+        for box, score, label in zip(there["boxes"], there["scores"], there["labels"], strict=True):
+            total += 1
+            same = [i for i in free if here["names"][i] == names.get(label)]
+            if not same:
+                continue
+            best = min(same, key=lambda i: np.abs(np.subtract(here["boxes"][i], box)).max() + abs(here["scores"][i] - score))
+            distance, difference = np.abs(np.subtract(here["boxes"][best], box)).max(), abs(here["scores"][best] - score)
+            if distance <= 1e-2 and difference <= 1e-4:
+                matched += 1
+                free.remove(best)
+                offset, gap = max(offset, distance), max(gap, difference)
+    extra = sum(len(found["scores"]) for found in mine.values()) - matched
+    print(f"{matched} of {total} detections found, {extra} more here; boxes to {offset:.2g} px, scores to {gap:.2g}")
+    result = {"numbers_there": theirs["numbers"], "numbers_here": {n: evaluated[n] for n in NUMBERS}, "largest": worst,
+              "detections": total, "matched": matched, "extra": extra, "boxes_px": offset, "scores": gap}  # fmt: skip
+    (Path(__file__).parent / f"result_{arguments.kind}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("reference", "ours", "compare"))
+    parser.add_argument("--kind", choices=sorted(NAMES), default="v1")
+    parser.add_argument("--weights")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--min_size", type=int, default=160)
+    parser.add_argument("--max_size", type=int, default=256)
+    arguments = parser.parse_args()
+    {"reference": reference, "ours": ours, "compare": compare}[arguments.part](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,425 @@
+"""Own images with boxes: a folder with COCO json, Pascal VOC's three folders, or YOLO's text files, as it is.
+
+Classes, splits and where the images lie are found; splits that are not given are cut, seeded, and with what must stay together
+(groups, files of equal content) in one. Sizes, canvases and anchors that fit the objects are proposed for a small detector.
+
+Shape letters: N boxes, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder
+from imgrec_jax.data.annotations import Annotations, from_images
+from imgrec_jax.data.images import decode_image, read_image_file
+from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
+from imgrec_jax.data.own import index as indices
+from imgrec_jax.data.own.division import canonical_split, connected, divide, parse_fold
+from imgrec_jax.data.own.found import Problem, counts_by_class, sample, settle_problems, shown, statistics
+from imgrec_jax.data.own.pictures import NOTES
+from imgrec_jax.data.own.stores import folder_store, is_hidden, stamp
+from imgrec_jax.data.sets import coco, voc, yolo
+from imgrec_jax.data.source import Request, parse_split
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.8, 0.1, 0.1)
+_LONGEST = (320, 480, 640)  # of an image's side; the first at which most objects have _SMALLEST pixels
+_SMALLEST = 12.0
+_SAMPLE = 60  # images whose pixels give mean and standard deviation
+_TURNED = 1 << NOTES.index("turned by its EXIF tag")
+
+
+class Given(NamedTuple):
+    """format: as it is called; splits: {"train", ... or "" where none is given: annotated images}; notes: lines to print."""
+
+    format: str
+    splits: dict[str, FolderSplit]
+    notes: list[str]
+
+
+def survey_boxes(
+    request: Request, *, class_names: tuple[str, ...] = (), fractions: tuple[float, ...] = FRACTIONS, split_seed: int = 0
+) -> OwnBoxes:
+    """Looks at own annotated images as a whole.
+
+    Args:
+      class_names: of labels 1..K; () takes those of the training split.
+      fractions: of train, validation and test, where no splits are given.
+      split_seed: of cutting them.
+    """
+    return OwnBoxes(request, tuple(class_names), tuple(fractions), split_seed)
+
+
+def find(root: Path) -> Given:
+    """What format a folder is of, and its annotations.
+
+    Raises:
+      FileNotFoundError, ValueError: where it is of none, with what was looked for.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"config.data.manual_dir={root} is no folder; give the one with your images and annotations")
+    while (inner := _only_folder(root)) is not None:
+        root = inner
+    for look in (_find_voc, _find_yolo, _find_coco):
+        if (found := look(root)) is not None:
+            return found
+    there = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))[:10]
+    raise ValueError(
+        f"{root} holds {there}; expected Pascal VOC (Annotations/ and JPEGImages/), YOLO (data.yaml, or images/ and labels/), "
+        "or a COCO json with images, annotations and categories"
+    )
+
+
+def _only_folder(root: Path) -> Path | None:
+    there = [path for path in root.iterdir() if not is_hidden(path.name)]
+    return there[0] if len(there) == 1 and there[0].is_dir() else None
+
+
+def _find_voc(root: Path) -> Given | None:
+    if not (root / "Annotations").is_dir():
+        return None
+    files = sorted((root / "Annotations").glob("*.xml"))
+    names: set[str] = set()
+    for path in files:
+        try:
+            names |= {(entry.findtext("name") or "").strip() for entry in ElementTree.parse(path).getroot().iter("object")}
+        except (ElementTree.ParseError, OSError, LookupError, ValueError):
+            continue  # said by `voc.read_folder`, with all it has to say
+    class_names = tuple(sorted(names - {""}))
+    lists = {path.stem: canonical_split(path.stem) for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
+    named = {split: stem for stem, split in lists.items() if split}
+    if "train" in named:
+        splits = {split: voc.read_folder(root, stem, class_names) for split, stem in named.items()}
+        return Given("Pascal VOC", splits, [])
+    return Given("Pascal VOC", {"": voc.read_stems(root, [path.stem for path in files], class_names)}, [])
+
+
+def _find_yolo(root: Path) -> Given | None:
+    found = yolo.find(root)
+    if found is None:
+        return None
+    names, notes, cut, absent = found.class_names, [], 0, 0
+    read: dict[str, list[tuple[Path, yolo.Labels]]] = {}
+    for split, pairs in found.splits.items():
+        for image, text in pairs:
+            none = yolo.Labels(np.zeros((0, 4)), np.zeros(0, np.int64), 0)
+            labels = yolo.read_labels(text, names) if text else none
+            cut, absent = cut + labels.cut, absent + (text is None)
+            read.setdefault(split, []).append((image, labels))
+    if not names:
+        most = max((int(labels.classes.max(initial=-1)) for rows in read.values() for _, labels in rows), default=-1)
+        names = tuple(map(str, range(most + 1)))
+        notes.append("nothing names the classes (data.yaml, classes.txt): they are called by their numbers")
+    if cut:
+        notes.append(f"{cut:,} boxes reached a little out of their image, and were cut")
+    if absent:
+        notes.append(f"{absent:,} images have no text file: taken as without objects")
+    store = folder_store(root, stamps={})
+    splits = {}
+    for split, rows in read.items():
+        paths = [image for image, _ in rows]
+        store.stamps.update({str(path): stamp(path) for path in paths})
+        index = indices.make(store, [str(path) for path in paths], None)
+        sizes = index.table[["height", "width"]].tolist()
+        turned = (index.table["notes"] & _TURNED) > 0
+        sizes = [size[::-1] if t else size for size, t in zip(sizes, turned, strict=True)]
+        images = [_row(n, root, *row, size) for n, (row, size) in enumerate(zip(rows, sizes, strict=True), start=1)]
+        splits[split] = FolderSplit(from_images(images, class_names=names), tuple(paths), str(root))
+    return Given("YOLO", splits, notes)
+
+
+def _row(number: int, root: Path, image: Path, labels: yolo.Labels, size: tuple[int, int]) -> dict:
+    boxes = labels.boxes * [size[1], size[0], size[1], size[0]]
+    return {
+        "image_id": number,
+        "file_name": str(image.relative_to(root)) if image.is_relative_to(root) else str(image),
+        "size": size,
+        "boxes": boxes,
+        "labels": labels.classes + 1,
+        "crowd": np.zeros(len(boxes), np.bool_),
+        "ids": np.arange(1, len(boxes) + 1),
+        "areas": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+    }
+
+
+def _find_coco(root: Path) -> Given | None:
+    files = [path for path in sorted(root.rglob("*.json")) if not any(map(is_hidden, path.relative_to(root).parts))]
+    found: dict[str, Path] = {}
+    for path in files:
+        if not _is_instances(path):
+            continue
+        words = re.split(r"[\W_\d]+", path.stem) + list(path.relative_to(root).parts[-2:-1])
+        split = next((name for word in words if word and (name := canonical_split(word))), "")
+        if split in found:
+            raise ValueError(f"{root}: both {found[split]} and {path} are of split {split or 'unknown'!r}; move one away")
+        found[split] = path
+    if not found:
+        return None
+    if "" in found and len(found) > 1:
+        raise ValueError(
+            f"{root}: {found['']} names no split, beside {sorted(map(str, found.values()))}; move it away, or rename it"
+        )
+    return Given("COCO", {split: coco.read_folder(_images_of(root, path), path) for split, path in found.items()}, [])
+
+
+def _is_instances(path: Path) -> bool:
+    """A dict with images and categories; told without reading the whole of what is something else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+
+
+def _images_of(root: Path, file: Path) -> Path:
+    """The folder from which a json names its images: the one where the first of them is."""
+    names = [str(image["file_name"]) for image in json.loads(file.read_bytes())["images"][:3] if "file_name" in image]
+    stem = re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
+    split = canonical_split(re.sub(r"[\d_]+$", "", stem)) or ""
+    spelled = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_dir() and canonical_split(re.sub(r"[\d_]+$", "", path.name)) == split
+    ]
+    places = [
+        file.parent,
+        file.parent / stem,
+        root / stem,
+        root / "images" / stem,
+        root / "images",
+        root,
+        *(spelled if split else []),
+    ]
+    places += sorted(path for path in root.rglob("*") if path.is_dir())
+    return next((place for place in places if names and all((place / name).is_file() for name in names)), places[0])
+
+
+class OwnBoxes:
+    """A `data.own.found.Survey` of detection."""
+
+    def __init__(
+        self, request: Request, class_names: tuple[str, ...], fractions: tuple[float, ...], seed: int, whole: str = ""
+    ):
+        """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
+        self._request = request
+        given = find(request.folder)
+        total = sum(len(split.paths) for split in given.splits.values())
+        self.lines = [f"{request.folder}: {given.format}, {total:,} images", *given.notes]
+        self.digests: dict[str, np.ndarray] = {}
+        splits = {name: self._usable(name, split) for name, split in given.splits.items()}
+        if whole:
+            chosen = splits.get(whole) or splits.get("") or next(iter(splits.values()))
+            self.splits = {whole: chosen}
+        else:
+            self.splits = self._divided(splits, fractions, seed)
+        self._check_leaks()
+        train = self.splits[whole or "train"].annotations
+        self.class_names = class_names or train.class_names
+        self._describe()
+        self.found = {} if whole else self._found(train)
+
+    def other(self, folder: Path) -> DetectionSource:
+        """See `data.own.found.Survey`."""
+        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0, whole="test")
+        print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
+        return made.open("test")
+
+    def _usable(self, name: str, split: FolderSplit) -> FolderSplit:
+        store = folder_store(self._request.folder, self._request.max_pixels, {str(p): stamp(p) for p in split.paths})
+        names = [str(path) for path in split.paths]
+        index = indices.make(store, names, self._request.data_dir / "own", self._request.max_pixels)
+        bad = [Problem(file, problem) for file, problem in zip(names, index.problems, strict=True) if problem]
+        turned = "has an EXIF orientation, and its boxes may be of the turned or of the stored pixels; store it upright"
+        boxes = np.diff(split.annotations.offsets)
+        odd = np.flatnonzero(((index.table["notes"] & _TURNED) > 0) & (boxes > 0)).tolist()
+        bad += [Problem(names[i], turned) for i in odd]
+        self.lines += settle_problems(f"{self._request.folder} {name}".strip(), bad, self._request.bad_files, len(names))
+        keep = np.setdiff1d(np.flatnonzero(index.good), odd)
+        self.digests[name] = index.table["digest"][keep]
+        return _taken(split, keep)
+
+    def _divided(self, splits: dict[str, FolderSplit], fractions: tuple[float, ...], seed: int) -> dict[str, FolderSplit]:
+        """{"train", "validation" and "test": those that are given, and cut from the training images}."""
+        splits = {("train" if name == "" else name): split for name, split in splits.items()}
+        self.digests = {("train" if name == "" else name): digest for name, digest in self.digests.items()}
+        if "train" not in splits:
+            raise ValueError(f"{self._request.folder} has no training split; it has {sorted(splits)}")
+        self._check_groups(splits)
+        if self._request.fold:
+            number, of = parse_fold(self._request.fold)
+            held = "validation" if "test" in splits else "test"
+            if held in splits:
+                raise ValueError(f"config.data.fold={self._request.fold!r}: both validation and test are given; leave it empty")
+            self._cut(splits, held, lambda part: part == number - 1, [1 / of] * of, seed)
+            self.lines.append(f"fold {number} of {of} is the {held} split")
+        if "validation" not in splits:
+            absent = [name for name in SPLITS[1:] if name not in splits]
+            shares = [fractions[0], *(fractions[SPLITS.index(name)] for name in absent)]
+            for name in absent:
+                rest = [shares[0], *shares[1 + absent.index(name) :]]
+                self._cut(splits, name, lambda part: part == 1, np.array(rest) / sum(rest), seed)
+            self.lines.append(f"cut from the training images (seed {seed}): {' and '.join(absent)}")
+        return splits
+
+    def _cut(
+        self, splits: dict[str, FolderSplit], name: str, chosen: Callable[[np.ndarray], np.ndarray],
+        shares: Sequence[float] | np.ndarray, seed: int,
+    ) -> None:  # fmt: skip
+        """Moves a part of the training images into the split `name`."""
+        train, digests = splits["train"], self.digests["train"]
+        names = list(train.annotations.file_names)
+        groups = self._groups(train)
+        _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(groups)]), return_inverse=True)
+        part = chosen(divide(names, _strata(train.annotations), connected(group, digests), shares, seed))
+        splits[name], self.digests[name] = _taken(train, np.flatnonzero(part)), digests[part]
+        splits["train"], self.digests["train"] = _taken(train, np.flatnonzero(~part)), digests[~part]
+
+    def _groups(self, split: FolderSplit) -> list[str]:
+        if not self._request.group:
+            return [""] * len(split.paths)
+        pattern = re.compile(self._request.group)
+        found = [pattern.search(str(path)) for path in split.paths]
+        return [(m.group(1) if pattern.groups else m.group(0)) or "" if m else "" for m in found]
+
+    def _check_groups(self, splits: dict[str, FolderSplit]) -> None:
+        where: dict[str, set[str]] = {}
+        for name, split in splits.items():
+            for group in self._groups(split):
+                where.setdefault(group, set()).add(name)
+        where.pop("", None)
+        if torn := [f"{group} ({', '.join(sorted(names))})" for group, names in sorted(where.items()) if len(names) > 1]:
+            raise ValueError(f"{self._request.folder}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}")
+
+    def _check_leaks(self) -> None:
+        for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            if first in self.splits and second in self.splits:
+                same = np.flatnonzero(np.isin(self.digests[second], self.digests[first]))
+                if len(same):
+                    names = [self.splits[second].annotations.file_names[i] for i in same.tolist()]
+                    self.lines.append(f"leakage: {len(same)} files of {second} are equal to ones of {first}: {shown(names)}")
+
+    def open(self, split: str) -> DetectionSource:
+        """The source of a split, boxes by the labels of training."""
+        base, _, _ = parse_split(split)
+        if base not in self.splits:
+            raise ValueError(f"{self._request.folder} has no split {base!r}; it has {sorted(self.splits)}")
+        folder = self.splits[base]
+        source = open_folder(f"{self._request.folder.name} {base}", folder, self._request.targets, self._request.max_pixels)
+        return source.subset(split)
+
+    def _describe(self) -> None:
+        counts = np.zeros(len(self.class_names), int)
+        table = next(iter(self.splits.values())).annotations if "train" not in self.splits else self.splits["train"].annotations
+        for name, count in zip(
+            table.class_names, np.bincount(table.labels, minlength=len(table.class_names) + 1)[1:], strict=True
+        ):
+            if name in self.class_names:
+                counts[self.class_names.index(name)] = count
+        self.lines.append(
+            f"{len(self.class_names)} classes; boxes for training: {counts_by_class(self.class_names, counts.tolist())}"
+        )
+        pairs = [f"{n} {len(self.splits[n].paths):,}" for n in SPLITS if n in self.splits]
+        self.lines.append(f"splits: {', '.join(pairs)}")
+        sizes = sorted({tuple(size) for split in self.splits.values() for size in split.annotations.sizes.tolist()})
+        self.lines.append(
+            f"(height, width) {sizes[0]}" if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} to {sizes[-1]}"
+        )
+
+    def _found(self, train: Annotations) -> dict[str, Any]:
+        sizes = np.concatenate([split.annotations.sizes for split in self.splits.values()])
+        fit = fitting(train, sizes)
+        at = sample(len(train), _SAMPLE)
+        paths = self.splits["train"].paths
+        mean, std = statistics(
+            [decode_image(read_image_file(paths[i]), str(paths[i]), self._request.max_pixels) for i in at.tolist()]
+        )
+        counts = [int(np.diff(split.annotations.offsets).max(initial=0)) for split in self.splits.values()]
+        self.lines.append(
+            f"images are brought to {fit.min_size} x {fit.max_size} pixels; anchors of {fit.anchor_sizes} pixels, "
+            f"height / width {fit.aspect_ratios}"
+        )
+        return {
+            "model.num_classes": len(self.class_names) + 1,
+            "model.anchor_sizes": fit.anchor_sizes,
+            "model.aspect_ratios": fit.aspect_ratios,
+            "data.options.class_names": self.class_names,
+            "data.min_size": (fit.min_size,),
+            "data.max_size": fit.max_size,
+            "data.canvases": fit.canvases,
+            "data.max_boxes": max(max(counts), 8),
+            "data.mean": mean,
+            "data.std": std,
+            "data.validation_split": "validation" if "validation" in self.splits else "",
+            "data.test_split": "test" if "test" in self.splits else "",
+        }
+
+
+def _strata(table: Annotations) -> np.ndarray:
+    """The rarest class of each image; 0 without objects."""
+    counts = np.bincount(table.labels, minlength=len(table.class_names) + 1)
+    rarest = np.zeros(len(table), np.int64)
+    for i in range(len(table)):
+        labels = np.unique(table.labels[table.offsets[i] : table.offsets[i + 1]])
+        rarest[i] = labels[counts[labels].argmin()] if len(labels) else 0
+    return rarest
+
+
+def _taken(split: FolderSplit, at: np.ndarray) -> FolderSplit:
+    if len(at) == len(split.paths):
+        return split
+    return split._replace(annotations=split.annotations.subset(at), paths=tuple(split.paths[i] for i in at.tolist()))
+
+
+class Fit(NamedTuple):
+    """What a small detector needs: sides of images, the canvases they are padded to, anchors on three levels."""
+
+    min_size: int
+    max_size: int
+    canvases: tuple[tuple[int, int], ...]
+    anchor_sizes: tuple[tuple[float, ...], ...]
+    aspect_ratios: tuple[float, ...]
+
+
+def fitting(train: Annotations, sizes: np.ndarray) -> Fit:
+    """Sizes and anchors by the boxes of the training split: two anchors a level, at quantiles of the square root of the area.
+
+    sizes: int [n, 2], of the images of all splits.
+    """
+    image_of = np.repeat(np.arange(len(train)), np.diff(train.offsets))
+    sides = (train.boxes[:, 2:] - train.boxes[:, :2])[~train.crowd]
+    good = (sides > 0).all(1)
+    sides, longest = sides[good], float(np.median(sizes.max(1)))
+    shortest = float(np.median(sizes.min(1)))
+    roots = np.sqrt(sides.prod(1)) / train.sizes[image_of][~train.crowd][good].max(1)  # shares of the longest side
+    if not len(roots):
+        roots, sides = np.array([0.05, 0.5]), np.ones((1, 2))
+    few = float(np.quantile(roots, 0.1))
+    max_size = next((side for side in _LONGEST if few * side >= _SMALLEST), _LONGEST[-1])
+    max_size = int(min(max_size, max(round_up((int(longest), 32))[0], 64)))
+    min_size = int(max(round(max_size * shortest / longest), 32))
+    marks = np.quantile(roots, [0.05, 0.25, 0.5, 0.75, 0.9, 0.98]) * max_size
+    anchors = tuple(tuple(float(max(round(v), 4)) for v in sorted(set(pair))) for pair in marks.reshape(3, 2).tolist())
+    ratios = np.quantile(sides[:, 1] / sides[:, 0], [0.1, 0.5, 0.9])
+    apart = [float(np.round(ratios[1], 2))]
+    apart = [float(np.round(r, 2)) for r in ratios[[0]] if r < ratios[1] / 1.35] + apart
+    apart += [float(np.round(r, 2)) for r in ratios[[2]] if r > ratios[1] * 1.35]
+    unique = np.unique(sizes, axis=0).tolist()
+    resized = {resized_size(tuple(size), min_size, max_size) for size in unique}
+    if len(resized) == 1:
+        canvases: tuple[tuple[int, int], ...] = (round_up(next(iter(resized))),)
+    else:
+        offered = default_canvases(min_size, max_size)
+        canvases = tuple(c for c in offered if c in {canvas_of(tuple(size), min_size, max_size, offered) for size in unique})
+    return Fit(min_size, max_size, canvases, anchors, tuple(apart))
+
+
+__all__ = ["OwnBoxes", "find", "fitting", "survey_boxes"]

@@ -1,0 +1,266 @@
+"""Own images with masks: a folder or zip of images and masks, as it is; the kind of masks, classes and splits are found.
+
+Splits that are not given as folders are cut, seeded, and with what must stay together (groups, files of equal content) in one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from imgrec_jax.data.files import list_files
+from imgrec_jax.data.images import decode_image
+from imgrec_jax.data.own.division import canonical_split, connected, divide, parse_fold
+from imgrec_jax.data.own.found import Problem, sample, settle_problems, shown, statistics
+from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
+from imgrec_jax.data.source import Request, Source, parse_split
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.8, 0.1, 0.1)
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "groundtruth", "gt", "targets")
+_SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")
+_MOST_MASKS = 2000  # that are looked into for their classes
+_SAMPLE = 60
+
+
+def survey_masks(
+    request: Request,
+    *,
+    kind: str = "",
+    class_names: tuple[str, ...] = (),
+    void: int | None = 255,
+    fractions: tuple[float, ...] = FRACTIONS,
+    split_seed: int = 0,
+) -> OwnMasks:
+    """Looks at own images and masks as a whole.
+
+    Args:
+      kind: "index", "binary" or "instances", see `mask_folder`; "" finds it.
+      class_names: of classes 0, 1, ...; () numbers those that the masks hold, or takes the lines of classes.txt.
+      void: value of kind "index" that is ignored everywhere; None for none.
+      fractions: of train, validation and test, where no splits are given.
+      split_seed: of cutting them.
+    """
+    return OwnMasks(request, kind, tuple(class_names), void, tuple(fractions), split_seed)
+
+
+class OwnMasks:
+    """A `data.own.found.Survey` of segmentation."""
+
+    def __init__(
+        self, request: Request, kind: str, class_names: tuple[str, ...], void: int | None, fractions: tuple[float, ...],
+        seed: int, whole: str = "",
+    ):  # fmt: skip
+        """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
+        self._request, self._void, self.title = request, void, str(request.folder)
+        self._files = list_files(request.folder, request.max_pixels)
+        self.kind, every = self._paired(kind)
+        self.lines = [f"{self.title}: {len(every):,} images with masks"]
+        entries = self._usable(every)
+        self.kind, values = self._looked_into(entries, self.kind if kind or self.kind == "instances" else "")
+        self.class_names = class_names or self._names(values)
+        self.entries = self._of_one_split(entries, whole) if whole else self._divided(entries, fractions, seed)
+        self._describe(values)
+        self.found = {} if whole else self._found()
+
+    def other(self, folder: Path) -> Source:
+        """See `data.own.found.Survey`."""
+        request = self._request._replace(manual_dir=folder, fold="")
+        made = OwnMasks(request, self.kind, self.class_names, self._void, FRACTIONS, 0, whole="test")
+        print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
+        return made.open("test")
+
+    def _paired(self, kind: str) -> tuple[str, list[Entry]]:
+        """The kind, as far as the layout tells it, and the images with their masks."""
+        folders = Counter(part for name in self._files.names for part in set(name.parts[:-1]))
+        images = next((name for name in IMAGE_FOLDERS if name in folders), None)
+        masks = next((name for name in MASK_FOLDERS if name in folders and name != images), None)
+        if images is None or masks is None:
+            raise ValueError(
+                f"{self.title} holds images in {sorted(folders)[:8]}; expected a folder of images, one of {IMAGE_FOLDERS}, "
+                f"and one of masks, one of {MASK_FOLDERS}"
+            )
+        if not kind:
+            holders = {name.parts[: name.parts.index(masks)] for name in self._files.names if masks in name.parts[:-1]}
+            files = sum(masks in name.parts[:-1] for name in self._files.names)
+            whole = sum(images in name.parts[:-1] and masks not in name.parts[:-1] for name in self._files.names)
+            kind = "instances" if len(holders) == whole and len(holders) > 3 and files >= whole else "index"
+        problem: ValueError | None = None
+        for suffix in _SUFFIXES:
+            try:
+                return kind, pair(self._files, kind=kind, images=images, masks=masks, mask_suffix=suffix)
+            except ValueError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
+
+    def _usable(self, every: list[Entry]) -> list[Entry]:
+        good, bad = [], []
+        for entry in every:
+            try:
+                check_entry(self._files, entry, "binary", self._request.max_pixels)
+                good.append(entry)
+            except (ValueError, OSError) as error:
+                file, _, what = str(error).partition(": ")
+                bad.append(Problem(file, what or "cannot be used"))
+        self.lines += settle_problems(self.title, bad, self._request.bad_files, len(every))
+        return good
+
+    def _looked_into(self, entries: list[Entry], kind: str) -> tuple[str, dict[int, int]]:
+        """(kind, {value of the masks: in how many it is})."""
+        if not entries:
+            raise ValueError(f"{self.title} holds no image with a mask that can be used")
+        values: Counter[int] = Counter()
+        lossy = False
+        if kind == "instances":
+            return kind, {}
+        for i in sample(len(entries), _MOST_MASKS).tolist():
+            mask = mask_values(self._files, entries[i].masks[0])
+            lossy |= mask.dtype == np.uint8 and entries[i].masks[0].suffix.lower() in (".jpg", ".jpeg")
+            if mask.ndim == 3:
+                colours = np.unique(mask.reshape(-1, mask.shape[2])[:, :3], axis=0)
+                if len(colours) > 2 or (len(colours) == 2 and colours[0].any()):
+                    raise ValueError(
+                        f"{self._files.root / entries[i].masks[0]} is a colour image of {len(colours)} colours; expected "
+                        "grey or palette PNG of class numbers, or black and one colour; write the masks so"
+                    )
+                mask = np.where(mask.any(2), 255, 0).astype(np.uint8)
+            values.update(np.unique(mask).tolist())
+        if kind:
+            return kind, dict(values)
+        return "binary" if lossy or set(values) <= {0, 255} or len(set(values) - {0}) == 1 else "index", dict(values)
+
+    def _names(self, values: dict[int, int]) -> tuple[str, ...]:
+        if self.kind != "index":
+            return CLASS_NAMES
+        count = max(value for value in values if value != self._void) + 1
+        for name in ("classes.txt", "labels.txt", "class_names.txt"):
+            file = self._request.folder / name
+            if file.is_file():
+                names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+                if len(names) >= count:
+                    return tuple(names)
+        return ("background", *(f"class {n}" for n in range(1, count)))
+
+    def _divided(self, entries: list[Entry], fractions: tuple[float, ...], seed: int) -> dict[str, list[Entry]]:
+        given = [self._split_of(entry) for entry in entries]
+        there = set(given)
+        self._check_groups(entries, given)
+        divided = np.array([split or "train" for split in given], dtype="U10")
+        if "train" not in set(divided.tolist()):
+            raise ValueError(f"{self.title} has no training images; it has {sorted(there)}")
+
+        def parts(shares: Any) -> tuple[np.ndarray, np.ndarray]:
+            own = np.flatnonzero(divided == "train")
+            names = [entries[i].name for i in own.tolist()]
+            groups = [self._group(entries[i]) for i in own.tolist()]
+            _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(groups)]), return_inverse=True)
+            same = np.array([self._digest(entries[i]) for i in own.tolist()], np.uint64)
+            return own, divide(names, np.zeros(len(own), int), connected(group, same), shares, seed)
+
+        if self._request.fold:
+            number, of = parse_fold(self._request.fold)
+            held = "validation" if "test" in there else "test"
+            if held in there:
+                raise ValueError(f"config.data.fold={self._request.fold!r}: both validation and test are given; leave it empty")
+            own, part = parts([1 / of] * of)
+            divided[own[part == number - 1]] = held
+            there.add(held)
+            self.lines.append(f"fold {number} of {of} is the {held} split")
+        if "validation" not in there:
+            absent = [name for name in SPLITS[1:] if name not in there]
+            shares = np.array([fractions[0], *(fractions[SPLITS.index(name)] for name in absent)])
+            own, part = parts(shares / shares.sum())
+            for n, name in enumerate(absent, start=1):
+                divided[own[part == n]] = name
+            self.lines.append(f"cut from the training images (seed {seed}): {' and '.join(absent)}")
+        found: dict[str, list[Entry]] = {}
+        for entry, split in zip(entries, divided.tolist(), strict=True):
+            found.setdefault(split, []).append(entry)
+        return found
+
+    def _of_one_split(self, entries: list[Entry], split: str) -> dict[str, list[Entry]]:
+        return {split: [e for e in entries if self._split_of(e) == split] or entries}
+
+    def _split_of(self, entry: Entry) -> str:
+        parts = PurePosixPath(entry.name).parts[: None if self.kind == "instances" else -1]
+        return next((name for part in parts if (name := canonical_split(part))), "")
+
+    def _group(self, entry: Entry) -> str:
+        if not self._request.group:
+            return ""
+        match = re.search(self._request.group, str(entry.image))
+        return (match.group(1) if match.re.groups else match.group(0)) or "" if match else ""
+
+    def _digest(self, entry: Entry) -> int:
+        return int.from_bytes(hashlib.blake2b(self._files.read(entry.image), digest_size=8).digest(), "little")
+
+    def _check_groups(self, entries: list[Entry], given: list[str]) -> None:
+        where: dict[str, set[str]] = {}
+        content: dict[int, tuple[str, str]] = {}
+        leaks = []
+        for entry, split in zip(entries, given, strict=True):
+            if split:
+                where.setdefault(self._group(entry), set()).add(split)
+                first = content.setdefault(self._digest(entry), (split, entry.name))
+                if first[0] != split:
+                    leaks.append(f"{first[1]} = {entry.name}")
+        where.pop("", None)
+        if torn := [f"{group} ({', '.join(sorted(names))})" for group, names in sorted(where.items()) if len(names) > 1]:
+            raise ValueError(f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}")
+        if leaks:
+            self.lines.append(f"leakage: {len(leaks)} images are equal to one of another split: {shown(leaks)}")
+
+    def open(self, split: str) -> Source:
+        """The source of a split."""
+        base, _, _ = parse_split(split)
+        if base not in self.entries:
+            raise ValueError(f"{self.title} has no split {base!r}; it has {sorted(self.entries)}")
+        if self.kind == "index" and self._void is not None:
+            refuse_void_alone(self._files, [entry for entries in self.entries.values() for entry in entries], self._void)
+        return open_entries(
+            self._files, self.entries[base], split, kind=self.kind, class_names=self.class_names, void=self._void,
+            in_memory=self._request.in_memory, max_pixels=self._request.max_pixels,
+        )  # fmt: skip
+
+    def _describe(self, values: dict[int, int]) -> None:
+        said = {"index": "class numbers", "binary": "0 and not 0", "instances": "a file for each object"}[self.kind]
+        self.lines.append(
+            f"masks of kind {self.kind!r}: {said}; {len(self.class_names)} classes: {', '.join(self.class_names[:10])}"
+        )
+        if self._void in values and self.kind == "index":
+            self.lines.append(f"{self._void} is void: ignored in training and evaluation")
+        self.lines.append(
+            "splits: " + ", ".join(f"{name} {len(self.entries[name]):,}" for name in SPLITS if name in self.entries)
+        )
+
+    def _found(self) -> dict[str, Any]:
+        train = self.entries["train"]
+        images = [self._decoded(train[i]) for i in sample(len(train), _SAMPLE).tolist()]
+        mean, std = statistics(images)
+        sides = np.array([image.shape[:2] for image in images])
+        side = int(np.clip(np.median(sides.min(1)) // 16 * 16, 32, 128))
+        self.lines.append(
+            f"(height, width) about {tuple(np.median(sides, axis=0).astype(int).tolist())}; trained on parts of {side} x {side}"
+        )
+        return {
+            "model.num_classes": len(self.class_names),
+            "data.options.kind": self.kind,
+            "data.options.class_names": self.class_names,
+            "data.train_ops.foreground_crop.size": (side * 3 // 2,) * 2,
+            "data.train_ops.random_affine.size": (side, side),
+            "data.mean": mean,
+            "data.std": std,
+            "data.validation_split": "validation" if "validation" in self.entries else "",
+            "data.test_split": "test" if "test" in self.entries else "",
+        }
+
+    def _decoded(self, entry: Entry) -> np.ndarray:
+        return decode_image(self._files.read(entry.image), str(self._files.root / entry.image), self._request.max_pixels)

@@ -1,0 +1,135 @@
+"""What a run says of every example of a split, beside the truth: what reports draw and test statistics are made of.
+
+Shape letters: N examples, K classes, D detections of all images, T thresholds.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imgrec_jax import assemble
+from imgrec_jax.assemble.data import open_sources
+from imgrec_jax.data.source import Source
+from imgrec_jax.detection import coco_eval, errors
+from imgrec_jax.inference.inputs import Picture
+from imgrec_jax.inference.predictor import Predictor
+from imgrec_jax.inference.results import Result
+from imgrec_jax.segmentation.metrics import scores as pixel_scores
+
+# Examples of a split that are looked at, spread evenly over it; of maps, which are kept, fewer.
+MOST, MOST_MAPS = 10_000, 1_000
+
+Statistic = Callable[[np.ndarray], float | None]  # how often each example counts, int [N] -> value
+
+
+class Evidence(NamedTuple):
+    """Attributes:
+    split: its name; source: its examples.
+    indices: int [N], of the examples that were looked at.
+    results: of these; truths: {target: value} of each, without the image.
+    seconds: that the predictions took, compilation included.
+    """
+
+    split: str
+    source: Source
+    indices: np.ndarray
+    results: list[Result]
+    truths: list[dict[str, Any]]
+    seconds: float
+
+
+def splits(run: Predictor) -> dict[str, Source]:
+    """The evaluation splits of a run whose data are on this machine, the test split first.
+
+    Raises:
+      ValueError, FileNotFoundError, OSError: where they are not.
+    """
+    found = open_sources(assemble.complete(run.config))[1]
+    return {name: found[name] for name in ("test", "validation") if name in found}
+
+
+def gather(run: Predictor, split: str, source: Source) -> Evidence:
+    most = MOST_MAPS if "segmentation" in source[0] else MOST
+    indices = np.unique(np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(np.int64))
+    truths = list[dict[str, Any]]()
+
+    def pictures() -> Iterator[Picture]:
+        for index in indices.tolist():
+            yield Picture(f"{split} {index}", functools.partial(_image, source, index))
+
+    began = time.perf_counter()
+    results = run.predict(pictures())
+    seconds = time.perf_counter() - began
+    for index in indices.tolist():
+        truths.append({key: value for key, value in source[index].items() if key not in ("image", "masks")})
+    return Evidence(split, source, indices, results, truths, seconds)
+
+
+def _image(source: Source, index: int) -> np.ndarray:
+    return np.asarray(source[index]["image"])
+
+
+def statistic(evidence: Evidence) -> tuple[str, Statistic]:
+    """(name, function) of what decides between two runs: accuracy, AP or mean IoU."""
+    first = evidence.truths[0]
+    if "box_label" in first:
+        return "AP", _average_precision(evidence)
+    if "segmentation" in first:
+        matrices = np.stack(confusions(evidence))
+        return "mean_iou", lambda weights: float(pixel_scores(np.tensordot(weights, matrices, 1))["mean_iou"])
+    right = correct(evidence)
+    return "accuracy", lambda weights: float(weights @ right / weights.sum())
+
+
+def correct(evidence: Evidence) -> np.ndarray:
+    """Whether each label is right, bool [N]."""
+    return np.array([r.label == int(t["label"]) for r, t in zip(_any(evidence), evidence.truths, strict=True)])
+
+
+def _any(evidence: Evidence) -> list[Any]:
+    return list(evidence.results)
+
+
+def confusions(evidence: Evidence) -> list[np.ndarray]:
+    """The confusion matrix of each image, int [K, K]."""
+    classes = len(evidence.source.info.class_names)
+    found = []
+    for result, truth in zip(_any(evidence), evidence.truths, strict=True):
+        label = np.asarray(truth["segmentation"], np.int64)
+        valid = np.asarray(truth.get("pixel_valid", np.ones(label.shape, bool)))
+        cells = label[valid] * classes + result.segmentation[valid].astype(np.int64)
+        found.append(np.bincount(cells, minlength=classes * classes).reshape(classes, classes))
+    return found
+
+
+def rows(evidence: Evidence) -> np.ndarray:
+    """All detections as `coco_eval` takes them, float64 [D, 7]."""
+    table = evidence.source.info.meta["annotations"]
+    ids = np.asarray(table.category_ids)
+    parts = [
+        np.column_stack([np.full(len(r.boxes), table.image_ids[evidence.indices[n]]), r.boxes, r.scores, ids[r.labels - 1]])
+        for n, r in enumerate(_any(evidence))
+    ]
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 7))
+
+
+def _average_precision(evidence: Evidence) -> Statistic:
+    table = evidence.source.info.meta["annotations"].subset(evidence.indices)
+    by_sorted_id = coco_eval.by_images(table.to_coco(), rows(evidence))
+    order = np.argsort(table.image_ids, kind="stable")
+    return lambda weights: by_sorted_id(weights[order])
+
+
+def detection_errors(evidence: Evidence, threshold: float) -> list[errors.ImageErrors]:
+    """The errors of each image among the detections of at least `threshold`."""
+    found = []
+    for result, truth in zip(_any(evidence), evidence.truths, strict=True):
+        kept = result.above(threshold)
+        truths = (truth["boxes"], np.asarray(truth["box_label"]), np.asarray(truth["box_crowd"], bool))
+        found.append(errors.classify(kept.boxes, kept.scores, kept.labels, *truths))
+    return found

@@ -1,0 +1,226 @@
+"""Own images with boxes: COCO, VOC and YOLO folders of one set give the same examples; YOLO's rules; what is found."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgrec_jax import assemble
+from imgrec_jax.config import load
+from imgrec_jax.data.sets import yolo
+from imgrec_jax.data.sets.own_boxes import survey_boxes
+from imgrec_jax.data.source import Request
+from tests.data.own.make import encoded, pixels, write
+
+SIZE = (40, 60)
+CLASSES = ("ball", "cube")
+RNG = np.random.default_rng(0)
+BOXES = {n: [[0, 4, 4, 24, 20], [1, 30, 10, 52, 36]][: 1 + n % 2] if n % 4 else [] for n in range(20)}  # class, xyxy
+
+
+def split_of(n):
+    return "train" if n < 12 else "val" if n < 16 else "test"
+
+
+def image(n):
+    return encoded(pixels("cat", n, SIZE))
+
+
+def coco(root, splits=True):
+    for split in ("train", "val", "test") if splits else ("all",):
+        mine = [n for n in BOXES if not splits or split_of(n) == split]
+        for n in mine:
+            write(root / (split if splits else "pictures") / f"{n}.png", image(n))
+        annotations = [
+            {"id": 10 * n + k, "image_id": n, "category_id": c + 5, "bbox": [x, y, X - x, Y - y],
+             "area": (X - x) * (Y - y), "iscrowd": 0}
+            for n in mine for k, (c, x, y, X, Y) in enumerate(BOXES[n])
+        ]  # fmt: skip
+        images = [{"id": n, "file_name": f"{n}.png", "height": SIZE[0], "width": SIZE[1]} for n in mine]
+        content = {"images": images, "annotations": annotations,
+                   "categories": [{"id": c + 5, "name": name} for c, name in enumerate(CLASSES)]}  # fmt: skip
+        where = root / split / "_annotations.coco.json" if splits else root / "labels.json"
+        write(where, json.dumps(content).encode())
+    return root
+
+
+def voc(root, splits=True):
+    for n, boxes in BOXES.items():
+        write(root / "JPEGImages" / f"{n:02}.png", image(n))
+        objects = "".join(
+            f"<object><name>{CLASSES[c]}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{X}</xmax><ymax>{Y}</ymax>"
+            "</bndbox></object>" for c, x, y, X, Y in boxes
+        )  # fmt: skip
+        size = f"<size><width>{SIZE[1]}</width><height>{SIZE[0]}</height></size><filename>{n:02}.png</filename>"
+        write(root / "Annotations" / f"{n:02}.xml", f"<annotation>{size}{objects}</annotation>".encode())
+        if splits:
+            with open(root / "names.tmp", "a") as file:
+                file.write(f"{split_of(n)} {n:02}\n")
+    if splits:
+        (root / "ImageSets" / "Main").mkdir(parents=True)
+        lines = [line.split() for line in (root / "names.tmp").read_text().splitlines()]
+        (root / "names.tmp").unlink()
+        for split in ("train", "val", "test"):
+            names = "\n".join(name for s, name in lines if s == split)
+            (root / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    return root
+
+
+def yolo_lines(boxes, polygon=False):
+    h, w = SIZE
+    if polygon:
+        return "\n".join(f"{c} {x / w} {y / h} {X / w} {y / h} {X / w} {Y / h} {x / w} {Y / h}" for c, x, y, X, Y in boxes)
+    return "\n".join(f"{c} {(x + X) / 2 / w} {(y + Y) / 2 / h} {(X - x) / w} {(Y - y) / h}" for c, x, y, X, Y in boxes)
+
+
+def yolo_folder(root, layout="images/split", yaml=True, polygon=False):
+    for n, boxes in BOXES.items():
+        parts = {"images/split": ("{}", split_of(n)), "split/images": (split_of(n), "{}"), "flat": ("{}",)}[layout]
+        place = lambda kind, parts=parts: root.joinpath(*(p.format(kind) for p in parts))  # noqa: E731
+        write(place("images") / f"{n:02}.png", image(n))
+        if n != 4:  # one without a text file
+            write(place("labels") / f"{n:02}.txt", yolo_lines(boxes, polygon).encode())
+    if yaml:
+        paths = {"images/split": "images/{}", "split/images": "../{}/images", "flat": "images"}[layout]
+        rows = [f"{split}: {paths.format(split)}" for split in (("train", "val", "test") if layout != "flat" else ("train",))]
+        write(root / "data.yaml", "\n".join([*rows, "nc: 2", "names: [ball, cube]"]).encode())
+    return root
+
+
+MAKERS = {
+    "coco": coco,
+    "voc": voc,
+    "yolo": yolo_folder,
+    "yolo around": lambda root: yolo_folder(root, "split/images"),
+    "yolo polygons": lambda root: yolo_folder(root, polygon=True),
+    "yolo without yaml": lambda root: yolo_folder(root, yaml=False),
+    "one folder around": lambda root: coco(root / "inner").parent,
+}
+
+
+def survey(root, tmp_path, options=None, **request):
+    return survey_boxes(Request("own_detection", "train", tmp_path / "cache", root, ("boxes",), **request), **(options or {}))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_formats_agree(tmp_path, kind):
+    found = survey(MAKERS[kind](tmp_path / "d"), tmp_path)
+    assert found.class_names == (CLASSES if kind != "yolo without yaml" else ("0", "1"))
+    for split, numbers in (("train", range(12)), ("validation", range(12, 16)), ("test", range(16, 20))):
+        source = found.open(split)
+        assert len(source) == len(numbers)
+        by_name = {int(source[i]["file_name"].split("/")[-1].split(".")[0]): source[i] for i in range(len(source))}
+        assert sorted(by_name) == list(numbers)
+        for n, example in by_name.items():
+            expected = np.array([box[1:] for box in BOXES[n]], np.float32).reshape(-1, 4)
+            np.testing.assert_allclose(example["boxes"], expected, atol=1e-4)
+            assert example["box_label"].tolist() == [box[0] + 1 for box in BOXES[n]]
+            np.testing.assert_array_equal(example["image"], pixels("cat", n, SIZE))
+    assert found.found["model.num_classes"] == 3 and found.found["data.canvases"] == ((64, 64),)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda r: coco(r, False), lambda r: voc(r, False), lambda r: yolo_folder(r, "flat")], ids=["coco", "voc", "yolo"]
+)
+def test_splits_are_cut_where_none_is_given(tmp_path, make):
+    found = survey(make(tmp_path / "d"), tmp_path)
+    counts = {split: len(found.open(split)) for split in ("train", "validation", "test")}
+    assert sum(counts.values()) == 20 and counts["train"] >= 14 and min(counts.values()) >= 1
+    held = []
+    for number in range(1, 5):
+        source = survey(tmp_path / "d", tmp_path, fold=f"{number}/4").open("test")
+        held += [source[i]["file_name"] for i in range(len(source))]
+    assert len(held) == len(set(held)) == 20
+
+
+def test_groups_stay_together(tmp_path):
+    found = survey(coco(tmp_path / "d", False), tmp_path, group=r"(\d)\.png")  # by the last digit
+    where = {}
+    for split in ("train", "validation", "test"):
+        source = found.open(split)
+        for i in range(len(source)):
+            where.setdefault(source[i]["file_name"][-5], set()).add(split)
+    assert len(where) == 10 and all(len(splits) == 1 for splits in where.values())
+    with pytest.raises(ValueError, match="groups lie in more than one split: 2 \\("):
+        survey(coco(tmp_path / "e"), tmp_path, group=r"(2)\.png")
+
+
+def test_yolo_rules(tmp_path):
+    def labels(text, names=CLASSES):
+        return yolo.read_labels(write(tmp_path / "x.txt", text.encode()), names)
+
+    assert len(labels("").classes) == len(labels("\n  \n").classes) == 0
+    found = labels("0 0.5 0.5 1.02 0.5\n1 0.1 0.1 0.2 0.2")
+    assert found.cut == 1 and found.boxes[0].tolist() == [0, 0.25, 1, 0.75]
+    assert labels("1 .1 .2 .5 .2 .3 .6").boxes.tolist() == [[0.1, 0.2, 0.5, 0.6]]
+    for text, message in {
+        "2 .5 .5 .1 .1": r"line 1: class 2; expected 0 to 1",
+        "0 .5 .5 .1 .1\n0 .5 .5 .1": r"line 2: 4 numbers; expected 5",
+        "a .5 .5 .1 .1": "no line of numbers",
+        "0 320 240 20 20": r"outside of 0..1; are these pixels\?",
+        "0 .5 .5 -.1 .1": "width -0.1",
+        "0.5 .5 .5 .1 .1": "class 0.5",
+        "0 nan .5 .1 .1": "finite numbers",
+    }.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            labels(text)
+        assert "x.txt, line" in str(caught.value)
+
+
+def test_a_yaml_that_cannot_be(tmp_path):
+    for text, message in {
+        "names: [a]\nnc: 2\ntrain: images": "nc=2, but names has 1",
+        "names: [a]\ntrain: nowhere": "nowhere is neither at",
+        "names: {1: a}\ntrain: images": "names has the keys",
+        "names: [a]": "none of train, val, test",
+        "names: [a": "no YAML",
+    }.items():
+        write(tmp_path / "d" / "data.yaml", text.encode())
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            survey(tmp_path / "d", tmp_path)
+
+
+def test_bad_images_stop_with_the_list_or_are_left_out(tmp_path):
+    root = yolo_folder(tmp_path / "d")
+    write(root / "images/train/01.png", b"")
+    turned = Image.fromarray(pixels("cat", 2, SIZE))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    write(root / "images/train/02.png", encoded(turned, exif=exif))
+    with pytest.raises(ValueError) as caught:
+        survey(root, tmp_path)
+    message = str(caught.value)
+    assert "2 of 12 files" in message and "01.png: an empty file" in message and "02.png: has an EXIF orientation" in message
+    found = survey(root, tmp_path, bad_files="skip")
+    assert len(found.open("train")) == 10 and any("2 of 12 files are left out" in line for line in found.lines)
+
+
+def test_equal_images_in_two_splits_are_told_and_other_folders_are_test_sets(tmp_path):
+    root = coco(tmp_path / "d")
+    shutil.copy(root / "train" / "3.png", root / "test" / "17.png")
+    found = survey(root, tmp_path)
+    assert any("leakage: 1 files of test are equal to ones of train: 17.png" in line for line in found.lines)
+    assert len(found.other(voc(tmp_path / "east"))) == 4 and len(found.other(voc(tmp_path / "west", False))) == 20
+
+
+def test_what_is_no_set_says_what_was_looked_for(tmp_path):
+    write(tmp_path / "d" / "notes.txt", b"x")
+    with pytest.raises(ValueError, match=r"holds \['notes.txt'\]; expected Pascal VOC .* YOLO .* COCO json"):
+        survey(tmp_path / "d", tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        survey(tmp_path / "nowhere", tmp_path)
+
+
+def test_the_config_needs_nothing_but_the_folder(tmp_path):
+    config = load("own_detection:tiny")
+    config.data.manual_dir, config.data.data_dir = str(coco(tmp_path / "d")), str(tmp_path)
+    experiment = assemble.build(config)
+    settled = experiment.config
+    assert settled.model.num_classes == 3 and settled.data.canvases == ((64, 64),) and settled.data.max_boxes == 8
+    assert settled.data.validation_split == "validation" and settled.data.test_split == "test"
+    assert experiment.data.train.batch(0)["image"].shape == (4, 64, 64, 3)
+    kept = load("own_detection:tiny")
+    kept.data.manual_dir, kept.data.data_dir, kept.data.max_size = str(tmp_path / "d"), str(tmp_path), 96
+    assert assemble.build(kept).config.data.max_size == 96  # what is given is kept

@@ -1,0 +1,147 @@
+"""Own images with masks: kinds, classes and splits are found, in folders and zips; what cannot be used is named."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgrec_jax import assemble
+from imgrec_jax.config import load
+from imgrec_jax.data.sets.own_masks import survey_masks
+from imgrec_jax.data.source import Request
+from tests.data.own.make import encoded, pixels, write
+
+SIZE = (32, 48)
+NUMBERS = range(20)
+
+
+def mask(n, high=2):
+    values = np.zeros(SIZE, np.uint8)
+    values[4 : 10 + n % 8, 5:20] = 1
+    values[20:30, 30:40] = high
+    return values
+
+
+def index(root, values=mask, images="images", masks="masks", suffix="", splits=None, format="PNG"):
+    for n in NUMBERS:
+        above = root / splits(n) if splits else root
+        write(above / images / f"{n:02}.png", encoded(pixels("cat", n, SIZE)))
+        write(above / masks / f"{n:02}{suffix}.{'jpg' if format == 'JPEG' else 'png'}", encoded(values(n), format))
+    return root
+
+
+def binary(n):
+    return (mask(n) > 0).astype(np.uint8) * 255
+
+
+def palette(n):
+    image = Image.fromarray(np.where(mask(n) == 2, 255, mask(n)), "P")
+    image.putpalette([7] * 768)
+    return image
+
+
+def instances(root):
+    for n in NUMBERS:
+        write(root / f"cell{n}" / "images" / "picture.png", encoded(pixels("cat", n, SIZE)))
+        for k in (1, 2):
+            write(root / f"cell{n}" / "masks" / f"{k}.png", encoded((mask(n) == k).astype(np.uint8) * 255))
+    return root
+
+
+def survey(root, tmp_path, options=None, **request):
+    given = Request("own_segmentation", "train", tmp_path / "cache", root, ("segmentation",), **request)
+    return survey_masks(given, **(options or {}))
+
+
+def by_split(n):
+    return "train" if n < 12 else "val" if n < 16 else "test"
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "classes"),
+    [
+        (index, "index", ("background", "class 1", "class 2")),
+        (lambda r: index(r, binary), "binary", ("background", "foreground")),
+        (lambda r: index(r, binary, format="JPEG"), "binary", ("background", "foreground")),
+        (lambda r: index(r, lambda n: np.repeat(binary(n)[..., None], 3, 2)), "binary", ("background", "foreground")),
+        (lambda r: index(r, palette), "index", ("background", "class 1")),
+        (instances, "instances", ("background", "foreground")),
+        (lambda r: index(r, images="imgs", masks="labels", suffix="_mask"), "index", ("background", "class 1", "class 2")),
+    ],
+    ids=["index", "binary", "jpeg", "colour", "palette and void", "instances", "other names"],
+)
+def test_kinds(tmp_path, make, kind, classes):
+    found = survey(make(tmp_path / "d"), tmp_path)
+    assert (found.kind, found.class_names) == (kind, classes) and found.found["model.num_classes"] == len(classes)
+    counts = {split: len(found.open(split)) for split in ("train", "validation", "test")}
+    assert counts == {"train": 16, "validation": 2, "test": 2}
+    source = found.open("train")
+    n = int("".join(c for c in source.info.meta["file_names"][0] if c.isdigit())[-2:])
+    expected = mask(n) if len(classes) == 3 else (mask(n) > 0) if "void" not in str(found.lines) else mask(n) == 1
+    np.testing.assert_array_equal(source[0]["segmentation"], expected)
+    np.testing.assert_array_equal(source[0]["image"], pixels("cat", n, SIZE))
+    if any("255 is void" in line for line in found.lines):
+        np.testing.assert_array_equal(source[0]["pixel_valid"], mask(n) != 2)
+
+
+@pytest.mark.parametrize("layout", ["split/images", "images/split"])
+def test_given_splits(tmp_path, layout):
+    root = tmp_path / "d"
+    if layout == "split/images":
+        index(root, splits=by_split)
+    else:
+        for n in NUMBERS:
+            write(root / "images" / by_split(n) / f"{n:02}.png", encoded(pixels("cat", n, SIZE)))
+            write(root / "masks" / by_split(n) / f"{n:02}.png", encoded(mask(n)))
+    found = survey(root, tmp_path)
+    assert {s: len(found.open(s)) for s in ("train", "validation", "test")} == {"train": 12, "validation": 4, "test": 4}
+    assert len(found.other(index(tmp_path / "east"))) == 20
+
+
+def test_a_zip_and_names_of_classes(tmp_path):
+    index(tmp_path / "d")
+    write(tmp_path / "d" / "classes.txt", b"sky\ntree\nhouse\n")
+    assert survey(tmp_path / "d", tmp_path).class_names == ("sky", "tree", "house")
+    (tmp_path / "z").mkdir()
+    with zipfile.ZipFile(tmp_path / "z" / "a.zip", "w") as archive:
+        for file in (tmp_path / "d").rglob("*.png"):
+            archive.write(file, file.relative_to(tmp_path))
+    assert survey(tmp_path / "z", tmp_path).kind == "index"
+
+
+def test_folds_and_groups(tmp_path):
+    root, held = index(tmp_path / "d"), []
+    for number in range(1, 6):
+        found = survey(root, tmp_path, fold=f"{number}/5", group=r"(\d)\.png")
+        names = {s: found.open(s).info.meta["file_names"] for s in ("train", "validation", "test")}
+        assert not {n[-5] for n in names["test"]} & {n[-5] for n in (*names["train"], *names["validation"])}
+        held += names["test"]
+    assert len(held) == len(set(held)) == 20
+    with pytest.raises(ValueError, match="groups lie in more than one split"):
+        survey(index(tmp_path / "e", splits=by_split), tmp_path, group=r"(\d)\.png")
+
+
+def test_bad_files_and_layouts(tmp_path):
+    root = index(tmp_path / "d")
+    write(root / "images" / "03.png", b"")
+    write(root / "masks" / "04.png", encoded(mask(4)[:10]))
+    with pytest.raises(ValueError) as caught:
+        survey(root, tmp_path)
+    assert "2 of 20 files" in str(caught.value) and "03.png: an empty file" in str(caught.value)
+    assert sum(len(survey(root, tmp_path, bad_files="skip").open(s)) for s in ("train", "validation", "test")) == 18
+    write(tmp_path / "e" / "things" / "1.png", encoded(mask(1)))
+    with pytest.raises(ValueError, match="expected a folder of images, one of"):
+        survey(tmp_path / "e", tmp_path)
+    (root / "masks" / "05.png").unlink()
+    with pytest.raises(ValueError, match="1 images without a mask"):
+        survey(root, tmp_path)
+
+
+def test_the_config_needs_nothing_but_the_folder(tmp_path):
+    config = load("own_segmentation:tiny")
+    config.data.manual_dir, config.data.data_dir = str(index(tmp_path / "d")), str(tmp_path)
+    settled = assemble.build(config).config
+    assert settled.model.num_classes == 3 and settled.data.options.kind == "index"
+    assert tuple(settled.data.train_ops.random_affine.size) == (32, 32)
+    assert tuple(settled.data.options.class_names) == ("background", "class 1", "class 2")

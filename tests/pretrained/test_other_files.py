@@ -1,0 +1,143 @@
+"""Keras, TensorFlow.js and ONNX files, read without their frameworks: exact values, and one line for what is damaged."""
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgrec_jax.pretrained import files
+from imgrec_jax.pretrained.torch_file import WeightsFileError
+
+TENSORS = {
+    "conv1/kernel": np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3),
+    "conv1/bias": np.arange(3, dtype=np.float32),
+    "bn/gamma": np.full(3, 2.0, np.float32),
+    "bn/beta": np.full(3, 3.0, np.float32),
+    "bn/moving_mean": np.full(3, 4.0, np.float32),
+    "bn/moving_variance": np.full(3, 5.0, np.float32),
+}
+
+
+def assert_read(path: Path, tensors=TENSORS) -> None:
+    read = files.read(path)
+    assert read.keys() == tensors.keys()
+    assert all(np.array_equal(read[name], value) for name, value in tensors.items())
+
+
+def layers() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in TENSORS:
+        found.setdefault(name.partition("/")[0], []).append(name)
+    return found
+
+
+def test_keras_2_h5(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = [layer.encode() for layer in layers()]
+        for layer, members in layers().items():
+            names = [f"{name}:0" for name in members]
+            group.create_group(layer).attrs["weight_names"] = [name.encode() for name in names]
+            for name, member in zip(names, members, strict=True):
+                group[layer][name] = TENSORS[member]
+    assert_read(tmp_path / "a.h5")
+
+
+def test_keras_3_archive_and_its_damage(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "model.weights.h5", "w") as file:
+        for number, (layer, members) in enumerate(layers().items()):
+            group = file.create_group(f"layers/some_{number}/vars")
+            group.attrs["name"] = layer
+            for i, member in enumerate(members):
+                group[str(i)] = TENSORS[member]
+    assert_read(tmp_path / "model.weights.h5")
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.write(tmp_path / "model.weights.h5", "model.weights.h5")
+        archive.writestr("config.json", "{}")
+    assert_read(tmp_path / "a.keras")
+    data = (tmp_path / "a.keras").read_bytes()
+    (tmp_path / "b.keras").write_bytes(data[: len(data) // 2])
+    with pytest.raises(WeightsFileError, match="b.keras: damaged"):
+        files.read(tmp_path / "b.keras")
+
+
+def tfjs(folder: Path) -> dict:
+    """The model.json of TENSORS in two shards, the last tensor quantised to bytes."""
+    folder.mkdir()
+    parts, entries = [], []
+    for name, value in TENSORS.items():
+        entry = {"name": name, "shape": list(value.shape), "dtype": "float32"}
+        if name == "bn/moving_variance":
+            entry["quantization"] = {"dtype": "uint8", "scale": 0.5, "min": 1.0}
+            value = np.full(3, 8, np.uint8)  # 8 * 0.5 + 1
+        entries.append(entry)
+        parts.append(value.tobytes())
+    data = b"".join(parts)
+    (folder / "group1-shard1of2").write_bytes(data[:20])
+    (folder / "group1-shard2of2").write_bytes(data[20:])
+    return {"weightsManifest": [{"paths": ["group1-shard1of2", "group1-shard2of2"], "weights": entries}]}
+
+
+def test_tfjs_folder_and_missing_shards(tmp_path):
+    model = tfjs(tmp_path / "m")
+    (tmp_path / "m" / "model.json").write_text(json.dumps(model))
+    assert_read(tmp_path / "m")
+    assert len(files.parts(tmp_path / "m" / "model.json")) == 3
+    (tmp_path / "m" / "group1-shard2of2").unlink()
+    with pytest.raises(WeightsFileError, match="model.json: its shard group1-shard2of2 is not beside it"):
+        files.read(tmp_path / "m")
+    model["weightsManifest"][0]["paths"] = ["../m/group1-shard1of2"]
+    (tmp_path / "m" / "model.json").write_text(json.dumps(model))
+    with pytest.raises(WeightsFileError, match="is not beside it"):
+        files.read(tmp_path / "m")
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
+    return out + bytes([value])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def onnx_bytes() -> bytes:
+    """By the field numbers of onnx.proto: raw, packed and float data, among other fields."""
+    raw = b"".join([_varint(1 << 3) + _varint(2), _varint(1 << 3) + _varint(3), _varint(2 << 3) + _varint(1)])
+    raw += _field(8, b"a.weight") + _field(9, np.arange(6, dtype=np.float32).tobytes())
+    floats = _field(1, _varint(2)) + _varint(2 << 3) + _varint(1) + _field(8, b"b") + _field(4, struct.pack("<2f", 1.5, -2))
+    whole = _field(1, _varint(1)) + _varint(2 << 3) + _varint(7) + _field(8, b"c") + _field(7, _varint(300))
+    graph = _field(2, b"graph") + _field(5, raw) + _field(5, floats) + _field(5, whole)
+    return _varint(1 << 3) + _varint(8) + _field(2, b"maker") + _field(7, graph)
+
+
+def test_onnx_initialisers(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(onnx_bytes())
+    expected = {
+        "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array([1.5, -2], np.float32),
+        "c": np.array([300]),
+    }
+    assert_read(tmp_path / "a.onnx", expected)
+    (tmp_path / "b.onnx").write_bytes(onnx_bytes()[:-9])
+    with pytest.raises(WeightsFileError, match=r"b\.onnx"):
+        files.read(tmp_path / "b.onnx")
+    (tmp_path / "c.onnx").write_bytes(b"not at all")
+    with pytest.raises(WeightsFileError, match=r"c\.onnx"):
+        files.read(tmp_path / "c.onnx")
+
+
+def test_onnx_as_its_own_library_writes_it(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    tensors = {"w": np.arange(6, dtype=np.float16).reshape(3, 2), "i": np.arange(4)}
+    made = [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    graph = onnx.helper.make_graph([], "g", [], [], made)
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "a.onnx")
+    assert_read(tmp_path / "a.onnx", tensors)

@@ -1,0 +1,148 @@
+"""Explanations against what can be computed by hand, and whether they notice a destroyed model."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+
+import imgrec_jax
+from imgrec_jax import explain as command
+from imgrec_jax.attribution import explain, merit, methods, targets
+from imgrec_jax.inference.inputs import Picture
+from imgrec_jax.tasks import classify
+
+RNG = np.random.default_rng(0)
+WEIGHTS = RNG.normal(size=(8, 8, 3)).astype(np.float32)
+IMAGE = RNG.random((8, 8, 3), np.float32)
+
+
+def linear(images):
+    return jnp.sum(images * WEIGHTS, axis=(1, 2, 3))
+
+
+def test_gradients_of_a_linear_score_are_its_weights():
+    np.testing.assert_allclose(methods.gradients(linear, IMAGE), WEIGHTS, rtol=1e-6)
+    np.testing.assert_allclose(methods.smoothgrad(linear, IMAGE, draws=40), WEIGHTS, rtol=1e-5)
+
+
+def test_integrated_gradients_add_up_and_are_exact_for_polynomials():
+    def cubic(images):
+        return jnp.sum(WEIGHTS * images**3, axis=(1, 2, 3))
+
+    found = methods.integrated_gradients(cubic, IMAGE, baseline=0.25)
+    want = WEIGHTS * (IMAGE**3 - 0.25**3)  # of a sum of functions of one value each, the difference of each
+    np.testing.assert_allclose(found.attribution, want, atol=1e-5)
+    assert found.gap < 1e-4 and found.steps == 50 and found.difference == pytest.approx(want.sum(), rel=1e-4)
+
+
+def test_occlusion_and_rise_of_a_linear_score():
+    found = methods.occlusion(jax.jit(linear), IMAGE, window=1, stride=1)
+    np.testing.assert_allclose(found, (IMAGE * WEIGHTS).sum(2), atol=1e-4)
+    bright = jnp.zeros((8, 8, 3)).at[2, 5].set(1.0)
+    spot = methods.rise(
+        jax.jit(lambda images: jnp.sum(images * bright, axis=(1, 2, 3))), np.ones((8, 8, 3), np.float32), masks=400
+    )
+    assert np.unravel_index(spot.argmax(), spot.shape) in [(y, x) for y in (1, 2, 3) for x in (4, 5, 6)]
+
+
+class Net(nn.Module):
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.relu(nn.Conv(6, (3, 3), name="conv1")(x))
+        x = nn.Conv(4, (3, 3), strides=2, name="conv2")(x)
+        return nn.Dense(self.num_classes, name="logits")(nn.relu(x).mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def at():
+    """A class of a small random network on a random image."""
+    task = classify.make_task(model=Net(), loss_fn=None, num_classes=3, mean=(0.5,), std=(0.25,))
+    variables = task.init(jax.random.PRNGKey(0), {"image": jnp.zeros((1, 8, 8, 3))})
+    return targets.Explained(IMAGE, {"image": IMAGE[None]}, variables, targets.of_class(task, 1, "one"))
+
+
+def test_the_watched_layer_and_its_gradient_are_those_of_the_network(at):
+    looked = at.look("conv2")
+    kernel = np.asarray(at.variables["params"]["logits"]["kernel"])
+    # logit = mean over 4 x 4 places of relu(map) @ kernel
+    np.testing.assert_allclose(looked.gradient, (looked.map > 0) * kernel[:, 1] / 16, atol=1e-6)
+    weights = looked.gradient.mean((0, 1))
+    np.testing.assert_allclose(methods.gradcam(looked), np.maximum((looked.map * weights).sum(2), 0), atol=1e-6)
+    own = np.maximum(looked.map, 0) @ kernel[:, 1] / 16
+    np.testing.assert_allclose(methods.hirescam(looked), np.maximum(own, 0), atol=1e-6)
+    assert list(at.layers()) == ["conv1", "conv2"] and targets.default_layer(at.layers()) == "conv1"
+    with pytest.raises(ValueError, match="--layer=nose is no map of the model; it has .'conv1', 'conv2'"):
+        at.look("nose")
+
+
+def test_gradcam_plus_plus_is_its_formula_written_out():
+    looked = methods.Looked(*(RNG.normal(size=(3, 2, 4)).astype(np.float32) for _ in range(2)))
+    want = np.zeros((3, 2))
+    for k in range(4):
+        weight = 0.0
+        for i in range(3):
+            for j in range(2):
+                g = float(looked.gradient[i, j, k])
+                weight += g**2 / (2 * g**2 + looked.map[..., k].sum() * g**3) * max(g, 0)
+        want += weight * looked.map[..., k]
+    np.testing.assert_allclose(methods.gradcam_plus_plus(looked), np.maximum(want, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_random_last_layer_changes_the_explanation(at):
+    found = explain.sanity(at, "gradients", explain.Options(seed=0), most=3)
+    assert list(found) == ["logits", "conv2", "conv1"] and abs(found["conv1"]) < 0.5
+    drawn = dict(merit.randomised(at.variables, ["conv1", "conv2", "logits"]))
+    assert np.array_equal(drawn["logits"]["params"]["conv1"]["kernel"], at.variables["params"]["conv1"]["kernel"])
+    assert not np.array_equal(drawn["conv1"]["params"]["conv1"]["kernel"], at.variables["params"]["conv1"]["kernel"])
+
+
+def test_rank_correlation_is_scipys():
+    from scipy.stats import spearmanr
+
+    a, b = RNG.integers(0, 9, (2, 40)).astype(float)
+    assert merit.rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+    assert merit.rank_correlation(a, np.zeros(40)) == 0.0
+
+
+def test_deletion_and_insertion_of_a_score_that_is_one_pixel():
+    score = jax.jit(lambda images: images[:, 3, 4, 0])
+    heat = np.zeros((8, 8), np.float32)
+    heat[3, 4] = 1.0
+    image = np.ones((8, 8, 1), np.float32)
+    values = merit.deletion(score, image, heat, steps=64)
+    assert values[0] == 1.0 and (values[1:] == 0).all() and merit.area(values) == pytest.approx(0.5 / 64)
+    assert merit.area(merit.deletion(score, image, -heat, steps=64)) == pytest.approx(1 - 0.5 / 64)
+    assert merit.insertion(score, image, heat, steps=64)[-1] == 1.0
+
+
+@pytest.mark.parametrize(("task", "method"), [("classification", "ig"), ("detection", "hirescam"), ("segmentation", "gradcam")])
+def test_the_command_explains_every_task(finished, tmp_path, capsys, task, method):
+    shape = (28, 28) if task == "classification" else (64, 64, 3)
+    Image.fromarray(RNG.integers(0, 256, shape, np.uint8)).save(tmp_path / "a.png")
+    workdir = finished[task]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--workdir", str(workdir), str(tmp_path), "--method", method, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["method"] == method and Image.open(line["picture"]).size[0] >= 320
+    values = np.load(line["picture"].replace(".png", ".npy"))
+    assert np.isfinite(values).all()
+
+
+def test_what_cannot_be_explained_is_named(finished):
+    run = imgrec_jax.load(finished["classification"])
+    picture = Picture("a.png", lambda: np.zeros((28, 28), np.uint8))
+    with pytest.raises(ValueError, match="--class=cat is no class of the run"):
+        explain.prepare(run, picture, explain.Options(class_name="cat"))
+    at = explain.prepare(run, picture, explain.Options(class_name="3"))
+    with pytest.raises(ValueError, match="take a method that needs none"):
+        explain.explain(at, "gradcam", explain.Options())
+    with pytest.raises(ValueError, match="--method=magic is unknown; choose of gradients"):
+        explain.explain(at, "magic", explain.Options())

@@ -1,0 +1,88 @@
+"""A data set can be looked at before training, written as files, and checked, whatever its task."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from imgrec_jax import assemble
+from imgrec_jax.data.check_examples import check_examples
+from imgrec_jax.data.sets import coco, mask_folder
+from imgrec_jax.data.source import ArraySource, SourceInfo
+from imgrec_jax.pages import browse, split_files
+from tests import small_runs
+
+
+@pytest.mark.parametrize("task", small_runs.TASKS)
+def test_a_page_of_every_task_shows_the_data_and_needs_nothing_else(small_data, tmp_path, task):
+    experiment = assemble.build(small_runs.config_of(task, small_data[task]))
+    page = browse.write(experiment, tmp_path, lambda line: None, reports=assemble.reports(experiment.config))
+    text = page.read_text()
+    for heading in ("Augmented training batches", "train: ", "test: ", "Class histogram", "Check: "):
+        assert heading in text
+    assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text
+    assert text.count("<img") > 20
+
+
+def test_files_that_are_written_are_the_split(small_data, tmp_path):
+    sources = {
+        task: assemble.build(small_runs.config_of(task, small_data[task])).data.evals["test"].source
+        for task in ("detection", "segmentation")
+    }
+    for task, source in sources.items():
+        split_files.write(source, tmp_path / task, "test")
+    again = coco.read_folder(tmp_path / "detection/test", tmp_path / "detection/test.json")
+    table = sources["detection"].info.meta["annotations"]
+    for key in ("boxes", "labels", "image_ids", "sizes", "areas"):
+        np.testing.assert_array_equal(getattr(again.annotations, key), getattr(table, key))
+    maps = mask_folder.open_mask_folder(tmp_path / "segmentation", "test", kind="index", class_names=("a", "b"))
+    for index in range(len(maps)):
+        for key in ("image", "segmentation"):
+            np.testing.assert_array_equal(maps[index][key], sources["segmentation"][index][key])
+
+
+def test_check_names_what_repeats_contradicts_and_cannot_be_read():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (6, 4, 4, 3), np.uint8)
+    image[2], image[3], image[4] = image[0], image[1], 7
+
+    class Broken(ArraySource):
+        def __getitem__(self, index):
+            if index == 5:
+                raise ValueError("f.png: a damaged PNG")
+            return super().__getitem__(index)
+
+    source = Broken({"image": image, "label": np.array([0, 1, 0, 0, 9, 1])}, SourceInfo("x test", ("a", "b")))
+    report = check_examples(source, {})
+    kinds = [(f.kind, f.file) for f in report.findings]
+    assert sorted(kinds) == [
+        ("blank image", "example 4"), ("contradiction", "example 3"), ("corrupt file", "example 5"),
+        ("label outside the classes", "example 4"), ("repeated image", "example 2"),
+    ]  # fmt: skip
+    assert len(report.bad()) == 2 and report.counts["a"] == 3 and "x test: 6 images of 1 sizes: 4 x 4" in report.table()
+    other = ArraySource({"image": image[:1], "label": np.array([0])}, SourceInfo("x train", ("a", "b")))
+    seen: dict = {}
+    check_examples(other, seen)
+    assert {f.kind for f in check_examples(source, seen).findings if f.file == "example 0"} == {"in another split"}
+
+
+def test_check_mode_serves_every_task(small_data):
+    for task in ("classification", "segmentation"):
+        reports = list(assemble.reports(small_runs.config_of(task, small_data[task])))
+        assert len(reports) >= 2 and not any(report.bad() for report in reports)
+        assert json.dumps(reports[0].counts)
+
+
+def test_several_labels_an_image_are_checked_and_written(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.integers(0, 256, (3, 8, 8, 3), np.uint8),
+        "labels": np.array([[1, 0], [1, 1], [0, 0]]),
+        "label_known": np.array([[True, True], [True, False], [True, True]]),
+    }
+    source = ArraySource(arrays, SourceInfo("x test", ("a", "b")))
+    report = check_examples(source, {})
+    assert report.counts == {"a": 2, "b": 1} and not report.findings
+    _, path = split_files.write(source, tmp_path, "test")
+    assert path.read_text().split() == ["file,a,b", "test/00000.png,1,0", "test/00001.png,1,", "test/00002.png,0,0"]

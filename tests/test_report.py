@@ -1,0 +1,61 @@
+"""The report of a run of every task, and of two runs."""
+
+import json
+import re
+
+import pytest
+
+from imgrec_jax import report
+from tests import small_runs
+
+
+def call(*words):
+    with pytest.raises(SystemExit) as ended:
+        report.main([str(word) for word in words])
+    return ended.value.code
+
+
+HEADINGS = {
+    "classification": ("Confusion matrix", "Calibration", "Precision, recall, F1", "Most confident mistakes"),
+    "detection": ("Error breakdown", "Precision, recall, F1", "Images with the most errors", "Lists of the last evaluation"),
+    "segmentation": ("Per class", "Per image", "Worst images"),
+}
+
+
+@pytest.mark.parametrize("task", small_runs.TASKS)
+def test_the_report_of_every_task_is_one_file_with_every_section(finished, tmp_path, task):
+    assert call("--workdir", finished[task], "--out", tmp_path) == 0
+    text = (tmp_path / "index.html").read_text()
+    for heading in ("Result", "Learning curves", "Training batches", "Config", "Environment", *HEADINGS[task]):
+        assert heading in text
+    assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text and "@import" not in text
+    assert ("bootstrap over" in text) == (task != "segmentation")  # of a single test image there is no interval
+    last = [r for r in map(json.loads, (finished[task] / "metrics.jsonl").read_text().splitlines()) if r["split"] == "test"][-1]
+    metric = {"classification": "accuracy", "detection": "AP50", "segmentation": "mean_iou"}[task]
+    assert f"<td>{metric}</td>" in text and f"<td>{last[metric]:.4f}</td>" in text
+    assert {p.suffix for p in tmp_path.iterdir()} == {".html", ".png", ".svg"}
+
+
+def test_two_runs_are_compared_on_the_same_examples(finished, small_data, tmp_path):
+    from imgrec_jax import assemble
+    from imgrec_jax.run import loop
+
+    other = tmp_path / "other"
+    config = small_runs.config_of("classification", small_data["classification"], optim__learning_rate=1e-5)
+    loop.train(assemble.build(config), other, lambda line: None)
+    assert call(finished["classification"], other, "--out", tmp_path / "both") == 0
+    text = (tmp_path / "both" / "index.html").read_text()
+    for part in ("optim.learning_rate", "McNemar, exact", "mean ± std", "other test"):
+        assert part in text
+
+
+def test_without_the_data_it_says_so_and_reports_what_it_can(finished, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(finished["segmentation"], tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["manual_dir"] = "/nowhere"
+    (copy / "config.json").write_text(json.dumps(config))
+    assert call("--workdir", copy) == 0
+    assert "without pictures" in capsys.readouterr().err and "Learning curves" in (copy / "report" / "index.html").read_text()
+    assert "which run?" in str(call())
