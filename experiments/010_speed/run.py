@@ -148,8 +148,9 @@ def main() -> None:
             f"{work:<24} {ratio(record):.2f} (CPU time {ratio(record, 'cpu_ms'):.2f}); ours {record['ours']['wall_ms']}, "
             f"theirs {record['theirs']['wall_ms']} ms, load {record['load']:.1f}", flush=True,
         )  # fmt: skip
-    if args.out == RESULTS:
-        write_readme([json.loads(line) for line in RESULTS.read_text().splitlines()])
+
+        if args.out == RESULTS:
+            write_readme([json.loads(line) for line in RESULTS.read_text().splitlines()])
 
 
 if __name__ == "__main__":
