@@ -59,17 +59,18 @@ def write(run: Predictor, out: Path) -> str:
             f"{run.workdir} is a detector that gets its proposals from selective search, a program of OpenCV that StableHLO "
             "cannot express; export a detector with an RPN (kind='faster')"
         )
-    shape = run.image_shape
-    function = answers_of(run)
+    images, origin = sample_images(run, IMAGES)
+    shape = images.shape[1:]
+    function = answers_of(run, shape)
     exported, most = _exported(function, shape)
     data = bytes(exported.serialize())
     write_whole(out, lambda partial: partial.write_bytes(data))
     script = out.with_name(f"run_{out.stem}.py")
     names = {"name": out.name, "script": script.name, "shape": ["batch", *shape], "zeros": (1, *shape)}
     script.write_text(_SCRIPT.format(**names))
-    images, origin = sample_images(run, IMAGES)
-    gaps = compare(lambda x: jax.export.deserialize(bytearray(out.read_bytes())).call(x), function, images)
-    _describe(run, out, data, most, {"images": len(images), "of": origin, "largest_difference": gaps})
+    program = jax.export.deserialize(bytearray(out.read_bytes()))
+    gaps = compare(jax.jit(program.call), function, images, most)
+    _describe(run, shape, out, data, most, {"images": len(images), "of": origin, "largest_difference": gaps})
     far = {name: gap for name, gap in gaps.items() if gap > BOUNDS.get(name, BOUND)}
     if far:
         raise ValueError(
@@ -82,7 +83,7 @@ def write(run: Predictor, out: Path) -> str:
     )
 
 
-def _exported(function: Callable, shape: tuple[int, int, int]) -> tuple[Any, int]:
+def _exported(function: Callable, shape: tuple[int, ...]) -> tuple[Any, int]:
     """(the program, the largest batch that it takes): where kernels are chosen by the size of a batch, it needs a bound."""
     text = f"batch, {', '.join(map(str, shape))}"
     for most in BATCHES:
@@ -96,9 +97,9 @@ def _exported(function: Callable, shape: tuple[int, int, int]) -> tuple[Any, int
     raise AssertionError("unreachable")
 
 
-def answers_of(run: Predictor) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """uint8 [B, H, W, C] of the size that the run takes -> what `Task.predict` says of them."""
-    variables, (height, width, _) = run.on_device, run.image_shape
+def answers_of(run: Predictor, shape: tuple[int, ...]) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """uint8 [B, H, W, C] of `shape` -> what `Task.predict` says of them."""
+    variables, (height, width, _) = run.on_device, shape
 
     def answers(images: jax.Array) -> dict[str, jax.Array]:
         rows = images.shape[0]
@@ -114,14 +115,13 @@ def compare(
     artefact: Callable[[np.ndarray], dict[str, jax.Array]],
     live: Callable[[jax.Array], dict[str, jax.Array]],
     images: np.ndarray,
+    most: int,
 ) -> dict[str, float]:
-    """{output: the largest difference} over the images, at two sizes of batch; of whole numbers the share that is not equal."""
+    """{output: the largest difference} over the images, in batches of up to `most`; of integers the share that differs."""
     gaps: dict[str, float] = {}
     compiled = jax.jit(live)
-    half = max(len(images) // 2, 1)
-    for part in (images[:half], images[half:], images[:1]):
-        if not len(part):
-            continue
+    size = min(most, max(len(images) // 2, 1))
+    for part in (*(images[start : start + size] for start in range(0, len(images), size)), images[:1]):
         theirs, ours = (jax.device_get(answer) for answer in (artefact(part), compiled(jnp.asarray(part))))
         for name, value in ours.items():
             if np.issubdtype(value.dtype, np.floating):
@@ -133,8 +133,12 @@ def compare(
 
 
 def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
-    """(uint8 [n, H, W, C] as the network takes them, where from): of an evaluation split, else random ones."""
-    shape = run.image_shape
+    """(uint8 [n, H, W, C] as the network takes them, where from): of an evaluation split, else random ones.
+
+    Their size is that of the run's training batches; in segmentation, which may train on crops, that of the first image of the
+    split.
+    """
+    shape: tuple[int, ...] = run.image_shape
     try:
         splits = open_sources(assemble.complete(run.config))[1]
         name = "test" if "test" in splits else next(iter(splits))
@@ -142,6 +146,7 @@ def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
     except (ValueError, OSError, StopIteration):
         return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"
     found = [_as_taken(run, source[n]["image"], name) for n in range(min(count, len(source)))]
+    shape = found[0].shape if found and run.config.task == "segmentation" else shape
     fitting = [image for image in found if image.shape == shape and image.dtype == np.uint8]
     if not fitting:
         return np.random.default_rng(0).integers(
@@ -156,15 +161,15 @@ def _as_taken(run: Predictor, image: np.ndarray, name: str) -> np.ndarray:
     return np.asarray(batch["image"][0])
 
 
-def _describe(run: Predictor, out: Path, data: bytes, most: int, checked: dict[str, Any]) -> None:
-    shapes = jax.eval_shape(answers_of(run), jax.ShapeDtypeStruct((1, *run.image_shape), jnp.uint8))
+def _describe(run: Predictor, shape: tuple[int, ...], out: Path, data: bytes, most: int, checked: dict[str, Any]) -> None:
+    shapes = jax.eval_shape(answers_of(run, shape), jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
     described = {
         "file": out.name,
         "sha256": hashlib.sha256(data).hexdigest(),
         "task": run.config.task,
         "class_names": list(run.class_names),
         "labels_from": 1 if run.config.task == "detection" else 0,
-        "inputs": {"images": {"dtype": "uint8", "shape": ["batch", *run.image_shape], "range": [0, 255]}},
+        "inputs": {"images": {"dtype": "uint8", "shape": ["batch", *shape], "range": [0, 255]}},
         "outputs": {name: {"dtype": str(s.dtype), "shape": ["batch", *s.shape[1:]]} for name, s in shapes.items()},
         "platforms": list(PLATFORMS),
         "step": run.step,

@@ -308,6 +308,8 @@ def environment(step: int) -> dict[str, Any]:
     """Command, versions, machine and commit of a start at `step`."""
     import jax
 
+    from imgrec_jax.ops.conv import FORMS_VERSION
+
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -325,6 +327,7 @@ def environment(step: int) -> dict[str, Any]:
         "cpu": _cpu(),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "convolutions": FORMS_VERSION,
         "commit": _commit(),
     }
 
@@ -351,7 +354,7 @@ def _cpu() -> str:
 
 def machine_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two starts of a run on which the last bits of its numbers depend; of what both say."""
-    keys = ("device_kind", "cpu", "threads", "xla_flags")
+    keys = ("device_kind", "cpu", "threads", "xla_flags", "convolutions")
     pairs = {key: (old[key], new[key]) for key in keys if key in old and key in new}
     pairs["devices"] = (len(old.get("devices", [])), len(new.get("devices", [])))
     packages = [entry.get("packages", {}) for entry in (old, new)]

@@ -22,7 +22,7 @@ def test_completing_a_config_changes_nothing_that_it_makes(name):
     config = stand_in(load(name))
     whole = complete(config)
     assert whole.is_locked and set(flatten(config)) - set(flatten(whole)) <= {k for k, v in flatten(config).items() if v == {}}
-    described = [re.sub(r"0x\w+", "", repr(make_model(stand_in(c)))) for c in (whole, config)]  # partials are equal to themselves alone
+    described = [re.sub(r"0x\w+", "", repr(make_model(stand_in(c)))) for c in (whole, config)]
     assert described[0] == described[1]
     params = {"a/kernel": np.ones((3, 4), np.float32), "a/bias": np.ones(4, np.float32)}
     made = [
