@@ -372,7 +372,12 @@ def load_file(path: Path, variant: str = "") -> ConfigDict:
             raise ValueError("a config is a Python file, whose name ends in .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.get_config(*([variant] if variant else []))
+        made = module.get_config(*([variant] if variant else []))
+        if not isinstance(made, ConfigDict):
+            raise ValueError(
+                f"get_config returns {type(made).__name__}; expected a ConfigDict made from imgrec_jax.config.base()"
+            )
+        return made
     except Exception as error:  # whatever a user's file does
         raise ConfigFileError(f"{path}: {f'{type(error).__name__}: ' * (type(error) is not ValueError)}{error}") from error
 

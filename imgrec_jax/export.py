@@ -1,6 +1,8 @@
 """Command line: python -m imgrec_jax.export --workdir=runs/NAME --format=torchvision   (or, once installed: imgrec export ...)
 
 Formats:
+  stablehlo     the whole run as one file for cpu, cuda and tpu that jax alone runs: uint8 images in, answers out, with a JSON
+                that describes it and a script of ten lines; compared with the live model before it is given away
   torchvision   safetensors with the names and layouts of torchvision's state dicts, which the network of the same architecture
                 there takes with load_state_dict(strict=True)
 """
@@ -26,7 +28,16 @@ def _torchvision(run: Any, out: Path) -> str:
     return write_torchvision(run, out)
 
 
-FORMATS: dict[str, Format] = {"torchvision": Format(_torchvision, ".safetensors")}
+def _stablehlo(run: Any, out: Path) -> str:
+    from imgrec_jax.inference.stablehlo import write
+
+    return write(run, out)
+
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format(_stablehlo, ".bin"),
+    "torchvision": Format(_torchvision, ".safetensors"),
+}
 
 
 def parser() -> Parser:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference.command import Parser, ending_in_one_line, note
 from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.sweeps.points import Point, grid, points, sample, seeds_of
@@ -48,7 +49,12 @@ def parser() -> Parser:
 
 def slurm_script(folder: Path, argv: Sequence[str], count: int) -> str:
     """An array of `count` tasks, each the same command for its point."""
-    words = [word for word in argv if not word.startswith("--slurm")]
+    words, rest = [], iter(argv)
+    for word in rest:
+        if word == "--slurm":
+            next(rest, None)
+        elif not word.startswith("--slurm="):
+            words.append(word)
     line = shlex.join([sys.executable, "-m", "imgrec_jax.sweep", *words])
     return "\n".join([
         "#!/usr/bin/env bash",
@@ -100,7 +106,9 @@ def run(argv: Sequence[str]) -> int:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     check_asked(folder, asked)
-    (folder / ASKED).write_text(json.dumps(asked, indent=1) + "\n")
+    text = json.dumps(asked, indent=1) + "\n"
+    if not (folder / ASKED).exists() or (folder / ASKED).read_text() != text:  # tasks of an array start at the same time
+        write_whole(folder / ASKED, lambda partial: partial.write_text(text))
     if flags.slurm:
         flags.slurm.write_text(slurm_script(folder, argv, len(every)))
         note(f"{len(every)} tasks in {flags.slurm}; submit it with sbatch {flags.slurm}")
@@ -109,6 +117,11 @@ def run(argv: Sequence[str]) -> int:
     if not chosen:
         raise ValueError(f"--only={flags.only}; there are points 0 to {len(every) - 1}")
     done = finished(folder)
+    for point in chosen:
+        if point.name in done and done[point.name]["values"] != point.values:
+            raise ValueError(
+                f"{folder / point.name} is done with {done[point.name]['values']}, not {point.values}; give another --folder"
+            )
     todo = [point for point in chosen if point.name not in done]
     devices = flags.devices.split(",") if flags.devices else []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

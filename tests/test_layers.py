@@ -28,7 +28,7 @@ ALLOWED = {
     "distributed": set(),
     "parallel": {"data", "distributed"},
     "experiment": {"data", "parallel", "tasks"},
-    "run": {"config", "data", "distributed", "experiment", "metrics", "parallel", "run", "step"},
+    "run": {"config", "data", "distributed", "experiment", "metrics", "ops", "parallel", "run", "step"},
     "assemble": PURE
     | {
         "assemble",

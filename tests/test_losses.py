@@ -39,6 +39,34 @@ def test_binary_cross_entropy_and_mean_squared_error_by_hand():
     assert losses.mean_squared_error(outputs, label)[0] == pytest.approx((0.0**2 + 1.0**2) / 2)
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_one_against_all_and_squares_take_smoothed_targets(label_smoothing):
+    """In float64: smoothed to s / 2 of 2 outcomes, and to s / C of C classes."""
+    outputs, label = np.random.default_rng(0).normal(0, 2, (16, 5)), np.arange(16) % 5
+    one_hot = np.eye(5)[label]
+    binary = one_hot * (1 - label_smoothing) + label_smoothing / 2
+    expected = (np.logaddexp(0, outputs) - binary * outputs).sum(1)
+    given = jnp.asarray(outputs, jnp.float32), jnp.asarray(label)
+    np.testing.assert_allclose(losses.binary_cross_entropy(*given, label_smoothing), expected, rtol=1e-5)
+    spread = one_hot * (1 - label_smoothing) + label_smoothing / 5
+    expected = np.square(outputs - spread).mean(1)
+    np.testing.assert_allclose(losses.mean_squared_error(*given, label_smoothing), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [losses.softmax_cross_entropy, losses.negative_log_likelihood, losses.binary_cross_entropy, losses.mean_squared_error],
+)
+def test_nothing_is_smoothed_unasked(loss):
+    outputs, label = jnp.array([[2.0, -1.0, 0.5]]), jnp.array([2])
+    np.testing.assert_array_equal(loss(outputs, label), loss(outputs, label, 0.0))
+    assert loss(outputs, label)[0] != loss(outputs, label, 0.25)[0]
+
+
+def test_small_weights_are_no_absent_ones():
+    assert losses.masked_mean(jnp.array([2.0, 4.0]), jnp.array([0.05, 0.05])) == pytest.approx(3.0)
+
+
 @pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
 def test_smooth_l1_is_continuous_and_matches_its_definition(beta):
     error = jnp.array([-2.0, -beta, 0.0, beta / 2, 3.0])

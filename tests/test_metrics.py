@@ -37,6 +37,15 @@ def test_confusion_scores_match_scikit_learn_for_any_batch_size(sample, size):
     np.testing.assert_allclose(got["m_f1_per_class"], per_class, atol=1e-12)
 
 
+def test_a_class_of_one_example_counts_as_one():
+    state = metrics.Confusion.of(jnp.array([0, 1, 1]), jnp.array([0, 1, 2]), jnp.ones(3, bool), 4)
+    got = state.compute()
+    assert got["precision_per_class"] == [1.0, 0.5, 0.0, 0.0] and got["recall_per_class"] == [1.0, 1.0, 0.0, 0.0]
+    np.testing.assert_allclose(got["f1_per_class"], [1, 2 / 3, 0, 0])
+    lone = metrics.Confusion.of(jnp.array([1]), jnp.array([0]), jnp.ones(1, bool), 2).compute()
+    assert lone["f1_macro"] == 0 and lone["recall_micro"] == 0
+
+
 def test_absent_class_scores_zero_as_scikit_learn_with_zero_division_0():
     state = metrics.Confusion.of(jnp.array([0, 0, 1]), jnp.array([0, 1, 1]), jnp.ones(3, bool), 3)
     got = state.compute()

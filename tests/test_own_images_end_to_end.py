@@ -41,7 +41,7 @@ def trained(config, workdir):
     source = experiment.data.evals["test"].source
     run = imgrec_jax.load(workdir, "last")
     answers = run.predict([source[i]["image"] for i in range(len(source))])
-    return results, np.array([a["probs"] for a in answers], np.float64), source
+    return results, np.array([a.probs for a in answers], np.float64), source
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_several_labels_with_unknown_ones(tmp_path):
         assert values["per_label"][name]["AP"] == pytest.approx(aps[n], abs=1e-9)
         assert values["per_label"][name]["known"] == known[:, n].sum()
     answer = imgrec_jax.load(tmp_path / "run").predict([source[0]["image"]])[0]
-    assert answer["names"] == [n for n, p in zip(source.info.class_names, answer["probs"], strict=True) if p > 0.5]
+    assert list(answer.names) == [n for n, p in zip(source.info.class_names, answer.probs, strict=True) if p > 0.5]
     with pytest.raises(ValueError, match="use --config=configs/image_folder.py:multi_label"):
         assemble.build(config_of(table))
 
@@ -208,7 +208,7 @@ def test_a_run_opens_without_its_data_and_predicts_files_as_it_evaluated_them(tm
     root.rename(tmp_path / "gone")
     run = imgrec_jax.load(tmp_path / "run", "last")
     assert run.class_names == ("cat", "dog") and run.config.model.num_classes == 2
-    np.testing.assert_array_equal([a["probs"] for a in run.predict(originals)], probs.astype(np.float32))
+    np.testing.assert_array_equal([a.probs for a in run.predict(originals)], probs.astype(np.float32))
 
 
 def test_the_same_command_goes_on_and_other_data_are_refused(tmp_path):

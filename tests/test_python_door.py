@@ -21,7 +21,7 @@ def test_the_readme_example_runs(digits_dir, tmp_path, monkeypatch):
     names = {}
     exec(compile(example, "README.md", "exec"), names)
     assert len(names["losses"]) == 1 and (tmp_path / "runs" / "notebook" / "checkpoints" / "10").is_dir()
-    assert names["run"].step == 10 and len(names["answers"]) == 2 and names["answers"][0]["name"] in "0123456789"
+    assert names["run"].step == 10 and len(names["answers"]) == 2 and names["answers"][0].name in "0123456789"
 
 
 def test_importing_the_package_costs_nothing():

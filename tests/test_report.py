@@ -45,7 +45,7 @@ def test_two_runs_are_compared_on_the_same_examples(finished, small_data, tmp_pa
     loop.train(assemble.build(config), other, lambda line: None)
     assert call(finished["classification"], other, "--out", tmp_path / "both") == 0
     text = (tmp_path / "both" / "index.html").read_text()
-    for part in ("optim.learning_rate", "McNemar, exact", "mean ± std", "other test"):
+    for part in ("optim.learning_rate", "McNemar, exact", "mean ± std", "<th>other</th>"):
         assert part in text
 
 

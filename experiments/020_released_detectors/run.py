@@ -109,25 +109,22 @@ def ours(arguments: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "imgrec_jax.main", *flags(arguments), "--mode=eval", f"--workdir={arguments.out}/run"]
     subprocess.run(command, check=True)
     sys.path.insert(0, str(ROOT))
-    from imgrec_jax import assemble, config
-    from imgrec_jax.run import loop
-
-    made = config.load(f"{ROOT}/configs/coco_faster_rcnn.py:folder")
-    for flag in flags(arguments)[1:]:
-        key, _, value = flag.removeprefix("--config.").partition("=")
-        if key == "model.name":
-            from imgrec_jax.assemble.components import switch
-
-            switch(made, key, value)
-            made = assemble.complete(made)
-        else:
-            config.override(made, key, value)
-    experiment = assemble.build(made)
-    state, _ = loop.create_state(experiment, lambda variables: experiment.optimisation.initialise(variables)[0])
     import jax
 
+    from imgrec_jax import assemble, config
+    from imgrec_jax.assemble.components import switch
+    from imgrec_jax.run import loop
     from imgrec_jax.step import eval_variables
 
+    made = config.load(f"{ROOT}/configs/coco_faster_rcnn.py:folder")
+    given = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags(arguments)[1:])
+    if "model.name" in given:
+        switch(made, "model.name", given["model.name"])
+    made = assemble.complete(made)
+    for key, value in given.items():
+        config.override(made, key, value)
+    experiment = assemble.build(made)
+    state, _ = loop.create_state(experiment, lambda variables: experiment.optimisation.initialise(variables)[0])
     predict, found = jax.jit(experiment.task.predict), {}
     pipeline = experiment.data.evals["validation"]
     for step in range(pipeline.steps_per_epoch):

@@ -193,7 +193,7 @@ def table(arguments: argparse.Namespace) -> None:
         )
     pyplot.xlabel("images a class")
     pyplot.ylabel("test accuracy")
-    pyplot.legend()
+    pyplot.legend(loc="lower right")
     pyplot.savefig(HERE / "accuracy.png", dpi=100)
 
 

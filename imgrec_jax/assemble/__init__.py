@@ -74,7 +74,8 @@ def check(config: ConfigDict) -> None:
 
 def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     """The config with what the run of the config `before` found in its data when it began, where it leaves that open."""
-    return found.remembered(complete(modernise(config)), complete(modernise(before)))
+    # The config of a workdir is complete; completing it again could run code that only the workdir names.
+    return found.remembered(complete(modernise(config)), modernise(before))
 
 
 def reports(config: ConfigDict) -> Iterator[Report | ExamplesReport]:

@@ -18,6 +18,7 @@ from imgrec_jax.pretrained.known import (
     Preprocessing,
     by_layout,
     forbids_commercial_use,
+    options_of,
 )
 from imgrec_jax.run import checkpoint, start, workdir
 
@@ -91,6 +92,8 @@ def settle(config: ConfigDict) -> None:
         return
     if preprocessing is not None:
         data.mean, data.std = preprocessing.mean, preprocessing.std
+        if "channels" in section.adapt and data.train_ops.get("to_channels", {}).get("channels") == 1:  # one for grey
+            data.mean, data.std = ((sum(v) / len(v),) for v in (preprocessing.mean, preprocessing.std))
 
 
 def preprocessing_of(loaded: Loaded) -> Preprocessing | None:
@@ -194,7 +197,7 @@ def make_initialise(config: ConfigDict, class_names: Sequence[str] = ()) -> Call
 
     def initialise(variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
         try:
-            return _initialise(section, variables, ours)
+            return _initialise(config, variables, ours)
         except (ValueError, FileNotFoundError) as error:
             remedy = _REMEDY if section.head == "keep" and isinstance(error, merge.MergeError) else ""
             raise ConfigError(f"config.pretrained with {section.path}: {error}{remedy}") from error
@@ -208,11 +211,26 @@ _REMEDY = (
 )
 
 
-def _initialise(section: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+def _check_options(model: ConfigDict, layout: str, source: str) -> None:
+    """Raises ValueError where the network would compute something else than the one that the weights were trained in."""
+    name = model.get("backbone", model.name) or model.name
+    wanted = options_of(layout, name, source)
+    other = {key: value for key, value in wanted.items() if key in model and model[key] != value}
+    if other:
+        flags = " ".join(f"--config.model.{key}={value}" for key, value in other.items())
+        raise ValueError(
+            f"these weights were trained with {', '.join(f'{k}={v}' for k, v in wanted.items())}, and the model has "
+            f"{', '.join(f'{key}={model[key]}' for key in other)}: it would compute something else; give {flags}"
+        )
+
+
+def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    section = config.pretrained
     loaded = load(section)
     fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
     found = fit.find(loaded.tensors, fresh)
     have, layout = loaded.tensors, found.layout
+    _check_options(config.model, layout, section.path)
     tensors = {
         path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
         for path, name in found.names.items()

@@ -66,14 +66,15 @@ def _kind(iou: np.ndarray, same: np.ndarray, crowd: np.ndarray, found: np.ndarra
     if np.where(crowd & same, iou, -1.0).max() >= FOREGROUND:
         return "ignored"
     own, other = np.where(same & ~crowd, iou, -1.0), np.where(~same & ~crowd, iou, -1.0)
-    if own.max() >= FOREGROUND:
-        return "duplicate"
+    # In the order of the paper's code: a detection gets the first category that fits.
+    if BACKGROUND <= own.max() < FOREGROUND:
+        explained[own.argmax()] = True
+        return "localisation"
     if other.max() >= FOREGROUND:
         explained[other.argmax()] = True
         return "class"
-    if own.max() >= BACKGROUND:
-        explained[own.argmax()] = True
-        return "localisation"
+    if own.max() >= FOREGROUND:
+        return "duplicate"
     return "both" if other.max() >= BACKGROUND else "background"
 
 

@@ -16,6 +16,7 @@ from imgrec_jax.data.preprocess import Preprocess
 EXACT_SHAPES = 4  # shapes that images keep; what is of yet another size is padded to a square of a power of two
 SMALLEST_SQUARE = 64
 PIXELS_OF_A_BATCH = 2**24  # of all rows together; a larger image has a batch of its own
+FEW = 4  # a batch with one row in so many filled is not worth its padding
 BYTES_WAITING = 512 * 2**20  # of prepared images that wait for others of their shape
 
 Size = tuple[int, int]
@@ -72,6 +73,7 @@ class Batcher:
         """Args: preprocess of the run; shapes that streams met so far; rows: B, fewer where images are large."""
         self._preprocess, self._shapes, self._rows = preprocess, shapes, rows
         self.waiting: dict[tuple[Size, str], list[Piece]] = {}
+        self._filled: set[tuple[Size, str]] = set()
         self._bytes = 0
 
     def add(self, piece: Piece) -> Iterator[tuple[list[Piece], Batch]]:
@@ -84,14 +86,15 @@ class Batcher:
         members.append(piece)
         self._bytes += piece.size
         if len(members) == self._rows_of(size):
-            yield self._take(key)
+            self._filled.add(key)
+            yield from self._take(key)
         while self._bytes > BYTES_WAITING:
             yield from self.oldest()
 
     def oldest(self) -> Iterator[tuple[list[Piece], Batch]]:
         """The batch of the shape that waits longest, full or not."""
         if self.waiting:
-            yield self._take(min(self.waiting, key=lambda key: self.waiting[key][0].owner))
+            yield from self._take(min(self.waiting, key=lambda key: self.waiting[key][0].owner))
 
     def rest(self) -> Iterator[tuple[list[Piece], Batch]]:
         while self.waiting:
@@ -101,11 +104,14 @@ class Batcher:
         fitting = max(PIXELS_OF_A_BATCH // (size[0] * size[1]), 1)
         return min(self._rows, 1 << (fitting.bit_length() - 1))
 
-    def _take(self, key: tuple[Size, str]) -> tuple[list[Piece], Batch]:
-        pieces = self.waiting.pop(key)
+    def _take(self, key: tuple[Size, str]) -> Iterator[tuple[list[Piece], Batch]]:
+        """The pieces of a shape in one batch; one by one where they are few and no full batch of it was ever compiled."""
+        pieces, rows = self.waiting.pop(key), self._rows_of(key[0])
         self._bytes -= sum(piece.size for piece in pieces)
-        examples, indices = [piece.example for piece in pieces], [piece.row for piece in pieces]
-        return pieces, self._preprocess.batch(examples, indices, self._rows_of(key[0]))
+        alone = FEW * len(pieces) <= rows and key not in self._filled
+        for group in [[piece] for piece in pieces] if alone else [pieces]:
+            examples, indices = [piece.example for piece in group], [piece.row for piece in group]
+            yield group, self._preprocess.batch(examples, indices, 1 if alone else rows)
 
 
 def ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[tuple[T, Future[U]]]:

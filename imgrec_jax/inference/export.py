@@ -3,11 +3,39 @@
 import json
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.pretrained.export import torchvision_state
+
+# Options of a model with which torchvision has no such network: its weights would not load, or compute something else.
+_TORCHVISIONS = {
+    "stem": "imagenet", "stem_abs": False, "shortcut": "projection", "padding": "torch", "pool_only": False, "hidden": 4096,
+}  # fmt: skip
+
+
+def _refuse_other_networks(model: ConfigDict) -> None:
+    """Raises ValueError for a network that torchvision has not, by its options."""
+    options = {"norm_epsilon": _epsilon(model), **_TORCHVISIONS}
+    for key, wanted in options.items():
+        given = model.get(key, wanted)
+        if given is not None and given != wanted and not (key == "hidden" and not model.name.startswith("vgg")):
+            raise ValueError(
+                f"torchvision has no {model.name} with {key}={given!r}, only with {wanted!r}; export it as another format"
+            )
+    if model.get("norm", "batch") not in ("batch", "frozen"):
+        raise ValueError(f"torchvision has no {model.name} with norm={model.norm!r}; export it as another format")
+
+
+def _epsilon(model: ConfigDict) -> float:
+    """Of the batch norms of torchvision's network."""
+    if model.name.startswith("mobilenet_v3"):
+        return 1e-3
+    if model.name.startswith("fasterrcnn") or "fpn" in model.name:
+        return model.get("norm_epsilon", 1e-5)  # 0 and 1e-5 are both torchvision's
+    return 1e-5
 
 
 def write_torchvision(run: Predictor, out: Path) -> str:
@@ -19,6 +47,7 @@ def write_torchvision(run: Predictor, out: Path) -> str:
     Raises:
       ValueError: for an architecture that torchvision does not have.
     """
+    _refuse_other_networks(run.config.model)
     tensors = torchvision_state(run.variables)
     metadata = {
         "format": "pt",

@@ -99,6 +99,14 @@ class Predictor:
         return (shape[0], shape[1]) if shape else None
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of a batch of the run; ValueError where the folder does not say."""
+        if "image_shape" not in self._card:
+            raise ValueError(f"the folder of {self.workdir} does not say of what size its images are")
+        height, width, channels = self._card["image_shape"]
+        return height, width, channels
+
+    @property
     def category_ids(self) -> tuple[int, ...]:
         """The data set's own numbers of labels 1, 2, ..., for COCO results; 1, 2, ... where the run does not say."""
         count = len(self.class_names) - (self.config.task == "segmentation")

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgrec_jax.models.layers import kaiming_normal, torch_uniform
+from imgrec_jax.models.layers import Conv, kaiming_normal, torch_uniform
 
 
 class TwoMLPHead(nn.Module):
@@ -47,7 +47,7 @@ class ConvFCHead(nn.Module):
     conv_widths: tuple[int, ...] = (256, 256, 256, 256)
     width: int = 1024
     norm: Callable[..., nn.Module] | None = None
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     dtype: jnp.dtype | None = None
 
     @nn.compact

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgrec_jax.models.layers import torch_uniform
+from imgrec_jax.models.layers import Conv, torch_uniform
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.models.resnet import RESNETS, ResNet
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
@@ -48,7 +48,7 @@ class FCN(nn.Module):
     hidden: int = 4096
     head_kernel: int = 7
     dropout: float = 0.5
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -97,7 +97,7 @@ class FCNResNet(nn.Module):
     num_classes: int = 21
     aux: bool = True
     dropout: float = 0.1
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: jnp.dtype | None = None
 

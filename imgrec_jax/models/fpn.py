@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgrec_jax.models.layers import Conv
 from imgrec_jax.ops.resize import resize_nearest
 
 # torchvision/ops/feature_pyramid_network.py:101-105: kaiming_uniform with a=1 has variance 1 / fan_in
@@ -23,7 +24,7 @@ class FPN(nn.Module):
 
     features: int = 256
     norm: Callable[..., nn.Module] | None = None
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     dtype: jnp.dtype | None = None
 
     @nn.compact

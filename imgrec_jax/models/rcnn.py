@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from imgrec_jax.detection.roi_align import roi_align, roi_pool
 from imgrec_jax.models.box_head import ConvFCHead, FastRCNNPredictor, RoIHeads, TwoMLPHead
 from imgrec_jax.models.fpn import FPN, BackboneWithFPN
+from imgrec_jax.models.layers import Conv
 from imgrec_jax.models.norm import BatchNorm, FrozenBatchNorm
 from imgrec_jax.models.resnet import RESNETS
 from imgrec_jax.models.rpn import RPN, RPNHead, RPNOutput
@@ -126,7 +127,7 @@ def make_rcnn(
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
     rpn_conv_depth: int = 1,
     fixed_anchor_strides: bool = False,
-    conv: Callable[..., nn.Module] = nn.Conv,
+    conv: Callable[..., nn.Module] = Conv,
     dtype: jnp.dtype | None = None,
     **crop_options: Any,
 ) -> RCNN:
@@ -176,7 +177,7 @@ def fasterrcnn_resnet50_fpn(
     num_classes: int = 91,
     *,
     norm: Callable[..., nn.Module] = FrozenBatchNorm,
-    conv: Callable[..., nn.Module] = nn.Conv,
+    conv: Callable[..., nn.Module] = Conv,
     remat: bool = False,
     dtype: jnp.dtype | None = None,
 ) -> RCNN:
@@ -192,7 +193,7 @@ def fasterrcnn_resnet50_fpn_v2(
     num_classes: int = 91,
     *,
     norm: Callable[..., nn.Module] = BatchNorm,
-    conv: Callable[..., nn.Module] = nn.Conv,
+    conv: Callable[..., nn.Module] = Conv,
     remat: bool = False,
     dtype: jnp.dtype | None = None,
 ) -> RCNN:

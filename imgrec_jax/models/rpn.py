@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax.detection.anchors import cell_anchors, pyramid_anchors
+from imgrec_jax.models.layers import Conv
 
 
 class RPNHead(nn.Module):
@@ -20,7 +21,7 @@ class RPNHead(nn.Module):
 
     anchors_per_cell: int
     conv_depth: int = 1
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     dtype: jnp.dtype | None = None
 
     @nn.compact

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgrec_jax.models.layers import Conv
 from imgrec_jax.ops.pool import max_pool
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
 
@@ -66,7 +67,7 @@ class DoubleConv(nn.Module):
 
     features: int
     padding: int = 1
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype | None = None
 
@@ -96,7 +97,7 @@ class LevelScores(nn.Module):
     """
 
     num_classes: int
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -131,7 +132,7 @@ class UNet(nn.Module):
     upsample: str = "transposed"
     dropout: float = 0.0
     score_levels: bool = False
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype | None = None
 
@@ -206,7 +207,7 @@ class BackboneUNet(nn.Module):
     widths: tuple[int, ...] = (256, 128, 64, 32)
     upsample: str = "bilinear"
     score_levels: bool = False
-    conv: Callable[..., nn.Module] = nn.Conv
+    conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] | None = None
     dtype: jnp.dtype | None = None
 

@@ -21,7 +21,8 @@ from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.inference.results import Result
 from imgrec_jax.segmentation.metrics import scores as pixel_scores
 
-MOST = 10_000  # examples of a split that are looked at
+# Examples of a split that are looked at, spread evenly over it; of maps, which are kept, fewer.
+MOST, MOST_MAPS = 10_000, 1_000
 
 Statistic = Callable[[np.ndarray], float | None]  # how often each example counts, int [N] -> value
 
@@ -29,12 +30,14 @@ Statistic = Callable[[np.ndarray], float | None]  # how often each example count
 class Evidence(NamedTuple):
     """Attributes:
     split: its name; source: its examples.
-    results: of the first N; truths: {target: value} of each, without the image.
+    indices: int [N], of the examples that were looked at.
+    results: of these; truths: {target: value} of each, without the image.
     seconds: that the predictions took, compilation included.
     """
 
     split: str
     source: Source
+    indices: np.ndarray
     results: list[Result]
     truths: list[dict[str, Any]]
     seconds: float
@@ -51,18 +54,20 @@ def splits(run: Predictor) -> dict[str, Source]:
 
 
 def gather(run: Predictor, split: str, source: Source) -> Evidence:
-    count, truths = min(len(source), MOST), list[dict[str, Any]]()
+    most = MOST_MAPS if "segmentation" in source[0] else MOST
+    indices = np.unique(np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(np.int64))
+    truths = list[dict[str, Any]]()
 
     def pictures() -> Iterator[Picture]:
-        for index in range(count):
+        for index in indices.tolist():
             yield Picture(f"{split} {index}", functools.partial(_image, source, index))
 
     began = time.perf_counter()
     results = run.predict(pictures())
     seconds = time.perf_counter() - began
-    for index in range(count):
+    for index in indices.tolist():
         truths.append({key: value for key, value in source[index].items() if key not in ("image", "masks")})
-    return Evidence(split, source, results, truths, seconds)
+    return Evidence(split, source, indices, results, truths, seconds)
 
 
 def _image(source: Source, index: int) -> np.ndarray:
@@ -107,14 +112,14 @@ def rows(evidence: Evidence) -> np.ndarray:
     table = evidence.source.info.meta["annotations"]
     ids = np.asarray(table.category_ids)
     parts = [
-        np.column_stack([np.full(len(r.boxes), table.image_ids[n]), r.boxes, r.scores, ids[r.labels - 1]])
+        np.column_stack([np.full(len(r.boxes), table.image_ids[evidence.indices[n]]), r.boxes, r.scores, ids[r.labels - 1]])
         for n, r in enumerate(_any(evidence))
     ]
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 7))
 
 
 def _average_precision(evidence: Evidence) -> Statistic:
-    table = evidence.source.info.meta["annotations"].subset(np.arange(len(evidence.results)))
+    table = evidence.source.info.meta["annotations"].subset(evidence.indices)
     by_sorted_id = coco_eval.by_images(table.to_coco(), rows(evidence))
     order = np.argsort(table.image_ids, kind="stable")
     return lambda weights: by_sorted_id(weights[order])

@@ -65,6 +65,9 @@ def facts(values: Mapping[str, Any]) -> str:
     return table(("", ""), values.items()).replace("<thead><tr><th></th><th></th></tr></thead>", "")
 
 
+LARGEST = 1024  # pixels of the longer side of a picture in a page
+
+
 def data_uri(image: np.ndarray, lossy: bool = False) -> str:
     """uint8 [H, W, 3] as a data URI: PNG, or JPEG where many colours make that larger."""
     from PIL import Image
@@ -77,6 +80,10 @@ def data_uri(image: np.ndarray, lossy: bool = False) -> str:
 def picture(image: np.ndarray, text: str = "") -> str:
     """A picture with a line below; small ones keep their pixels."""
     small = max(image.shape[:2]) <= 160
+    if (step := max(image.shape[:2]) / LARGEST) > 1:
+        import cv2
+
+        image = cv2.resize(image, (int(image.shape[1] / step), int(image.shape[0] / step)), interpolation=cv2.INTER_AREA)
     source = data_uri(image, lossy=not small and len(np.unique(image[:: max(len(image) // 64, 1)])) > 64)
     under = f"<figcaption>{escape(text)}</figcaption>" if text else ""
     alt = escape(text or "picture")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _GREY = "#808088"
+MOST_BARS = 200  # a taller picture is more than its library draws
 COLOURS = ("#3b7dd8", "#e07b39", "#3aa76d", "#c94f7c", "#8a63d2", "#b59a2b", "#4fb3bf", "#9c6b4f")
 
 
@@ -44,6 +45,11 @@ def _style(axes: Any) -> None:
         line.set_color(_GREY)
 
 
+def _plain(name: str) -> str:
+    """A name as matplotlib draws it letter by letter: no mathematics, and not left out of a legend."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def _done(figure: Any, axes: Any, x: str, y: str, legend: bool = False) -> Plot:
     axes.set_xlabel(x, color=_GREY, fontsize=9)
     axes.set_ylabel(y, color=_GREY, fontsize=9)
@@ -67,7 +73,7 @@ def curves(
     for number, (name, (xs, ys)) in enumerate(lines.items()):
         marker = "o" if len(xs) < 3 else None
         colour, dash = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
-        axes.plot(xs, ys, dash, label=name, color=colour, linewidth=1.6, marker=marker, markersize=4)
+        axes.plot(xs, ys, dash, label=_plain(name), color=colour, linewidth=1.6, marker=marker, markersize=4)
     if unit:
         axes.set_xlim(0, 1.01)
         axes.set_ylim(0, 1.01)
@@ -75,15 +81,16 @@ def curves(
 
 
 def bars(values: Mapping[str, float], x: str, y: str = "", *, errors: Mapping[str, tuple[float, float]] | None = None) -> Plot:
-    """Horizontal bars, the first on top; errors: {name: (low, high)} as whiskers."""
-    names = list(values)[::-1]
+    """Horizontal bars of the first MOST_BARS, the first on top; errors: {name: (low, high)} as whiskers."""
+    names = list(values)[:MOST_BARS][::-1]
     figure, axes = _figure(6.4, max(1.4, 0.28 * len(names) + 0.8))
-    heights = [values[name] for name in names]
-    axes.barh(names, heights, color=COLOURS[0], height=0.7)
+    heights, places = [values[name] for name in names], np.arange(len(names))
+    axes.barh(places, heights, color=COLOURS[0], height=0.7)
+    axes.set_yticks(places, [_plain(name) for name in names])
     if errors:
         low, high = (np.array([errors[name][n] for name in names]) for n in (0, 1))
         widths = np.maximum([np.array(heights) - low, high - np.array(heights)], 0)
-        axes.errorbar(heights, names, xerr=widths, fmt="none", ecolor=_GREY, elinewidth=1.2, capsize=2)
+        axes.errorbar(heights, places, xerr=widths, fmt="none", ecolor=_GREY, elinewidth=1.2, capsize=2)
     return _done(figure, axes, x, y)
 
 
@@ -127,8 +134,10 @@ def matrix(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], x: s
     axes.grid(False)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns), default=0) > 3 else 0)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(
+        range(len(columns)), list(map(_plain, columns)), rotation=90 if max(map(len, columns), default=0) > 3 else 0
+    )
+    axes.set_yticks(range(len(rows)), list(map(_plain, rows)))
     if max(counts.shape) <= 25:
         for r, c in zip(*np.nonzero(counts), strict=True):
             dark = shares[r, c] > 0.5

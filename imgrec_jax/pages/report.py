@@ -255,4 +255,6 @@ def _paired(names: Sequence[str], found: Sequence[list[Evidence]]) -> str:
 
 
 def _same_examples(a: Evidence, b: Evidence) -> bool:
-    return a.split == b.split and len(a.results) == len(b.results) and a.source.info.identity == b.source.info.identity
+    first, second = a.source.info, b.source.info  # an identity is of the whole split, a name says which part of it
+    same = first.identity == second.identity != "" and first.name == second.name
+    return same and a.split == b.split and np.array_equal(a.indices, b.indices)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,8 +32,10 @@ def write(source: Source, folder: Path, name: str, limit: int | None = None) -> 
     """Writes the first `limit` examples of a source (None: all); returns the folder of images and the file of labels.
 
     Raises:
-      ValueError: for more classes than a PNG of 8 bits can number.
+      ValueError: for more classes than a PNG of 8 bits can number; where the folder of that name holds something already.
     """
+    if (folder / name).exists() and any((folder / name).iterdir()):
+        raise ValueError(f"{folder / name} is not empty, and old and new files would mix; give another --out, or empty it")
     count = len(source) if limit is None else min(limit, len(source))
     examples = ((n, source[n]) for n in progress(range(count), f"writing {name} to {folder}"))
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -57,11 +60,14 @@ def _png(path: Path, image: np.ndarray) -> None:
 
 
 def _labels(examples: Iterator[tuple[int, Any]], names: tuple[str, ...], folder: Path, name: str) -> list[Path]:
-    lines = [("file", "label")]
+    lines, places = [("file", "label")], dict[str, str]()
     for number, example in examples:
         label = int(example["label"])
         text = names[label] if label < len(names) else str(label)
-        place = PurePosixPath(name, text.replace("/", "_"), f"{number:05}.png")
+        if text not in places:  # names of classes are not always names of folders
+            plain = re.sub(r'[\\/:*?"<>|\0]', "_", text).strip(". ") or "_"
+            places[text] = plain if plain not in places.values() else f"{plain}_{label}"
+        place = PurePosixPath(name, places[text], f"{number:05}.png")
         _png(folder / place, np.asarray(example["image"]))
         lines.append((place.as_posix(), text))
     return [folder / name, _csv(folder / f"{name}.csv", lines)]
@@ -88,11 +94,12 @@ def _csv(path: Path, lines: Sequence[Sequence[str]]) -> Path:
 
 def _boxes(examples: Iterator[tuple[int, Any]], table: Annotations, folder: Path, name: str) -> list[Path]:
     data = table.to_coco()
+    stems = [Path(image["file_name"]).stem for image in data["images"]]
+    if len(set(filter(None, stems))) < len(list(filter(None, stems))):
+        raise ValueError(f"{name}: several images have one name in different folders; they cannot be written to one")
     for (number, example), image in zip(examples, data["images"], strict=True):
         image["file_name"] = f"{Path(image['file_name']).stem or f'{number:05}'}.png"
         _png(folder / name / image["file_name"], np.asarray(example["image"]))
-    if len({image["file_name"] for image in data["images"]}) < len(data["images"]):
-        raise ValueError(f"{name}: several images have one name in different folders; they cannot be written to one")
     for entry in data["annotations"]:
         mask = entry.get("segmentation")
         if isinstance(mask, dict) and isinstance(mask["counts"], bytes):

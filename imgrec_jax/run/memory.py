@@ -34,7 +34,8 @@ def free_bytes() -> int | None:
 def describe(error: BaseException, batch_size: int, eval_batch_size: int) -> str:
     """One line: the bytes asked for and there, the batch, and what to try."""
     wanted, free = wanted_bytes(str(error)), free_bytes()
-    asked = f"{wanted / 1e9:.2f} GB asked for at once" if wanted else str(error).strip().splitlines()[0]
+    said = str(error).strip() or type(error).__name__
+    asked = f"{wanted / 1e9:.2f} GB asked for at once" if wanted else said.splitlines()[0]
     there = f", {free / 1e9:.2f} GB free" if free is not None else ""
     return (
         f"out of memory: {asked}{there}, with data.batch_size={batch_size} and data.eval_batch_size={eval_batch_size}. Lower "

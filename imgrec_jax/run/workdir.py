@@ -308,14 +308,14 @@ def environment(step: int) -> dict[str, Any]:
     """Command, versions, machine and commit of a start at `step`."""
     import jax
 
+    from imgrec_jax.ops.conv import FORMS_VERSION
+
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
     return {
         "step": step,
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -327,8 +327,21 @@ def environment(step: int) -> dict[str, Any]:
         "cpu": _cpu(),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "commit": git.stdout.strip() or None,
+        "convolutions": FORMS_VERSION,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """Of the clone that this package lies in; None for an installed one, or without git."""
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / ".git").exists():
+        return None
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=clone, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return git.stdout.strip() or None
 
 
 def _cpu() -> str:
@@ -341,7 +354,7 @@ def _cpu() -> str:
 
 def machine_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two starts of a run on which the last bits of its numbers depend; of what both say."""
-    keys = ("device_kind", "cpu", "threads", "xla_flags")
+    keys = ("device_kind", "cpu", "threads", "xla_flags", "convolutions")
     pairs = {key: (old[key], new[key]) for key in keys if key in old and key in new}
     pairs["devices"] = (len(old.get("devices", [])), len(new.get("devices", [])))
     packages = [entry.get("packages", {}) for entry in (old, new)]

@@ -48,10 +48,16 @@ def _key_and_text(text: str, flag: str) -> tuple[str, str]:
 def grid(texts: Sequence[str]) -> list[dict[str, str]]:
     """Every combination, the last key varying fastest."""
     axes = [(key, split_values(values)) for key, values in (_key_and_text(text, "grid") for text in texts)]
+    _check_keys("grid", [key for key, _ in axes])
     keys = [key for key, _ in axes]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"--grid: a key twice among {keys}")
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(values for _, values in axes))]
+
+
+def _check_keys(flag: str, keys: Sequence[str]) -> None:
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"--{flag}: a key twice among {keys}")
+    if "seed" in keys:
+        raise ValueError(f"--{flag} seed: give seeds as --seeds=0,1,2")
 
 
 def sample(texts: Sequence[str], count: int, seed: int) -> list[dict[str, str]]:
@@ -73,7 +79,10 @@ def sample(texts: Sequence[str], count: int, seed: int) -> list[dict[str, str]]:
             return str(rng.integers(int(low), int(high) + 1))
         return f"{math.exp(rng.uniform(math.log(low), math.log(high))) if kind == 'log' else rng.uniform(low, high):.4g}"
 
+    if count < 1:
+        raise ValueError(f"--random={count}; expected 1 or more")
     axes = [_key_and_text(text, "sample") for text in texts]
+    _check_keys("sample", [key for key, _ in axes])
     return [{key: draw(key, text, number) for key, text in axes} for number in range(count)]
 
 
@@ -95,6 +104,6 @@ def points(combinations: Sequence[Mapping[str, str]], seeds: Sequence[int], comm
             words = [f"{key.rpartition('.')[2]}={value}" for key, value in values.items()] + [f"seed={seed}"]
             name = "_".join(re.sub(r"[^\w.=+-]+", "-", word).strip("-") for word in words)
             if len(name) > 120 or any(point.name == name for point in made):
-                name = f"{name[:100]}_{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]}_seed={seed}"
+                name = f"{name[:90]}_{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]}_seed={seed}"
             made.append(Point(name, seed, dict(values), {**common, **values, "seed": str(seed)}))
     return made

@@ -203,3 +203,11 @@ def test_an_own_op_by_the_command_line(parts, data):
 @pytest.mark.parametrize("name", ["mnist:3.0.1", "coco/2017", "coco/2017:1.1.0", "linear", "cifar10:latest.1", "", None])
 def test_names_of_sets_and_versions_are_no_code(name):
     assert not is_own(name)
+
+
+def test_what_a_workdir_found_is_remembered_without_running_its_code(parts, data, tmp_path):
+    train(own_config(parts, data), tmp_path / "run")
+    parts.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    stored, plain = read_config(tmp_path / "run"), small_runs.config_of("classification", data)
+    assemble.remembered(plain, stored)
+    assert not (tmp_path / "ran").exists()

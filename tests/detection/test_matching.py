@@ -35,6 +35,8 @@ def test_a_box_without_good_anchor_gets_its_best_one():
     iou_matrix = jnp.array([[0.9, 0.1, 0.40, 0.0], [0.2, 0.2, 0.35, 0.5]])
     matches = match(iou_matrix, jnp.array([True, True]), 0.7, 0.3, allow_low_quality=True)
     assert matches.positive.tolist() == [True, False, False, True]
+    unasked = match(iou_matrix, jnp.array([True, True]), 0.7, 0.3)
+    assert unasked.positive.tolist() == [True, False, False, False]
 
 
 def test_low_quality_ties_keep_each_anchors_own_box():

@@ -120,7 +120,7 @@ def test_frames_of_a_video(tmp_path):
         writer.write(np.full((48, 64, 3), 30 * n, np.uint8))
     writer.release()
     frames = list(inputs.of_path(str(path), every=3))
-    assert [f.name for f in frames] == [f"{path}#{n}" for n in (0, 3, 6)] and frames[1].video == (str(path), 3, 10.0)
+    assert [f.name for f in frames] == [f"{path}#{n}" for n in (0, 3, 6)] and frames[1].video == (str(path), 3, 10.0 / 3)
     assert abs(int(frames[2].read().mean()) - 180) <= 2
     path.write_bytes(b"no video")
     assert "no video" in read(path)[0][1]

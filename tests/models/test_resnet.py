@@ -19,7 +19,7 @@ from imgrec_jax.pretrained.torch_file import read_tensors
 from tests.goldens import make_backbones, seeded
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "backbones.npz"
-CIFAR = Path(__file__).parents[3] / "shared/data/weights/resnet_cifar10/resnet20-12fca82f.th"
+CIFAR = Path(__file__).parents[3] / "shared/data/weights/resnet_cifar10"
 CASES = {
     "resnet18": ("resnet18", {}),
     "resnet50": ("resnet50", {}),
@@ -135,21 +135,28 @@ def test_remat_patches_convolution_and_bfloat16_compute_the_same(norm):
 
 
 @pytest.mark.skipif(not CIFAR.exists(), reason=f"{CIFAR} is absent")
-def test_published_cifar10_resnet20_loads_and_matches_torch():
+@pytest.mark.parametrize(
+    ("file", "blocks", "count"),
+    [
+        ("resnet20-12fca82f.th", 3, 269_722),  # He et al. 2015: 0.27 M
+        pytest.param("resnet56-4bfd9763.th", 9, 853_018, marks=pytest.mark.slow),  # 0.85 M
+    ],
+)
+def test_published_cifar10_resnets_load_and_match_torch(file, blocks, count):
     torch = pytest.importorskip("torch")
-    tensors = read_tensors(CIFAR)
-    model = Classifier(small_resnet(shortcut="pad"), GlobalPool(), num_classes=10)
+    tensors = read_tensors(CIFAR / file)
+    model = Classifier(small_resnet(blocks=blocks, shortcut="pad"), GlobalPool(), num_classes=10)
     x = seeded.image(2, 32, 32, 3)
     renamed = {name.replace("linear.", "fc."): value for name, value in tensors.items()}
     abstract = jax.eval_shape(model.init, jax.random.key(0), x)
     variables, _ = merge(abstract, names.resnet(renamed).tensors)
-    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == 269_722  # He et al. 2015: 0.27 M
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
 
-    expected = _torch_resnet20(torch, tensors, torch.from_numpy(x.transpose(0, 3, 1, 2)))
+    expected = _torch_resnet(torch, tensors, torch.from_numpy(x.transpose(0, 3, 1, 2)), blocks)
     np.testing.assert_allclose(jax.jit(model.apply)(variables, x), expected, rtol=1e-4, atol=1e-4)
 
 
-def _torch_resnet20(torch, tensors, x):
+def _torch_resnet(torch, tensors, x, blocks):
     """He et al. 2015, section 4.2, with option A shortcuts, spelled out in torch functions."""
     functional = torch.nn.functional
     t = {name: torch.from_numpy(value) for name, value in tensors.items()}
@@ -161,7 +168,7 @@ def _torch_resnet20(torch, tensors, x):
 
     x = conv_norm(x, "", 1).relu()
     for stage in (1, 2, 3):
-        for i in range(3):
+        for i in range(blocks):
             stride = 2 if stage > 1 and i == 0 else 1
             prefix = f"layer{stage}.{i}."
             y = conv_norm(conv_norm(x, prefix, 1, stride).relu(), prefix, 2)

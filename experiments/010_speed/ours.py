@@ -1,0 +1,110 @@
+"""This package's side of the benchmark: `WORKS[name]()` -> run(n), which does the work n times and waits for the end.
+
+As a program (`python ours.py WORK THREADS`): reads numbers of repetitions from stdin, one a line, and answers with seconds.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from protocol import serve
+
+from imgrec_jax import parallel
+from imgrec_jax.losses import softmax_cross_entropy
+from imgrec_jax.models.convnet import keras_cnn, pytorch_cnn
+from imgrec_jax.models.fpn import FPN, BackboneWithFPN
+from imgrec_jax.models.norm import BatchNorm, FrozenBatchNorm
+from imgrec_jax.models.resnet import RESNETS
+from imgrec_jax.models.unet import UNet
+from imgrec_jax.models.zoo import make_classifier
+from imgrec_jax.step import init_state, make_train_step
+from imgrec_jax.tasks import classify
+from imgrec_jax.tasks.task import Aux, Task, apply_model
+
+
+def _image(shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+
+
+def _train(task: Task, tx: optax.GradientTransformation, batch: dict[str, jax.Array]) -> Callable[[int], None]:
+    """The step as the loop compiles it, on one batch that is on the device already."""
+    variables = jax.jit(lambda key: task.init(key, batch))(jax.random.key(0))
+    state = init_state(variables, tx, with_ema=False)
+    step = make_train_step(task, tx, seed=0, schedule=lambda step: 0.01)
+    step = jax.jit(step, donate_argnums=0, compiler_options=parallel.compiler_options())
+
+    def run(n: int) -> None:
+        nonlocal state
+        for _ in range(n):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
+
+    return run
+
+
+def _classifier(model: Any, shape: tuple[int, ...], classes: int, tx: optax.GradientTransformation | None = None):
+    task = classify.make_task(model=model, loss_fn=softmax_cross_entropy, num_classes=classes, mean=(0.0,), std=(1.0,))
+    labels = jnp.arange(shape[0], dtype=jnp.int32) % classes
+    batch = {"image": _image(shape), "label": labels, "example_valid": jnp.ones(shape[0], bool)}
+    return _train(task, tx or optax.sgd(0.01, 0.9), batch)
+
+
+def _of_maps(model: Any, shape: tuple[int, ...], loss_of: Callable) -> Callable[[int], None]:
+    """Trains a model of named outputs by `loss_of(outputs)`."""
+
+    def init(key, batch):
+        return model.init(key, batch["image"])
+
+    def loss(variables, batch, rng, train):
+        outputs, model_state = apply_model(model, variables, batch["image"], rng=rng, train=train)
+        return loss_of(outputs), Aux(model_state, {})
+
+    return _train(Task(init, loss, None, None), optax.sgd(0.01, 0.9), {"image": _image(shape)})
+
+
+def _pixels(outputs: dict) -> jax.Array:
+    logits = outputs["logits"]
+    labels = jnp.arange(logits[..., 0].size).reshape(logits.shape[:-1]) % logits.shape[-1]
+    return softmax_cross_entropy(logits, labels).mean()
+
+
+def _forward(model: Any, shape: tuple[int, ...]) -> Callable[[int], None]:
+    x = _image(shape)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    apply = jax.jit(lambda v, x: model.apply(v, x, train=False), compiler_options=parallel.compiler_options())
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            jax.block_until_ready(apply(variables, x))
+
+    return run
+
+
+def _body_fpn() -> BackboneWithFPN:
+    return BackboneWithFPN(RESNETS["resnet50"](norm=FrozenBatchNorm), FPN())
+
+
+WORKS: dict[str, Callable[[], Callable[[int], None]]] = {
+    "seed_a_train": lambda: _classifier(pytorch_cnn(), (64, 28, 28, 1), 10, optax.sgd(0.01, 0.5)),
+    "seed_b_train": lambda: _classifier(keras_cnn(), (64, 28, 28, 1), 10, optax.adam(1e-3)),
+    "resnet18_32_train": lambda: _classifier(make_classifier("resnet18", num_classes=10), (64, 32, 32, 3), 10),
+    "resnet18_128_train": lambda: _classifier(make_classifier("resnet18"), (16, 128, 128, 3), 1000),
+    "resnet18_224_train": lambda: _classifier(make_classifier("resnet18"), (8, 224, 224, 3), 1000),
+    "resnet50_224_train": lambda: _classifier(make_classifier("resnet50"), (8, 224, 224, 3), 1000),
+    "resnet50_224_forward": lambda: _forward(make_classifier("resnet50"), (8, 224, 224, 3)),
+    "resnet50_224_forward_1": lambda: _forward(make_classifier("resnet50"), (1, 224, 224, 3)),
+    "vgg16_224_forward": lambda: _forward(make_classifier("vgg16"), (8, 224, 224, 3)),
+    "unet_128_train": lambda: _of_maps(UNet(4, width=32, norm=BatchNorm), (8, 128, 128, 3), _pixels),
+    "body_fpn_800_train": lambda: _of_maps(
+        _body_fpn(), (1, 800, 1088, 3), lambda maps: sum(jnp.mean(x * x) for x in maps.values())
+    ),
+    "body_fpn_800_forward": lambda: _forward(_body_fpn(), (1, 800, 1088, 3)),
+}
+
+if __name__ == "__main__":
+    serve(partial(WORKS.__getitem__, sys.argv[1]), "jax " + jax.__version__)

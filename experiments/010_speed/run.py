@@ -1,0 +1,157 @@
+"""Against PyTorch, in turn: python experiments/010_speed/run.py --suite=cpu [--only=REGEX] [--threads=2]
+
+Both sides are processes of their own that stay alive; they are asked in turn, ours, theirs, ours, theirs, and while one works
+the other waits. A pair is one round of each; the table shows medians over pairs, and the ratio is the median of the pairs'
+ratios. `--threads=1` pins both to the last core. `--torch-python` names an interpreter that has torch==2.13.0, if it is not
+this one. Results go to `results.jsonl`, one line a row, and the table of README.md is written from them: the latest result of
+a row, JAX version and number of threads.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results.jsonl"
+# name: what it is; the target ratio that it is held against.
+ROWS = {
+    "seed_a_train": ("seed A, train, 64 x 28²", 1.5),
+    "seed_b_train": ("seed B, train, 64 x 28²", 1.5),
+    "resnet18_32_train": ("ResNet-18, train, 64 x 32²", 1.0),
+    "resnet18_128_train": ("ResNet-18, train, 16 x 128²", 1.0),
+    "resnet18_224_train": ("ResNet-18, train, 8 x 224²", 1.0),
+    "resnet50_224_train": ("ResNet-50, train, 8 x 224²", 1.0),
+    "resnet50_224_forward": ("ResNet-50, forward, 8 x 224²", 1.2),
+    "resnet50_224_forward_1": ("ResNet-50, forward, 1 x 224²", 1.2),
+    "vgg16_224_forward": ("VGG16, forward, 8 x 224²", 1.0),
+    "unet_128_train": ("U-Net, width 32, train, 8 x 128²", 1.0),
+    "body_fpn_800_train": ("Faster R-CNN R50 body + FPN, train, 1 x 800 x 1088", 1.0),
+    "body_fpn_800_forward": ("Faster R-CNN R50 body + FPN, forward, 1 x 800 x 1088", 1.0),
+}
+
+
+class Side:
+    """One process that does one work when asked."""
+
+    def __init__(self, python: str, program: str, work: str, threads: int):
+        env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        if threads == 1:
+            flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+            env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flags}".strip()
+        cores = sorted(os.sched_getaffinity(0))[-threads:]
+        command = [python, str(HERE / program), work, str(threads)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )  # fmt: skip
+        self.info = self._read()
+
+    def _read(self) -> dict:
+        out: IO[str] = self.process.stdout
+        line = out.readline()
+        if not line:
+            raise SystemExit(f"error: {' '.join(self.process.args)} ended with status {self.process.wait()}; see above")
+        return json.loads(line)
+
+    def measure(self, n: int) -> dict:
+        self.process.stdin.write(f"{n}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(work: str, args: argparse.Namespace) -> dict:
+    """One row: `args.pairs` rounds of each side in turn."""
+    sides = {
+        "ours": Side(args.python, "ours.py", work, args.threads),
+        "theirs": Side(args.torch_python, "theirs.py", work, args.threads),
+    }
+    n = max(1, round(args.seconds / sides["theirs"].measure(1)["wall"]))  # a round takes PyTorch so many seconds
+    rounds = {name: [] for name in sides}
+    for _ in range(args.pairs):
+        for name, side in sides.items():
+            rounds[name].append(side.measure(n))
+    for side in sides.values():
+        side.close()
+    record = {"work": work, "threads": args.threads, "load": os.getloadavg()[0], "repetitions": n}
+    for name, side in sides.items():
+        record[name] = {
+            **side.info,
+            **{f"{clock}_ms": [round(r[clock] / n * 1e3, 3) for r in rounds[name]] for clock in ("wall", "cpu")},
+            "peak_mib": rounds[name][-1]["peak_mib"],
+        }
+    return record
+
+
+def ratio(record: dict, clock: str = "wall_ms") -> float:
+    """PyTorch's time over ours, the median over pairs."""
+    return statistics.median(b / a for a, b in zip(record["ours"][clock], record["theirs"][clock], strict=True))
+
+
+def table(records: list[dict]) -> str:
+    """The latest record of each (threads, JAX version, work), as Markdown."""
+    latest = {(r["threads"], r["ours"]["version"], r["work"]): r for r in records}
+    lines = [
+        "| work | threads | JAX | ours, ms | PyTorch, ms | ratio | ratio of CPU time | to reach | peak MiB, ours / theirs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    order = list(ROWS)
+    for (threads, version, work), r in sorted(
+        latest.items(), key=lambda item: (-item[0][0], item[0][1], order.index(item[0][2]))
+    ):
+        ours, theirs = (statistics.median(r[side]["wall_ms"]) for side in ("ours", "theirs"))
+        text, target = ROWS[work]
+        lines.append(
+            f"| {text} | {threads} | {version.removeprefix('jax ')} | {ours:.4g} | {theirs:.4g} | **{ratio(r):.2f}** | "
+            f"{ratio(r, 'cpu_ms'):.2f} | {target} | {r['ours']['peak_mib']:,} / {r['theirs']['peak_mib']:,} |"
+        )
+    return "\n".join(lines)
+
+
+def write_readme(records: list[dict]) -> None:
+    """Puts the table between the two marks of README.md."""
+    path = HERE / "README.md"
+    begin, end = "<!-- table -->\n", "\n<!-- end of table -->"
+    before, _, rest = path.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    path.write_text(f"{before}{begin}{table(records)}{end}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=("cpu",), default="cpu")
+    parser.add_argument("--only", default="", help="a regular expression over the names of rows: " + ", ".join(ROWS))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="that a round takes PyTorch, about")
+    parser.add_argument("--python", default=sys.executable, help="interpreter of our side")
+    parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    works = [work for work in ROWS if re.search(args.only, work)]
+    if not works:
+        raise SystemExit(f"error: --only={args.only!r} matches none of {list(ROWS)}")
+    for work in works:
+        record = compare(work, args)
+        with args.out.open("a") as out:
+            out.write(json.dumps(record) + "\n")
+        print(
+            f"{work:<24} {ratio(record):.2f} (CPU time {ratio(record, 'cpu_ms'):.2f}); ours {record['ours']['wall_ms']}, "
+            f"theirs {record['theirs']['wall_ms']} ms, load {record['load']:.1f}", flush=True,
+        )  # fmt: skip
+
+        if args.out == RESULTS:
+            write_readme([json.loads(line) for line in RESULTS.read_text().splitlines()])
+
+
+if __name__ == "__main__":
+    main()
