@@ -131,10 +131,10 @@ class _Kept:
 
     def save(self, names: Sequence[str], pictures: Sequence[Picture | None]) -> None:
         """Without what has a problem: the next start may read it, with other rights or another package."""
-        done = [i for i, picture in enumerate(pictures) if picture is not None and not picture.problem]
-        if not done:
+        good = [(i, picture) for i, picture in enumerate(pictures) if picture is not None and not picture.problem]
+        if not good:
             return
-        index = of_pictures([pictures[i] for i in done])
+        done, index = [i for i, _ in good], of_pictures([picture for _, picture in good])
         arrays = {
             "names": _bytes("\0".join(names[i] for i in done)),
             "stamps": np.array([self._store.stamps[names[i]] for i in done], np.int64).reshape(-1, 2),

@@ -358,8 +358,9 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
     if reading.multi_label:
         _set_marks(listing, kept, marked if label is None else [], members, reading)
         listing.notes += [f"the column {column!r} is no label: {why}" for column, why in odd.items() if why and not label]
-    there = (lambda name: stamp(store.root / name)) if store.root.is_dir() else lambda name: (-1, -1)
-    store.stamps.update({name: there(name) for name in listing.names if name not in store.stamps})
+    on_disk = store.root.is_dir()  # an archive has listed all that it has
+    absent = [found for found in listing.names if found not in store.stamps]
+    store.stamps.update({found: stamp(store.root / found) if on_disk else (-1, -1) for found in absent})
     return listing
 
 
