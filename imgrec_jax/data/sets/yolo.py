@@ -109,7 +109,7 @@ def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator
     if not inside and not allow_outside:
         raise ValueError(
             f"{file}: {entry} is at {there[0]}, outside of this folder; correct the file, or take it with "
-            "config.data.options.allow_outside=True"
+            "--config.data.options=\"{'allow_outside': True}\""
         )
     found = (inside or there)[0]
     if found.is_dir():
