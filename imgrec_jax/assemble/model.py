@@ -64,7 +64,7 @@ def make_model(config: ConfigDict, axis_name: str | None = None) -> Any:
         model = factory(**options)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"model {name}: {error}{own.where(error)}") from error
-    if config.task != "detection" and "num_classes" not in options:
+    if is_own(name) and config.task != "detection" and "num_classes" not in options:
         raise ConfigError(f"model {name} takes no num_classes; give it that argument: how many outputs it has")
     return model
 

@@ -138,5 +138,6 @@ def default_layer(maps: Mapping[str, tuple[int, ...]]) -> str:
     """
     if not maps:
         raise ValueError("this model has no map of features; take a method that needs none: gradients, occlusion, rise")
-    widest = max(shape[3] for shape in maps.values())
-    return next(name for name in reversed(list(maps)) if maps[name][3] == widest)
+    inner = [name for name in maps if not name.startswith(("rpn/", "roi_heads/"))] or list(maps)  # not a detector's heads
+    widest = max(maps[name][3] for name in inner)
+    return next(name for name in reversed(inner) if maps[name][3] == widest)

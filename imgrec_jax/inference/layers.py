@@ -72,7 +72,8 @@ def added(function: Function) -> Function:
                     key: value + shifts[f"{path}:{key}"] if f"{path}:{key}" in shifts else value
                     for key, value in output.items()
                 }
-            return output + shifts[path] if path in shifts else output
+            # A module that several maps share is called for each: the shift is of the map that has its shape.
+            return output + shifts[path] if path in shifts and shifts[path].shape == output.shape else output
 
         with nn.intercept_methods(shift):
             return function(*args)

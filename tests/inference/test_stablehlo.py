@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,9 +18,10 @@ pytest.importorskip("flatbuffers", reason="exported programs are serialised by f
 
 @pytest.fixture(scope="module")
 def written(finished, tmp_path_factory):
-    """The file of the classification run."""
-    out = tmp_path_factory.mktemp("export") / "program.bin"
-    export.main(["--workdir", str(finished["classification"]), "--format=stablehlo", "--out", str(out)])
+    """The file of the classification run, of a copy: comparing it may leave files in the workdir."""
+    folder = tmp_path_factory.mktemp("export")
+    out, copy = folder / "program.bin", shutil.copytree(finished["classification"], folder / "run")
+    export.main(["--workdir", str(copy), "--format=stablehlo", "--out", str(out)])
     return out
 
 

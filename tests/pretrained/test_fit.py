@@ -1,6 +1,7 @@
 """Files meet models: layouts are found, heads are new or matched, positions and channels adapt, misfits are named."""
 
 import functools
+import io
 import json
 
 import jax
@@ -159,9 +160,16 @@ def test_offline_the_error_names_file_address_and_place(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.part"))
 
 
+class Answer(io.BytesIO):
+    """Of a server."""
+
+    def __init__(self, data: bytes, length: int | None = None):
+        super().__init__(data)
+        self.headers = {"Content-Length": str(len(data) if length is None else length)}
+
+
 def test_a_download_is_checked_and_then_kept(tmp_path, monkeypatch):
     import hashlib
-    import io
 
     content = b"weights"
     entry = known.Known("torchvision/x.V1", "https://host/x-00.pth", hashlib.sha256(content).hexdigest()[:8], "",
@@ -169,7 +177,7 @@ def test_a_download_is_checked_and_then_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(known.KNOWN, entry.name, entry)
     monkeypatch.setenv("IMGREC_WEIGHTS", str(tmp_path / "cache"))
     sent = [b"tampered", content]
-    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda *a, **k: io.BytesIO(sent.pop(0)))
+    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda *a, **k: Answer(sent.pop(0)))
     with pytest.raises(fetch.FetchError, match="another SHA-256"):
         fetch.fetch(entry.name)
     assert fetch.fetch(entry.name).path.read_bytes() == content and fetch.fetch(entry.name).path.read_bytes() == content

@@ -241,7 +241,7 @@ def test_bfloat16_learns_with_float32_parameters(digits_dir, tmp_path):
         ({"loss": ConfigDict({"name": "mse"})}, "config.loss.name='mse' is unknown"),
         (
             {"data__train_ops": ConfigDict({"rotate": {}})},
-            "config.data.train_ops='rotate' is unknown; choose one of .*random_affine",
+            "config.data.train_ops.rotate is unknown; choose one of .*random_affine",
         ),
         ({"data__train_ops": ConfigDict({"erase": {"prob": 1}})}, r"data.train_ops.erase takes no \['prob'\]"),
         ({"data__validation_split": ""}, "data.validation_split is empty"),
