@@ -201,7 +201,7 @@ def check_overlap(config: ConfigDict, train: Source, evals: dict[str, Source]) -
     """
     names = {"train": config.data.train_split, "validation": config.data.validation_split, "test": config.data.test_split}
     sources = {"train": train, **evals}
-    sizes = {parse_split(names[name])[0]: s.info.base_size or len(s) for name, s in sources.items()}
+    sizes = {parse_split(names[name])[0]: s.info.base_size or len(s) for name, s in sources.items() if name in names}
     for first, second in itertools.combinations([name for name in sources if name in names], 2):
         selects = config.select.metric and (first, second) == ("validation", "test")
         if config.data.allow_overlap and not selects:
