@@ -39,3 +39,10 @@ def test_parts_of_one_split_do_not_cut_through_a_group():
     check_overlap(config, part([0, 0, 1]), {"validation": part([2, 2, 3])})
     with pytest.raises(ConfigError, match="cut through what belongs together .*: 2 examples of validation"):
         check_overlap(config, part([0, 0, 1]), {"validation": part([1, 1, 2])})
+
+
+def test_more_test_sets_are_parts_of_no_split():
+    config = own()
+    config.data.train_split, config.data.validation_split, config.data.test_split = "train[:3]", "train[3:]", ""
+    one = ArraySource({"label": np.zeros(3, np.int32)}, SourceInfo("x", ("a", "b"), {}, "", 6))
+    check_overlap(config, one, {"validation": one, "east": one})
