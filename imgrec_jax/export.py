@@ -53,7 +53,6 @@ def run(arguments: argparse.Namespace) -> None:
     made = FORMATS[arguments.format]
     loaded = load(arguments)
     out = Path(arguments.out or loaded.workdir / "export" / (arguments.format + made.suffix)).expanduser()
-    out.parent.mkdir(parents=True, exist_ok=True)
     print(made.write(loaded, out))
 
 

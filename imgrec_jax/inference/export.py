@@ -57,6 +57,7 @@ def write_torchvision(run: Predictor, out: Path) -> str:
         "std": json.dumps(list(run.config.data.std)),
         "pretrained": json.dumps(run.started_from),
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, lambda partial: save_file(tensors, partial, metadata=metadata))
     return (
         f"wrote {out}: {len(tensors)} tensors of step {run.step}; in torch: "

@@ -64,6 +64,7 @@ def write(run: Predictor, out: Path) -> str:
     function = answers_of(run, shape)
     exported, most = _exported(function, shape)
     data = bytes(exported.serialize())
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, lambda partial: partial.write_bytes(data))
     script = out.with_name(f"run_{out.stem}.py")
     names = {"name": out.name, "script": script.name, "shape": ["batch", *shape], "zeros": (1, *shape)}

@@ -12,7 +12,7 @@ Shape letters: B batch, H W input map, h w kernel, M N output map, C input chann
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,8 @@ MAX_PATCH_BYTES = 2**24
 class Spec(NamedTuple):
     """What a convolution is beside its two arrays; pads ((top, bottom), (left, right)) are not negative."""
 
-    strides: tuple[int, int]
-    pads: tuple[tuple[int, int], tuple[int, int]]
+    strides: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
     groups: int = 1
     precision: object = None
 
@@ -196,7 +196,7 @@ def _is_depthwise(w_shape: tuple, spec: Spec) -> bool:
 # The taps of a kernel that ever meet the input. A 3x3 kernel on a map of one cell is a 1x1 kernel.
 
 
-def _live(x_shape: tuple, w_shape: tuple, spec: Spec) -> tuple[tuple[int, int], tuple[int, int], Spec]:
+def _live(x_shape: tuple, w_shape: tuple, spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...], Spec]:
     """(first live tap, how many, spec for them alone) of both axes."""
     firsts, counts, pads = [], [], []
     sizes = _sizes(x_shape, w_shape, spec)
@@ -249,7 +249,7 @@ def by_patches(x, w, spec):
 def by_taps(x, w, spec):
     """Depthwise: the sum over taps of the shifted image times the tap's weights."""
     sizes, padded, wide = _sizes(x.shape, w.shape, spec), _padded(x, spec), _wide(x.dtype)
-    total = 0
+    total: Any = 0
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
             shifted = _shifted(padded, i, j, sizes, spec.strides)
@@ -329,7 +329,7 @@ def by_residues(dy, w, *, x_shape, spec):
 def _residues(n: int, m: int, k: int, s: int, low: int) -> tuple[list, int]:
     """For each residue r < s: (padding of dy, slice of the flipped kernel's taps), or (None, None) without a tap."""
     size = -(-n // s)
-    parts = []
+    parts: list[tuple[Any, Any]] = []
     for r in range(s):
         first = (r + low) % s  # the smallest tap
         taps = range(first, k, s)
@@ -361,7 +361,7 @@ def input_gradient_by_rows(dy, w, *, x_shape, spec):
     matrix = bands.transpose(0, 4, 1, 2, 3).reshape(n * d, kh * x_shape[2] * c)
     rows = lax.dot_general(dy.reshape(b, m, n * d), matrix, (((2,), (0,)), ((), ())), precision=spec.precision)
     rows = rows.reshape(b, m, kh, x_shape[2] * c)
-    total = sum(jnp.pad(rows[:, :, i], ((0, 0), (i, kh - 1 - i), (0, 0))) for i in range(kh))
+    total: Any = sum(jnp.pad(rows[:, :, i], ((0, 0), (i, kh - 1 - i), (0, 0))) for i in range(kh))
     return total.reshape(b, *x_shape[1:])
 
 
