@@ -298,6 +298,11 @@ def main() -> None:
 
 def imgrec() -> None:
     """Entry point of the `imgrec` script: `imgrec --config=…` trains; `imgrec NAME …` is `python -m imgrec_jax.NAME …`."""
+    if sys.argv[1:2] in (["--help"], ["-h"], ["help"]):  # absl's own looks for the flags of the script, which has none
+        define_flags()
+        commands = f"Commands beside training: {', '.join(COMMANDS)}; imgrec NAME --help"
+        print(f"{__doc__}\n{commands}\n{FLAGS.module_help(define_flags.__module__)}")
+        return None
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         import importlib
 

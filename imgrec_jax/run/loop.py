@@ -286,7 +286,12 @@ def _already_done(experiment: Experiment, folder: Path, start: Start | None, say
     if clock["stopped"]:
         memory = clock["selection"]
         say(f"stopped early at step {clock['step']}: {experiment.selection.metric} was best at step {memory['best_step']}")
-    if parallel.is_lead():
+    total = experiment.optimisation.total_steps
+    if clock["step"] > total:  # an option was forgotten, perhaps: the run's own config stays as it is
+        say(
+            f"note: this config asks for {total} steps, and the run is at {clock['step']}; imgrec --workdir={folder} takes its own"
+        )
+    elif parallel.is_lead():
         workdirs.write_record(folder, experiment.config, experiment.card)
     say(f"nothing left to train at step {clock['step']}")
     return clock["results"]

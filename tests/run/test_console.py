@@ -54,3 +54,18 @@ def test_a_pipe_shows_plain_lines(tmp_path):
     status, out, error = small_runs.run(command)
     assert status == 0 and error == "" and "\r" not in out
     assert [line.split()[1] for line in out.splitlines() if line.startswith("step ")] == ["2/6", "4/6", "6/6"]
+
+
+def test_the_script_s_help_shows_flags_and_commands():
+    program = "import sys; sys.argv = ['imgrec', '--help']; from imgrec_jax.main import imgrec; imgrec()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=small_runs.ROOT, capture_output=True, text=True, check=True)
+    assert "--workdir" in done.stdout and "predict" in done.stdout and done.stderr == ""
+
+
+def test_a_forgotten_length_leaves_the_run_s_own(tmp_path):
+    data = small_runs.MAKERS["classification"](tmp_path / "data")
+    long = small_runs.command("classification", data, tmp_path / "run")
+    assert small_runs.run(long)[0] == 0
+    status, out, _ = small_runs.run([*long, "--config.train.total_steps=4"])
+    assert status == 0 and "asks for 4 steps, and the run is at 6" in out
+    assert '"total_steps": 6' in (tmp_path / "run" / "config.json").read_text()
