@@ -288,9 +288,8 @@ def _already_done(experiment: Experiment, folder: Path, start: Start | None, say
         say(f"stopped early at step {clock['step']}: {experiment.selection.metric} was best at step {memory['best_step']}")
     total = experiment.optimisation.total_steps
     if clock["step"] > total:  # an option was forgotten, perhaps: the run's own config stays as it is
-        say(
-            f"note: this config asks for {total} steps, and the run is at {clock['step']}; imgrec --workdir={folder} takes its own"
-        )
+        note = f"note: this config asks for {total} steps, and the run is at {clock['step']}"
+        say(f"{note}; imgrec --workdir={folder} goes on with its own")
     elif parallel.is_lead():
         workdirs.write_record(folder, experiment.config, experiment.card)
     say(f"nothing left to train at step {clock['step']}")
