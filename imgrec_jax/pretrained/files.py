@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from imgrec_jax.pretrained import keras_file, onnx_file, torch_file
-from imgrec_jax.pretrained.torch_file import WeightsFileError
 
 _KERAS = {".keras": keras_file.read_keras, ".h5": keras_file.read_h5, ".hdf5": keras_file.read_h5, ".onnx": onnx_file.read_onnx}
 
@@ -30,11 +29,5 @@ def read(path: Path) -> dict[str, np.ndarray]:
     reader = keras_file.read_tfjs if path.name == "model.json" else _KERAS.get(path.suffix.lower())
     if reader is None:
         return torch_file.read_tensors(path)
-    try:
+    with torch_file.naming(path):
         return reader(path)
-    except WeightsFileError as error:
-        raise type(error)(f"{path}: {error}") from error
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        raise WeightsFileError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error

@@ -7,13 +7,14 @@ below; anything else is a `ForbiddenPickleError`. Safetensors is an 8-byte lengt
 """
 
 import collections
+import contextlib
 import io
 import json
 import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -303,6 +304,19 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What goes wrong within is a WeightsFileError that names the file; but for a file that is not there."""
+    try:
+        yield
+    except WeightsFileError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise WeightsFileError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
+
+
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """{name: array} of a torch file (either format, a state dict or one under "state_dict" or "model") or safetensors.
 
@@ -312,19 +326,13 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if path.exists() and not path.is_file():  # a device or a pipe may never end
         raise WeightsFileError(f"{path} is no regular file; expected a .pth or .safetensors file")
-    try:
+    with naming(path):
         if path.suffix == ".safetensors":
             tensors = _read_safetensors(path)
         elif zipfile.is_zipfile(path):
             tensors = _read_zip(path)
         else:
             tensors = _read_legacy(path)
-    except WeightsFileError as error:
-        raise type(error)(f"{path}: {error}") from error
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        raise WeightsFileError(f"{path}: damaged ({type(error).__name__}: {error}); download it again") from error
     while prefix := next((p for p in _PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors

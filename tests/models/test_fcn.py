@@ -12,8 +12,8 @@ from imgrec_jax.models.fcn import AT_ONCE_SCALES, FCN, bilinear_kernel, fcn_resn
 from imgrec_jax.models.resnet import small_resnet
 from imgrec_jax.models.vgg import VGG
 from imgrec_jax.ops.resize import resize_bilinear
-from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
+from tests import torchvision_names as names
 from tests.goldens import make_fcn, seeded
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "fcn.npz"

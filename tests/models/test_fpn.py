@@ -10,8 +10,8 @@ import pytest
 from imgrec_jax.models.fpn import FPN, BackboneWithFPN
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.models.resnet import small_resnet
-from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
+from tests import torchvision_names as names
 from tests.goldens import make_backbones, seeded
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "backbones.npz"

@@ -13,9 +13,9 @@ from imgrec_jax.models.norm import make_norm
 from imgrec_jax.models.resnet import RESNETS, ResNet, small_resnet
 from imgrec_jax.models.zoo import Classifier, GlobalPool
 from imgrec_jax.ops.conv import conv_general_dilated
-from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
 from imgrec_jax.pretrained.torch_file import read_tensors
+from tests import torchvision_names as names
 from tests.goldens import make_backbones, seeded
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "backbones.npz"

@@ -11,8 +11,8 @@ import pytest
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.models.vgg import VGG, VGGEmbedding
 from imgrec_jax.models.zoo import Classifier
-from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
+from tests import torchvision_names as names
 from tests.goldens import make_backbones, seeded
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "backbones.npz"

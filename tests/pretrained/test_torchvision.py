@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgrec_jax.pretrained import torchvision as names
+from tests import torchvision_names as names
 
 KEYS = Path(__file__).parents[3] / "shared/specs/torchvision_state_dict_keys.txt"
 

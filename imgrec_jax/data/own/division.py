@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.8, 0.1, 0.1)  # of each, where nothing is given
 # How people call their splits.
 SPELLINGS = {
     **dict.fromkeys(("train", "training", "trn", "train_set", "training_set"), "train"),

@@ -24,7 +24,7 @@ from imgrec_jax.data.files import folders, is_hidden, stamp, walk
 from imgrec_jax.data.images import MAX_PIXELS, decode_image, read_image_file, read_regular
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
-from imgrec_jax.data.own.division import canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
 from imgrec_jax.data.own.found import (
     Known,
     Problem,
@@ -42,8 +42,6 @@ from imgrec_jax.data.own.stores import folder_store
 from imgrec_jax.data.sets import coco, voc, yolo
 from imgrec_jax.data.source import Request, parse_split
 
-SPLITS = ("train", "validation", "test")
-FRACTIONS = (0.8, 0.1, 0.1)
 _LONGEST = (320, 480, 640)  # of an image's side; the first at which most objects have _SMALLEST pixels
 _SMALLEST = 12.0
 _SAMPLE = 60  # images whose pixels give mean and standard deviation

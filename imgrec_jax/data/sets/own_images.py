@@ -20,7 +20,7 @@ import numpy as np
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own import listing as listings
 from imgrec_jax.data.own import prepared
-from imgrec_jax.data.own.division import connected, divide, held_out
+from imgrec_jax.data.own.division import FRACTIONS, SPLITS, connected, divide, held_out
 from imgrec_jax.data.own.found import (
     Known,
     Problem,
@@ -39,8 +39,6 @@ from imgrec_jax.data.own.listing import Listing
 from imgrec_jax.data.own.pictures import NOTES, Picture, decode
 from imgrec_jax.data.source import ArraySource, Request, Source, SourceInfo, digest, parse_split, split_range
 
-SPLITS = ("train", "validation", "test")
-FRACTIONS = (0.8, 0.1, 0.1)
 MAX_BYTES_KEPT = 2**29  # of decoded images, that are kept in memory
 _EAGER_PIXELS = 300_000_000  # decoded at the start: some seconds
 _SAMPLE = 200  # images whose pixels give mean and standard deviation

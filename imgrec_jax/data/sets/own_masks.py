@@ -16,7 +16,7 @@ import numpy as np
 
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import decode_image
-from imgrec_jax.data.own.division import canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
 from imgrec_jax.data.own.found import (
     Known,
     Problem,
@@ -31,8 +31,6 @@ from imgrec_jax.data.own.found import (
 from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
 from imgrec_jax.data.source import Request, Source, parse_split
 
-SPLITS = ("train", "validation", "test")
-FRACTIONS = (0.8, 0.1, 0.1)
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "groundtruth", "gt", "targets")
 _SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")

@@ -1,4 +1,4 @@
-"""torchvision's state dicts under our parameter names and array layouts.
+"""torchvision's state dicts under our parameter names, written by hand: what `pretrained.names` must agree with.
 
 The naming rule. A torchvision name is split at its dots; a component that is a number is glued to the component
 before it with "_"; the rest nest as Flax modules. The last component changes to Flax's word:
