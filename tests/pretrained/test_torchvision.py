@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from imgrec_jax.pretrained.names import of_whole
 from tests import torchvision_names as names
+from tests.pretrained.test_export import abstract
 
 KEYS = Path(__file__).parents[3] / "shared/specs/torchvision_state_dict_keys.txt"
 
@@ -101,3 +104,12 @@ def test_every_published_detector_name_has_its_own_place():
     assert len(converted.tensors) == sum("num_batches" not in n for n in v2)
     assert converted.tensors["roi_heads/box_head/fc/kernel"].shape == (12544, 1024)
     assert {"roi_heads/box_head/conv_3/kernel", "roi_heads/box_head/norm_3/mean"} <= set(converted.tensors)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fasterrcnn_resnet50_fpn", "detector"), ("fcn_resnet50", "fcn")])
+def test_the_product_s_table_says_the_same(name, kind):
+    leaves = jax.tree_util.tree_leaves_with_path(abstract(name))
+    ndims = {"/".join(part.key for part in path[1:]): leaf.ndim for path, leaf in leaves}
+    table = of_whole(kind, set(ndims))
+    assert table.keys() == ndims.keys()
+    assert {path: names.our_path(theirs, ndims[path]) for path, theirs in table.items()} == {path: path for path in ndims}
