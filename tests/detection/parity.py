@@ -8,10 +8,10 @@ import numpy as np
 
 from imgrec_jax.detection.sampling import sample_by_priority
 from imgrec_jax.models.rcnn import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
-from imgrec_jax.pretrained import torchvision as names
 from imgrec_jax.pretrained.merge import merge
 from imgrec_jax.tasks.detect import make_task
 from imgrec_jax.tasks.two_stage import make_detector, settings
+from tests import torchvision_names as names
 from tests.detection.reference import iou
 from tests.goldens import make_faster_rcnn as golden
 
