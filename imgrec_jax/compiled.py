@@ -32,7 +32,7 @@ def keep(folder: str) -> None:
       folder: AUTO is the user's, ~/.cache/imgrec_jax/compiled, unless JAX's own variable names another; "" keeps none.
     """
     global _folder
-    if not folder or (folder == AUTO and jax.config.jax_compilation_cache_dir):
+    if not folder or (folder == AUTO and jax.config.read("jax_compilation_cache_dir")):
         return
     base = Path("~/.cache/imgrec_jax/compiled" if folder == AUTO else folder).expanduser()
     place = base / f"jaxlib-{jaxlib.__version__}-{processor()}"

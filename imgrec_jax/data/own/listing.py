@@ -234,9 +234,9 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     empty = {f for f in empty if f[:depth] == (holders[0][:depth] if holders else ())}
     if store.root.is_dir():
         empty |= _without_files(store, held, depth, at, tops if as_splits else [""])
-    for folder in sorted(empty):
-        if len(folder) == at + 1 and (not as_splits or folder[depth] in splits):
-            listing.notes.append(f"{'/'.join(folder)} has no images: no class")
+    for parts in sorted(empty):
+        if len(parts) == at + 1 and (not as_splits or parts[depth] in splits):
+            listing.notes.append(f"{'/'.join(parts)} has no images: no class")
     return listing
 
 
