@@ -28,7 +28,7 @@ def start(folder) -> tuple[str, str]:
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-c", PROGRAM, compiled.AUTO]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, compiled.AUTO],
+        command,
         env=environment,
         capture_output=True,
         text=True,
