@@ -475,6 +475,8 @@ def evaluate_workdir(
             **results,
         }
         _write_result(folder / ("eval_changed.json" if changed else "eval.json"), record, say)
+    if which == "last" and (best := checkpoint.saved(folder, checkpoint.BEST)) and best[-1].step != clock["step"]:
+        say(f"this is the last checkpoint; --checkpoint=best evaluates the best one, of step {best[-1].step}")
     return results
 
 
