@@ -150,8 +150,8 @@ def _begin(
         state = layout.put_state(checkpoint.read_state(start.found, layout.whole(state)))
         if clock["step"]:
             say(f"resumed at step {clock['step']}" + (" (the best checkpoint)" if start.found.kind == checkpoint.BEST else ""))
-    elif keeps:
-        checkpoint.load_orbax()  # meanwhile the steps compile
+    elif keeps and not train_step.wait(0.5):
+        checkpoint.load_orbax()  # meanwhile
     environment = workdirs.environment(clock["step"])
     _wait_for(train_step, say)
     if start is not None:

@@ -78,8 +78,8 @@ class EarlyStop:
         """
         value, best, loss = values[self.metric], self.memory["best"], values.get("loss")
         better = _is_number(value) and (not _is_number(best) or self._sign * (value - best) > 0)
-        least = self.memory.get("loss")
-        tied = value == best and _is_number(value) and _is_number(loss) and _is_number(least) and loss < least
+        least: Any = self.memory.get("loss")
+        tied = _is_number(value) and value == best and _is_number(loss) and _is_number(least) and loss < least
         if better or tied:
             waited = 0 if better else self.memory["waited"] + 1
             self.memory = {"best": value, "best_step": step, "waited": waited} | ({"loss": loss} if _is_number(loss) else {})
