@@ -21,7 +21,7 @@ from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
 # Modules of this package that are commands of `imgrec` beside training.
-COMMANDS: tuple[str, ...] = ("explain", "export", "predict", "report", "sweep")
+COMMANDS: tuple[str, ...] = ("explain", "export", "predict", "report", "serve", "sweep")
 
 
 def define_flags() -> None:

@@ -156,6 +156,7 @@ class Predictor:
         window: tuple[int, int] | None = None,
         overlap: float = 0.25,
         threads: int = THREADS,
+        rows: int | None = None,
     ) -> Iterator[Result]:
         """The results of `predict`, in the order of the images, as they are made; the memory is that of a few batches.
 
@@ -164,6 +165,7 @@ class Predictor:
           labels: the truth, of `labels_at`; its `score()` is over the images that were seen so far.
           window: detection looks at windows of this (height, width) beside the whole picture, in a picture that is larger.
           overlap: share of their side that neighbouring windows have in common.
+          rows: of a full batch; None: by how many images there are, up to those of evaluation.
 
         Raises:
           ValueError: see `predict`; for a window where the task takes none.
@@ -174,8 +176,9 @@ class Predictor:
             raise ValueError("scores are those of the evaluation, which sees whole pictures: give a window or labels")
         source = inputs.pictures(images, **self.reading(labels is not None))
         head = list(itertools.islice(source, min(self._batch_size, HEAD)))  # frames of a video are held decoded
-        few = len(head) < min(self._batch_size, HEAD)
-        rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length()) if few else self._batch_size
+        if rows is None:
+            few = len(head) < min(self._batch_size, HEAD)
+            rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length()) if few else self._batch_size
         prepare = partial(self._prepare, labels=labels, window=window, overlap=overlap)
         queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels)
         for picture, future in ahead(prepare, itertools.chain(head, source), threads):
