@@ -174,7 +174,9 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
         say(summary(experiment, folder))
-        loop.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
+        from imgrec_jax.pages import training
+
+        training.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
         if experiment.cadence.checkpoint_every:
             say(f"in {folder}: checkpoints, metrics.jsonl, config.json; to evaluate: imgrec --workdir={folder} --mode=eval")
     except Exception as error:

@@ -47,7 +47,7 @@ ALLOWED = {
     "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
     "attribution": {"attribution", "inference", "tasks"},
     "serving": {"attribution", "data", "inference", "pages", "serving"},
-    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
+    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "parallel", "run", "stats"},
 }
 # The commands: flags only, logic below.
 COMMANDS = {"explain", "export", "main", "predict", "report", "serve", "sweep"}
