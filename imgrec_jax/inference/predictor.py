@@ -27,7 +27,7 @@ from imgrec_jax.inference.batching import Batcher, Piece, Shapes, ahead
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.labels import Labels, open_labels
 from imgrec_jax.inference.results import Result, result_of
-from imgrec_jax.run import checkpoint, start, workdir
+from imgrec_jax.run import checkpoint, samples, start, workdir
 
 BEHIND = 256  # results that wait for an earlier one at most, so that they come in order and few are kept
 HEAD = 64  # images that are looked at to choose the rows of a batch
@@ -225,6 +225,10 @@ class Predictor:
             depth = self.config.data.options.get("depth") or 8
             decode = partial(own_pictures.decode, depth=depth, max_pixels=self.config.data.max_pixels)
         return {"max_pixels": self.config.data.max_pixels, "upright": classifies or not labelled, "decode": decode}
+
+    def samples(self) -> list[np.ndarray]:
+        """The images of its data that the folder keeps, uint8 [H, W, 3]; [] where it keeps none."""
+        return [inputs.read_file(path) for path in samples.files(self.workdir)]
 
     def example_batch(self) -> Batch:
         """A batch of one black image of the size that the run was trained on."""
