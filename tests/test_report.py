@@ -1,12 +1,13 @@
 """The report of a run of every task, and of two runs."""
 
+import itertools
 import json
 import re
 
 import pytest
 
 from imgrec_jax import report
-from tests import small_runs
+from tests import chromium, small_runs
 
 
 def call(*words):
@@ -79,3 +80,15 @@ def test_the_report_is_written_at_the_end_of_training_and_once(small_data, tmp_p
     (tmp_path / "run" / "report" / "index.html").write_text("a report")
     train()
     assert written == [tmp_path / "run"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium.CHROMIUM is None, reason="there is no Chromium on this machine")
+@pytest.mark.parametrize("task", small_runs.TASKS)
+def test_the_report_opens_without_a_word_or_a_request_on_a_phone_and_on_a_desk(finished, tmp_path, task):
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    assert call("--workdir", finished[task], "--out", tmp_path) == 0
+    for width, dark in itertools.product(chromium.WIDTHS, (False, True)):
+        with chromium.opened((tmp_path / "index.html").as_uri(), width, dark) as page:
+            page.screenshot(path=tmp_path / f"{width}_{dark}.png")
+            assert page.locator("h2").count() > 5

@@ -1,10 +1,6 @@
-"""The demo page in headless Chromium: what is drawn on the canvas is answered; nothing is fetched from elsewhere.
-
-Needs playwright and a Chromium on the machine (Debian: apt-get install chromium); skipped where one is absent.
-"""
+"""The demo page in headless Chromium: what is drawn on the canvas is answered; nothing is fetched from elsewhere."""
 
 import re
-import shutil
 import threading
 
 import cv2
@@ -14,11 +10,11 @@ import pytest
 import imgrec_jax
 from imgrec_jax import serve
 from imgrec_jax.data.sets import mnist, tfds
+from tests import chromium
 
 browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(chromium.CHROMIUM is None, reason="there is no Chromium on this machine")]
 
 
 def strokes(count, seed):
@@ -72,22 +68,10 @@ def address(tmp_path_factory):
     worker.stop(20)
 
 
-@pytest.fixture(params=[390, 1400])
+@pytest.fixture(params=chromium.WIDTHS)
 def page(request, address):
-    """The page in a window of this width; fails at the end on a message of the console or a request elsewhere."""
-    faults: list[str] = []
-    with browsers.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": request.param, "height": 900})
-        # Chromium itself notes every answer that is an error.
-        page.on("console", lambda message: "400 (Bad Request)" in message.text or faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda one: one.url.startswith((address, "data:", "blob:")) or faults.append(one.url))
-        page.goto(address)
+    with chromium.opened(address, request.param) as page:
         yield page
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        browser.close()
-    assert not faults
 
 
 def draw(page, *lines):
