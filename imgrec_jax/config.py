@@ -73,6 +73,10 @@ def base() -> ConfigDict:
     config.log.every_steps = 100
     config.log.show = ("loss", "accuracy")
     config.log.tensorboard = True
+    config.log.writers = ()  # more places for curves and pictures: "mlflow", "wandb"
+    config.log.pictures = True  # answers and plots beside the curves, wherever these are shown
+    config.log.samples = 8  # images of the data that the workdir keeps, so that exports can be checked without the data
+    config.log.report = False  # write the report, as `imgrec report` does, at the end of training
 
     config.profile = ConfigDict()  # a trace for TensorBoard or Perfetto, in the workdir's `profile`
     config.profile.first_step = placeholder(int)  # counted from this start of the program; None for no trace
