@@ -21,7 +21,7 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
         from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
 
         notes = [switch(config, key, overrides[key]) for key in NAME_KEYS if key in overrides]
-        config = complete(config)
+        config = complete(config, settle=False)
     for key, text in overrides.items():
         override(config, key, text)
     settle_durations(config, overrides)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from imgrec_jax.assemble import as_trained
 from imgrec_jax.assemble.lookup import ConfigError, choice
 from imgrec_jax.pretrained import fetch, files, fit, merge, names
 from imgrec_jax.pretrained.known import (
@@ -74,16 +75,13 @@ def check(config: ConfigDict) -> None:
                 raise ConfigError(f"config.pretrained.{key}: {pattern!r} is no regular expression: {error}") from error
 
 
-_UNSET = (((0.0,), (1.0,)), ((), ()))  # nothing said of the mean and the standard deviation
-
-
 def settle(config: ConfigDict) -> None:
-    """Sets data.mean and data.std, where nothing was said of them, to what the weights were trained with; in place.
+    """Sets what the config leaves open of the preprocessing to what the weights were trained with; in place.
 
     What cannot be read is left for `make_initialise` to report.
     """
-    section, data = config.pretrained, config.data
-    if not section.path or section.preprocessing == "none" or (tuple(data.mean), tuple(data.std)) not in _UNSET:
+    section = config.pretrained
+    if not section.path or section.preprocessing == "none":
         return
     known = KNOWN.get(section.path)
     try:
@@ -91,9 +89,7 @@ def settle(config: ConfigDict) -> None:
     except (ValueError, OSError):
         return
     if preprocessing is not None:
-        data.mean, data.std = preprocessing.mean, preprocessing.std
-        if "channels" in section.adapt and data.train_ops.get("to_channels", {}).get("channels") == 1:  # one for grey
-            data.mean, data.std = ((sum(v) / len(v),) for v in (preprocessing.mean, preprocessing.std))
+        as_trained.settle(config, preprocessing)
 
 
 def preprocessing_of(loaded: Loaded) -> Preprocessing | None:
@@ -238,6 +234,8 @@ def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, 
     }
     lines = [f"pretrained weights of {loaded.source}, names of {layout}", *_licence(loaded)]
     preprocessing = preprocessing_of(loaded)
+    if preprocessing:
+        lines.append(as_trained.describe(config, preprocessing))
     first = fit.first_convolution(tensors)
     if preprocessing and preprocessing.bgr and first:
         tensors[first] = tensors[first][:, :, ::-1]
