@@ -1,6 +1,7 @@
 """Pretrained weights: of other frameworks or of a run of this project, merged into the fresh variables of a model."""
 
 import functools
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import as_trained
 from imgrec_jax.assemble.lookup import ConfigError, choice
+from imgrec_jax.models.resnet import RESNETS
+from imgrec_jax.models.zoo import ARCHITECTURES
 from imgrec_jax.pretrained import fetch, files, fit, merge, names
 from imgrec_jax.pretrained.known import (
     COCO_91,
@@ -220,12 +223,25 @@ def _check_options(model: ConfigDict, layout: str, source: str) -> None:
         )
 
 
+def _epsilon(model: ConfigDict) -> float:
+    """Of the norms of the backbone."""
+    name = model.get("backbone") or model.name
+    if name not in ARCHITECTURES:
+        return float(model.get("norm_epsilon") or 1e-5)
+    own = inspect.signature(ARCHITECTURES[name].make).parameters
+    default = own["norm_epsilon"].default if "norm_epsilon" in own else 1e-5
+    given = model.get("trunk", {}).get("norm_epsilon")
+    if given is None and (name == model.name or name in RESNETS):
+        given = model.get("norm_epsilon")
+    return float(default if given is None else given)
+
+
 def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     section = config.pretrained
     loaded = load(section)
     fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
     found = fit.find(loaded.tensors, fresh)
-    have, layout = loaded.tensors, found.layout
+    have, layout = fit.unfold(loaded.tensors, found.names, _epsilon(config.model)), found.layout
     _check_options(config.model, layout, section.path)
     tensors = {
         path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
