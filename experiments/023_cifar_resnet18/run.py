@@ -3,8 +3,8 @@
     python experiments/023_cifar_resnet18/run.py [--images=320] [--steps=8]
 
 32 x 32 colour images of ten classes (a grating each, in noise) as an npz, so that nothing is downloaded. One run to the end;
-another of the same command, killed with SIGKILL after half of the steps and started again; every array of the last checkpoint and
-metrics.jsonl are compared bit by bit. images/s beside PyTorch: experiments/010_speed.
+another of the same command, killed with SIGKILL after half of the steps and started again; every array of the last checkpoint
+and metrics.jsonl are compared bit by bit. images/s beside PyTorch: experiments/010_speed.
 """
 
 import argparse

@@ -24,8 +24,8 @@ def settle(config: ConfigDict, its: Preprocessing) -> None:
             data.mean, data.std = ((sum(v) / len(v),) for v in (its.mean, its.std))  # one for grey
     if config.task == "classification" and its.crop and "size" in data.options and data.options.size is None:
         _settle_size(config, its)
-    if config.task == "detection" and _of_detector(its) and not data.min_size and data.max_size is None:
-        data.min_size, data.max_size = (its.resize_shorter,), int(its.resize_shorter * _MAX_OVER_MIN)
+    if config.task == "detection" and (shorter := _of_detector(its)) and not data.min_size and data.max_size is None:
+        data.min_size, data.max_size = (shorter,), int(shorter * _MAX_OVER_MIN)
 
 
 def _settle_size(config: ConfigDict, its: Preprocessing) -> None:
@@ -51,14 +51,16 @@ def _cropping(its: Preprocessing) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _of_detector(its: Preprocessing) -> bool:
-    return bool(its.resize_shorter) and not its.crop and not its.antialias
+def _of_detector(its: Preprocessing) -> int:
+    """The shorter side that a detector was trained with; 0 of other weights."""
+    return its.resize_shorter if its.resize_shorter and not its.crop and not its.antialias else 0
 
 
 def describe(config: ConfigDict, its: Preprocessing) -> str:
     """What of it the config uses, and what not."""
     data = config.data
-    used, other = [], []
+    used: list[str] = []
+    other: list[str] = []
     same = [len(a) == len(b) and max(abs(x - y) for x, y in zip(a, b, strict=True)) < 1e-4
             for a, b in ((data.mean, its.mean), (data.std, its.std))]  # fmt: skip
     (used if all(same) else other).append("mean and standard deviation")
@@ -74,8 +76,6 @@ def describe(config: ConfigDict, its: Preprocessing) -> str:
         else:
             size = f" (here {given[0]} x {given[1]})" if given else ""
             other.append(f"{form}{size}")
-    if config.task == "detection" and _of_detector(its):
-        sizes = tuple(data.min_size)
-        shorter = f"a shorter side of {its.resize_shorter} pixels"
-        (used if sizes[-1:] == (its.resize_shorter,) else other).append(shorter)
+    if config.task == "detection" and (shorter := _of_detector(its)):
+        (used if tuple(data.min_size)[-1:] == (shorter,) else other).append(f"a shorter side of {shorter} pixels")
     return f"preprocessing as trained: {', '.join(used) or 'nothing'}" + (f"; not used: {', '.join(other)}" if other else "")
