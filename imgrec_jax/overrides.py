@@ -35,7 +35,7 @@ def settle_durations(config, overridden: Iterable[str]) -> None:
         section, _, name = key.rpartition(".")
         unit = next((u for u in units if name.endswith(u)), None)
         others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
-        if section and all(other in config[section] for other in others):
+        if section and others and all(other in config[section] for other in others) and config[section][name] is not None:
             for other in others:
                 config[section][other] = None
 

@@ -59,7 +59,8 @@ def overfit(arguments: argparse.Namespace) -> None:
         r"--config.pretrained.allow_missing=('^backbone/fpn', '^rpn', '^roi_heads')",
         r"--config.pretrained.allow_unexpected=('^backbone/fpn', '^rpn', '^roi_heads')",
         "--config.pretrained.allow_wrong_shape=('^backbone/fpn', '^rpn', '^roi_heads')",
-    ] if arguments.body else []  # fmt: skip
+        r"--config.optim.frozen=('^backbone/body/',)",
+    ] if arguments.body else ["--config.optim.frozen=()"]  # fmt: skip
     command = [
         f"--config={ROOT}/configs/coco_faster_rcnn.py:folder", f"--config.data.manual_dir={arguments.data}",
         *NETWORK[arguments.kind], "--config.model.norm=batch", *sizes(arguments),
@@ -69,10 +70,11 @@ def overfit(arguments: argparse.Namespace) -> None:
         "--config.detection.rpn_pre_nms_top_n_train=300", "--config.detection.rpn_post_nms_top_n_train=100",
         "--config.detection.rpn_batch_size_per_image=64", f"--config.detection.box_batch_size_per_image={arguments.rois}",
         "--config.optim.name=adamw", "--config.optim.learning_rate=1e-3", "--config.optim.clip_norm=10.0",
-        "--config.optim.weight_decay=()", "--config.optim.frozen=()", "--config.schedule.name=one_cycle",
-        "--config.schedule.warmup_steps=None", "--config.schedule.boundaries_epochs=()", "--config.train.total_epochs=None",
-        f"--config.train.total_steps={arguments.steps}", "--config.eval.every_epochs=None",
-        f"--config.eval.every_steps={arguments.steps}", "--config.checkpoint.every_steps=50",
+        "--config.optim.weight_decay=()", "--config.schedule.name=one_cycle",
+        "--config.schedule.warmup_steps=None", "--config.schedule.warmup_factor=0.0", "--config.schedule.boundaries_epochs=()",
+        "--config.train.total_epochs=None",
+        f"--config.train.total_steps={arguments.steps}", "--config.data.validation_split=", "--config.select.metric=",
+        "--config.checkpoint.every_steps=50",
         f"--workdir={arguments.out}/overfit",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "imgrec_jax.main", *command], check=True)

@@ -18,16 +18,16 @@ import runs  # noqa: E402
 
 _COMMON = ("model.backbone=mobilenet_v1_075", "log.tensorboard=false", "data.test_split=", "optim.name=adamw",
            "optim.learning_rate=1e-3", "optim.weight_decay=(('kernel', 1e-2), ('.*', 0.0))", "optim.clip_norm=10.0",
-           "optim.ema_decay=0.0", "data.mean=()", "data.std=()")  # fmt: skip
+           "optim.ema_decay=0.0", "data.mean=(0.5, 0.5, 0.5)", "data.std=(0.5, 0.5, 0.5)")  # fmt: skip
 TASKS = {
     "detection": ("configs/bccd_faster_rcnn.py", "AP50", (
         "model.name=resnet_fpn_detector", "model.norm=batch", "optim.lr_multiplier=()", "data.min_size=(160,)",
         "data.max_size=224", "data.canvases=((160, 224),)", "data.validation_split=val[:24]", "data.batch_size=2",
-        "data.mean=(0.5, 0.5, 0.5)", "data.std=(0.5, 0.5, 0.5)", "detection.box_batch_size_per_image=32",
+        "detection.box_batch_size_per_image=32",
     )),
     "segmentation": ("configs/nuclei_unet.py", "iou", (
         "model.name=backbone_unet", "model.widths=(64, 48, 32, 16)", "data.validation_split=validation[:12]",
-        "data.mean=(0.5, 0.5, 0.5)", "data.std=(0.5, 0.5, 0.5)", "data.batch_size=4",
+        "data.batch_size=4",
     )),
 }  # fmt: skip
 WAYS = ("random", "pretrained")

@@ -32,7 +32,7 @@ def _settle_size(config: ConfigDict, its: Preprocessing) -> None:
     data, size = config.data, (its.crop, its.crop)
     if "resize" not in data.eval_ops or data.eval_ops.resize.get("size") is not None:
         return
-    if config.pretrained.head != "keep":
+    if config.pretrained.head != "keep" or its.resize_shorter is None:
         data.options.size = size  # the ops follow it
         return
     del data.eval_ops["resize"]
@@ -66,16 +66,16 @@ def describe(config: ConfigDict, its: Preprocessing) -> str:
     (used if all(same) else other).append("mean and standard deviation")
     if config.task == "classification" and its.crop:
         cropped, resized = (data.eval_ops.get(name, {}) for name in ("resize_and_center_crop", "resize"))
-        form = f"the middle {its.crop} x {its.crop} of {its.resize_shorter} pixels, {its.interpolation}"
+        side = f"{its.crop} x {its.crop} pixels"
+        form = f"the middle {side} of {its.resize_shorter}, {its.interpolation}" if its.resize_shorter else side
         given = tuple((cropped or resized).get("size") or ())
         if cropped and all(cropped.get(key) == value for key, value in _cropping(its).items()):
             used.append(form)
         elif given == (its.crop, its.crop):
-            used.append(f"{its.crop} x {its.crop} pixels")
-            other.append(f"their crop ({form}): images are taken whole")
+            used.append(side)
+            other += [f"their crop ({form}): images are taken whole"] if its.resize_shorter else []
         else:
-            size = f" (here {given[0]} x {given[1]})" if given else ""
-            other.append(f"{form}{size}")
+            other.append(form + (f" (here {given[0]} x {given[1]})" if given else ""))
     if config.task == "detection" and (shorter := _of_detector(its)):
         (used if tuple(data.min_size)[-1:] == (shorter,) else other).append(f"a shorter side of {shorter} pixels")
     return f"preprocessing as trained: {', '.join(used) or 'nothing'}" + (f"; not used: {', '.join(other)}" if other else "")

@@ -160,7 +160,9 @@ def _read_run(folder: Path) -> Loaded:
     flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
     classes = tuple(card.get("class_names", ()))
     classes = ("__background__", *classes) if config.task == "detection" else classes
-    preprocessing = Preprocessing(None, None, mean=tuple(config.data.mean), std=tuple(config.data.std))
+    shape = card.get("image_shape", ())
+    side = shape[0] if config.task == "classification" and len(shape) == 3 and shape[0] == shape[1] else None
+    preprocessing = Preprocessing(None, side, mean=tuple(config.data.mean), std=tuple(config.data.std))
     kept = card.get("pretrained") or {}
     return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes)
 

@@ -19,7 +19,7 @@ class Preprocessing(NamedTuple):
 
     Attributes:
       resize_shorter: pixels of the shorter side; None where it is not told.
-      crop: side of the centre crop; None keeps the whole image.
+      crop: side of the centre crop, without `resize_shorter` of the whole image; None where it is not told.
       antialias: of the resize. interpolation: "bilinear" or "bicubic".
       bgr: the file's first layer takes BGR; it is turned around when it is read, and `mean` and `std` are of RGB all the same.
     """

@@ -25,7 +25,7 @@ def test_the_weights_own_classes_are_evaluated_as_they_were():
     }  # fmt: skip
     assert config.data.train_ops.random_affine.size == (240, 240)
     assert assemble.complete(config) == config
-    line = "preprocessing as trained: mean and standard deviation, the middle 240 x 240 of 256 pixels, bicubic"
+    line = "preprocessing as trained: mean and standard deviation, the middle 240 x 240 pixels of 256, bicubic"
     assert as_trained.describe(config, ITS) == line
 
 
@@ -43,7 +43,7 @@ def test_what_the_config_gives_stays(head):
     assert "resize_and_center_crop" not in config.data.eval_ops
     config.data.eval_ops.resize.size = (64, 64)
     assert as_trained.describe(config, ITS) == (
-        "preprocessing as trained: nothing; not used: mean and standard deviation, the middle 240 x 240 of 256 pixels, "
+        "preprocessing as trained: nothing; not used: mean and standard deviation, the middle 240 x 240 pixels of 256, "
         "bicubic (here 64 x 64)"
     )
     assert completed(head, **{"pretrained.preprocessing": "none"}).data.mean == ()
