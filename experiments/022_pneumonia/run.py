@@ -50,7 +50,8 @@ def one(arguments: argparse.Namespace, network: str, recipe: str, seed: int, tes
     workdir = Path(arguments.workdirs).resolve() / name
     overrides = [
         *NETWORKS[network], *RECIPES[recipe], f"data.manual_dir={arguments.data}", f"train.total_epochs={arguments.epochs}",
-        "log.tensorboard=false", *([] if test else ["data.test_split="]),
+        "log.tensorboard=false",
+        f"parallel.compilation_cache={workdir.parent / 'compiled'}", *([] if test else ["data.test_split="]),
     ]  # fmt: skip
     record = runs.run("configs/medical_cnn.py", seed, workdir, overrides)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
