@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     steps, result = arguments.steps, {"images": arguments.images, "steps": arguments.steps}
     with tempfile.TemporaryDirectory() as scratch:
-        parts = {"train": arguments.images, "val": 100, "test": 100}
+        parts = {"train": arguments.images, "val": 50, "test": 50}
         made = {name: images(count, seed) for seed, (name, count) in enumerate(parts.items())}
         arrays = {
             f"{name}_{kind}": value
@@ -52,6 +52,7 @@ def main() -> None:
         overrides = [
             f"data.manual_dir={scratch}/gratings.npz", "model.name=resnet18", "model.stem=cifar", f"train.total_steps={steps}",
             f"eval.every_steps={steps}", "checkpoint.every_steps=2", "log.every_steps=1", "log.tensorboard=false",
+            f"parallel.compilation_cache={scratch}/compiled",
         ]  # fmt: skip
         whole, killed = Path(scratch) / "whole", Path(scratch) / "killed"
         record = runs.run("configs/image_folder.py", 0, whole, overrides)
