@@ -13,6 +13,9 @@ before it with "_"; the rest nest as Flax modules. The last component changes to
     rpn.head.{cls_logits,bbox_pred}.weight             rpn/head/{cls_logits,bbox_pred}/kernel
     roi_heads.box_head.{fc6,fc7}.weight                roi_heads/box_head/{fc6,fc7}/kernel
     roi_heads.box_predictor.{cls_score,bbox_pred}      roi_heads/box_predictor/{cls_score,bbox_pred}
+    backbone.fpn.extra_blocks.p6.weight                backbone/fpn/extra_blocks_p6/kernel   (RetinaNet)
+    head.classification_head.conv.0.0.weight           head/classification_head/conv_0_0/kernel  (.0.1: group norm, v2)
+    head.{classification_head.cls_logits,regression_head.bbox_reg}   head/{classification_head/cls_logits,...}
     classifier.4.weight (FCN)                          classifier_4/kernel
 
 Exceptions, all in `RENAME_*` below: the v2 box head is an `nn.Sequential`, so its members get words
@@ -58,6 +61,8 @@ RENAME_DETECTOR: Rename = (
     (r"box_head\.(\d)\.0\.", r"box_head.conv_\1."),
     (r"box_head\.(\d)\.1\.", r"box_head.norm_\1."),
     (r"box_head\.5\.", "box_head.fc."),
+    (r"extra_blocks\.(p\d)\.", r"extra_blocks_\1."),
+    (r"(_head\.conv\.\d\.1)\.", r"\1.group."),
 )
 
 _LEAF = {"running_mean": "mean", "running_var": "var", "bias": "bias"}
@@ -136,8 +141,8 @@ def vgg16_fcn(state_dict: Mapping[str, np.ndarray]) -> Converted:
     return convert(reshaped, RENAME_VGG_FCN)
 
 
-def faster_rcnn(state_dict: Mapping[str, np.ndarray]) -> Converted:
-    """fasterrcnn_resnet50_fpn, current and older names, and fasterrcnn_resnet50_fpn_v2."""
+def detector(state_dict: Mapping[str, np.ndarray]) -> Converted:
+    """fasterrcnn_resnet50_fpn, current and older names, and the other detectors, v2 of all."""
     return convert(state_dict, RENAME_DETECTOR)
 
 

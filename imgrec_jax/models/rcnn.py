@@ -63,6 +63,11 @@ class RCNN(nn.Module):
         """K + 1, background included."""
         return self.roi_heads.box_predictor.num_classes
 
+    @property
+    def needs_proposals(self) -> bool:
+        """Whether the batch must bring proposals."""
+        return self.rpn is None
+
     def features(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """images [B, H, W, C], normalised -> the shared maps; none when crops come from pixels."""
         return {} if self.crop_from_pixels else self.backbone(images, train=train)

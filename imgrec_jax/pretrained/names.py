@@ -350,6 +350,8 @@ WHOLE: dict[str, Rules] = {
     "detector": (
         (r"box_head/(conv|norm)_(\d)", lambda m: f"box_head.{m[2]}.{'0' if m[1] == 'conv' else '1'}"),
         (r"box_head/fc/", "box_head.5/"),
+        (r"extra_blocks_(p\d)/", r"extra_blocks.\1/"),
+        (r"_head/conv_(\d)_1/group/", r"_head.conv.\1.1/"),
         (".*", lambda m: _numbers(m[0])),
     ),
     "fcn": ((".*", lambda m: _numbers(m[0])),),
@@ -362,9 +364,13 @@ VGG_ELSEWHERE: Rules = (
     ("^fc7", "classifier.3"),
 )
 # Old names of the same tensors: (regex, replacement) on names of files.
-OLD_NAMES: Sequence[tuple[str, str]] = (
+OLD_NAMES: Rules = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),  # torchvision before 0.15
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (
+        r"^(head\.(?:classification|regression)_head\.conv)\.(\d)\.(weight|bias)$",
+        lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
+    ),
     (r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2."),  # DenseNet's released files
     (r"(encoder_layer_\d+\.mlp)\.linear_1\.", r"\1.0."),
     (r"(encoder_layer_\d+\.mlp)\.linear_2\.", r"\1.3."),

@@ -75,6 +75,10 @@ NAMES: dict[str, tuple[str, str]] = {
     **{field: ("", field) for field in ("bbox_reg_weights", "smooth_l1_beta", "crowd_thresh")},
 }
 
+OPTIONS: dict[str, Any] = {
+    name: getattr(getattr(DEFAULTS, part) if part else DEFAULTS, field) for name, (part, field) in NAMES.items()
+}
+
 
 def settings(**named: Any) -> Settings:
     """Settings by torchvision's names, e.g. rpn_nms_thresh=0.6, box_score_thresh=0.1; ValueError for a name that is none."""

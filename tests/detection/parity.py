@@ -1,4 +1,4 @@
-"""Our Faster R-CNNs with torchvision's seeded weights, and how to compare with what torchvision answers."""
+"""Our detectors with torchvision's seeded weights, and how to compare with what torchvision answers."""
 
 import functools
 
@@ -8,14 +8,22 @@ import numpy as np
 
 from imgrec_jax.detection.sampling import sample_by_priority
 from imgrec_jax.models.rcnn import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
+from imgrec_jax.models.retinanet import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from imgrec_jax.pretrained.merge import merge
+from imgrec_jax.tasks import one_stage, two_stage
 from imgrec_jax.tasks.detect import make_task
-from imgrec_jax.tasks.two_stage import make_detector, settings
 from tests import torchvision_names as names
 from tests.detection.reference import iou
 from tests.goldens import make_faster_rcnn as golden
+from tests.goldens import make_retinanet
 
-MODELS = {"v1": fasterrcnn_resnet50_fpn, "v2": fasterrcnn_resnet50_fpn_v2}
+MODELS = {
+    "v1": fasterrcnn_resnet50_fpn,
+    "v2": fasterrcnn_resnet50_fpn_v2,
+    "retina_v1": retinanet_resnet50_fpn,
+    "retina_v2": retinanet_resnet50_fpn_v2,
+}
+GOLDENS = {"v1": golden, "v2": golden, "retina_v1": make_retinanet, "retina_v2": make_retinanet}
 
 
 def fixed_sampler(key, positive, negative, batch_size, positive_fraction):
@@ -26,7 +34,10 @@ def fixed_sampler(key, positive, negative, batch_size, positive_fraction):
 
 def task(case: str, hyper: dict):
     """Our detector with the images and the sampler of the golden file."""
-    detector = make_detector(MODELS[case](), settings(**hyper), fixed_sampler)
+    if case.startswith("retina"):
+        detector = one_stage.make_detector(MODELS[case](), one_stage.settings(**hyper))
+    else:
+        detector = two_stage.make_detector(MODELS[case](), two_stage.settings(**hyper), fixed_sampler)
     return make_task(detector=detector, mean=golden.MEAN, std=golden.STD)
 
 
@@ -35,7 +46,7 @@ def variables(case: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]):
     """Ours, with every one of torchvision's tensors in its place."""
     spec = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)}
     empty = jax.eval_shape(task(case, {}).init, jax.random.key(0), spec)
-    converted = names.faster_rcnn(golden.weights(case, dict(shapes)))
+    converted = names.detector(GOLDENS[case].weights(case, dict(shapes)))
     return merge(empty, converted.tensors, source_names=converted.source_names)[0]
 
 
