@@ -1,19 +1,20 @@
 """Digit scenes: find and read the digits in 128 x 128 pictures that need nothing but MNIST.
 
-python -m imgrec_jax.main --config=configs/scenes_detection.py:faster     (or :fast, :rcnn, :retina)
+python -m imgrec_jax.main --config=configs/scenes_detection.py:faster     (or :fast, :rcnn, :mask, :retina)
 Add ",tiny" for a smoke test of a minute: --config=configs/scenes_detection.py:faster,tiny
 
 The R-CNNs share backbone, head and schedule. R-CNN runs the backbone on every proposal, Fast R-CNN once on the image,
 and Faster R-CNN also makes the proposals itself; the other two get theirs from selective search, searched once and kept beside
-the data. RetinaNet has the same backbone and pyramid, and neither proposals nor crops.
+the data. Mask R-CNN is Faster R-CNN with a head that draws each digit; RetinaNet has the same backbone and pyramid, and neither
+proposals nor crops.
 """
 
 from ml_collections import ConfigDict
 
 from imgrec_jax.config import base
 
-KINDS = ("faster", "fast", "rcnn", "retina")
-STEPS = {"faster": 8200, "fast": 2000, "rcnn": 2000, "retina": 6000}
+KINDS = ("faster", "fast", "rcnn", "mask", "retina")
+STEPS = {"faster": 8200, "fast": 2000, "rcnn": 2000, "mask": 8200, "retina": 6000}
 
 
 def get_config(variant: str = "faster") -> ConfigDict:
@@ -41,6 +42,8 @@ def get_config(variant: str = "faster") -> ConfigDict:
         "anchor_sizes": ((16,), (28,), (48,)),
         "aspect_ratios": (1.0, 1.6, 3.0),  # height / width; half of the ones are taller than 2.2 times their width
     })  # fmt: skip
+    if kind == "mask":
+        config.model.mask_widths, config.model.mask_size = (32, 32), 7  # masks of 14 x 14: digits are 16 to 48 pixels high
     if kind == "retina":
         # Group normalisation: the towers are shared by levels of other statistics. Two sizes an octave.
         config.model.head_norm, config.model.tower_depth = "group", 2
@@ -67,7 +70,7 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
     config.optim.learning_rate = 0.01
     # Kernels that batch normalisation follows take larger steps than those that nothing rescales.
-    unscaled = ((r"rpn.*kernel", 2.0),) if kind == "faster" else ()
+    unscaled = ((r"rpn.*kernel", 2.0),) if kind in ("faster", "mask") else ()
     last = r"logits|bbox_reg" if kind == "retina" else r"pred|logits|score"
     config.optim.lr_multiplier = ((last, 1.0), *unscaled, (r"kernel", 5.0), (r".*", 1.0))
     config.optim.clip_norm = 10.0
@@ -78,7 +81,7 @@ def get_config(variant: str = "faster") -> ConfigDict:
     config.checkpoint.every_steps = 4 if tiny else 1000
     config.select.metric = "AP"
     config.log.every_steps = 4 if tiny else 50
-    config.log.show = ("loss", "AP", "AP50", "AR100", "f1")
+    config.log.show = ("loss", "AP", "AP50", "AR100", "f1", *(("segm_AP", "segm_f1") if kind == "mask" else ()))
     return config
 
 

@@ -16,6 +16,7 @@ before it with "_"; the rest nest as Flax modules. The last component changes to
     backbone.fpn.extra_blocks.p6.weight                backbone/fpn/extra_blocks_p6/kernel   (RetinaNet)
     head.classification_head.conv.0.0.weight           head/classification_head/conv_0_0/kernel  (.0.1: group norm, v2)
     head.{classification_head.cls_logits,regression_head.bbox_reg}   head/{classification_head/cls_logits,...}
+    roi_heads.mask_head.0.{0,1}, mask_predictor.conv5_mask   roi_heads/mask_head/{conv_0,norm_0}, .../conv5_mask/kernel
     classifier.4.weight (FCN)                          classifier_4/kernel
 
 Exceptions, all in `RENAME_*` below: the v2 box head is an `nn.Sequential`, so its members get words
@@ -58,8 +59,8 @@ RENAME_VGG_FCN: Rename = (
 RENAME_DETECTOR: Rename = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
-    (r"box_head\.(\d)\.0\.", r"box_head.conv_\1."),
-    (r"box_head\.(\d)\.1\.", r"box_head.norm_\1."),
+    (r"(box|mask)_head\.(\d)\.0\.", r"\1_head.conv_\2."),
+    (r"(box|mask)_head\.(\d)\.1\.", r"\1_head.norm_\2."),
     (r"box_head\.5\.", "box_head.fc."),
     (r"extra_blocks\.(p\d)\.", r"extra_blocks_\1."),
     (r"(_head\.conv\.\d\.1)\.", r"\1.group."),
@@ -87,6 +88,8 @@ def our_path(name: str, ndim: int) -> str:
 
 
 def _our_layout(name: str, value: np.ndarray) -> np.ndarray:
+    if name.endswith("conv5_mask.weight"):  # of a transposed convolution: (in, out, h, w)
+        return value.transpose(2, 3, 0, 1)
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     if value.ndim == 2 and _AFTER_FLATTEN.search(name):

@@ -163,7 +163,7 @@ def summary_of_detections(annotations: Any) -> Callable[[dict], dict]:
 
 
 def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]) -> dict[str, Any]:
-    """-> losses, COCO's twelve numbers, AP per class, and scores at a threshold."""
+    """-> losses, COCO's twelve numbers of boxes, and of masks where there are any, AP per class, and scores at a threshold."""
     found = states["detections"]
     values = metrics.compute({name: state for name, state in states.items() if name != "detections"})
     rows = coco_eval.to_rows(
@@ -172,10 +172,18 @@ def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: di
         original_size=found.original_size, category_ids=annotations.category_ids,
     )  # fmt: skip
     result = coco_eval.evaluate(truth(), rows)
+    masks = {}
+    if found.masks is not None:
+        drawn = found.run_lengths()
+        by_masks = coco_eval.evaluate(truth(), coco_eval.with_masks(rows, drawn), iou_type="segm")
+        scores_of = coco_eval.confusion(truth(), rows, masks=drawn).scores()
+        masks = {f"segm_{name}": _number(value) for name, value in (by_masks.summary | scores_of).items()}
+        masks["segm_AP_per_class"] = {name: _number(value) for name, value in by_masks.class_ap.items()}
     confusion = coco_eval.confusion(truth(), rows)
     return {
         **values,
         **{name: _number(value) for name, value in result.summary.items()},
+        **masks,
         "AP_per_class": {name: _number(value) for name, value in result.class_ap.items()},
         **{name: _number(value) for name, value in confusion.scores().items()},
         "confusion_matrix": confusion.counts.tolist(),

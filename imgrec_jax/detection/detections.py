@@ -24,6 +24,7 @@ class Detections(NamedTuple):
     scores: jax.Array  # float32 [D], probability of the class
     labels: jax.Array  # int32 [D], 1..K; 0 where not valid
     valid: jax.Array  # bool [D]
+    masks: jax.Array | None = None  # float32 [D, M, M], probabilities within the box; None of a detector without masks
 
 
 def select_detections(

@@ -44,6 +44,7 @@ class ProposalTargets(NamedTuple):
     positive: jax.Array  # bool [S]
     valid: jax.Array  # bool [S]
     deltas: jax.Array  # float32 [S, 4]; only those of positives mean something
+    box: jax.Array  # int32 [S], of the ground truth; only those of positives mean something
 
 
 def anchor_targets(
@@ -125,7 +126,7 @@ def proposal_targets(
     rois, box = candidates[samples.index], matches.box[samples.index]
     label = jnp.where(samples.positive, truth.label[box], 0)
     deltas = box_ops.encode(truth.boxes[box], rois, reg_weights)
-    return jax.lax.stop_gradient(ProposalTargets(rois, label, samples.positive, samples.valid, deltas))
+    return jax.lax.stop_gradient(ProposalTargets(rois, label, samples.positive, samples.valid, deltas, box))
 
 
 def _outside_crowds(negative: jax.Array, anchors: jax.Array, truth: GroundTruth, thresh: float | None) -> jax.Array:

@@ -118,6 +118,11 @@ class RetinaNet(nn.Module):
         """Whether the batch must bring proposals."""
         return False
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether it draws the mask of each detection."""
+        return False
+
     def __call__(self, images: jax.Array, *, train: bool = False) -> RetinaNetOutput:
         """images [B, H, W, C], normalised."""
         features = self.backbone(images, train=train)
