@@ -197,7 +197,8 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)
-        opened = {name: source.relabelled(*known) for name, source in opened.items()}
+        train = train.carrying(targets_of(config))
+        opened = {name: source.relabelled(*known).carrying(targets_of(config)) for name, source in opened.items()}
     return train, opened
 
 

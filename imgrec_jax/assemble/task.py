@@ -173,7 +173,7 @@ def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: di
     )  # fmt: skip
     result = coco_eval.evaluate(truth(), rows)
     masks = {}
-    if found.masks is not None:
+    if found.masks is not None and any(annotations.segmentations or ()):  # a file of truth may hold boxes alone
         drawn = found.run_lengths()
         by_masks = coco_eval.evaluate(truth(), coco_eval.with_masks(rows, drawn), iou_type="segm")
         scores_of = coco_eval.confusion(truth(), rows, masks=drawn).scores()

@@ -128,6 +128,16 @@ class DetectionSource:
             raise ValueError(f"{self.title}: {error}, as in {known_from}; rename the class or leave it out") from error
         return self if annotations is self._annotations else self._with(self.info.name, annotations, self._read, self.paths)
 
+    def carrying(self, targets: Sequence[str]) -> DetectionSource:
+        """The same split whose examples carry these TARGETS."""
+        if self._targets == tuple(targets):
+            return self
+        made = DetectionSource(
+            self.info.name, self._annotations, self._read, targets, self.info.identity, self.paths, self.origin
+        )
+        made.info = dataclasses.replace(made.info, base_size=self.info.base_size)
+        return made
+
     def _with(self, name: str, annotations: Annotations, read: Callable, paths: Sequence[Path]) -> DetectionSource:
         made = DetectionSource(name, annotations, read, self._targets, self.info.identity, paths, self.origin)
         made.info = dataclasses.replace(made.info, base_size=self.info.base_size)

@@ -68,6 +68,11 @@ class Annotations:
         span = range(self.offsets[index], self.offsets[index + 1])
         return bits.pack_each((mask_values(self.segmentations[j], height, width) for j in span), (height, width))
 
+    def all_have_masks(self) -> bool:
+        """Whether every object has a mask, crowds aside, and there is one."""
+        drawn = [mask for mask, crowd in zip(self.segmentations or (), self.crowd, strict=False) if not crowd]
+        return bool(drawn) and all(drawn)
+
     def subset(self, indices: np.ndarray) -> Annotations:
         """The table of these images, in this order."""
         indices = np.asarray(indices, np.int64)

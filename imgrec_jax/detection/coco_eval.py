@@ -246,7 +246,7 @@ def _count_image(
     detected = np.array([position[int(category)] for category in found[:, 6]], np.int64)
     labels = np.array([position[a["category_id"]] for a in annotations], np.int64)
     true = labels[~crowd]
-    iou = _overlaps(found_regions, [r for r, c in zip(regions, crowd, strict=True) if not c], crowds=False)
+    iou = overlaps(found_regions, [r for r, c in zip(regions, crowd, strict=True) if not c], crowds=False)
     free_detection, free_object = np.ones(len(found), bool), np.ones(len(true), bool)
     same = detected[:, None] == true
     for allowed in (same, ~same):
@@ -257,14 +257,14 @@ def _count_image(
                 free_detection[d] = free_object[best] = False
                 counts[true[best], detected[d]] += 1
     np.add.at(counts[:, -1], true[free_object], 1)
-    covered = _overlaps(found_regions, [r for r, c in zip(regions, crowd, strict=True) if c], crowds=True)
+    covered = overlaps(found_regions, [r for r, c in zip(regions, crowd, strict=True) if c], crowds=True)
     covered = np.where(detected[:, None] == labels[crowd], covered, 0.0).max(axis=1, initial=0.0)
     for d in np.flatnonzero(free_detection):
         if covered[d] < threshold:
             counts[-1, detected[d]] += 1
 
 
-def _overlaps(found: Any, regions: list, *, crowds: bool) -> np.ndarray:
+def overlaps(found: Any, regions: list, *, crowds: bool = False) -> np.ndarray:
     """IoU, or of crowds the share of a detection inside, [D, G]; of boxes or of run lengths."""
     from pycocotools import mask as coco_mask
 

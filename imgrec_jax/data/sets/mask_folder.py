@@ -210,7 +210,7 @@ def objects_of_entries(
     start, stop = split_range(split, len(entries))
     chosen = entries[start:stop]
     steps = progress(chosen, f"reading the masks of {files.root}") if len(chosen) > _SHOWN_FROM else chosen
-    rows = [_objects(files, entry, kind, number, max_pixels) for number, entry in enumerate(steps, start=start + 1)]
+    rows = [objects_of(files, entry, kind, number, max_pixels) for number, entry in enumerate(steps, start=start + 1)]
     annotations = from_images(rows, class_names=(class_name,))
 
     def read(index: int) -> dict:
@@ -228,7 +228,7 @@ def objects_of_entries(
     return source
 
 
-def _objects(files: Files, entry: Entry, kind: str, number: int, max_pixels: int) -> dict:
+def objects_of(files: Files, entry: Entry, kind: str, number: int, max_pixels: int) -> dict:
     """One image with its objects as `from_images` takes it; a mask without a pixel is no object."""
     if kind == "instances":
         masks = [_nonzero(mask_values(files, path)) for path in entry.masks]
