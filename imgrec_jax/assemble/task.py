@@ -172,7 +172,7 @@ def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: di
         original_size=found.original_size, category_ids=annotations.category_ids,
     )  # fmt: skip
     result = coco_eval.evaluate(truth(), rows)
-    masks = {}
+    masks: dict[str, Any] = {}
     if found.masks is not None and any(annotations.segmentations or ()):  # a file of truth may hold boxes alone
         drawn = found.run_lengths()
         by_masks = coco_eval.evaluate(truth(), coco_eval.with_masks(rows, drawn), iou_type="segm")

@@ -224,9 +224,9 @@ def confusion(
     for image_id in truth.imgs:
         mine = rows[:, 0] == image_id
         annotations = [truth.anns[i] for i in truth.getAnnIds(imgIds=[image_id])]
-        if masks is None:
-            regions, there = _xywh(rows[mine]), [a["bbox"] for a in annotations]
-        else:
+        regions: Any = _xywh(rows[mine])
+        there = [a["bbox"] for a in annotations]
+        if masks is not None:
             regions, there = [masks[n] for n in order[mine]], [truth.annToRLE(a) for a in annotations]
         _count_image(counts, rows[mine], regions, annotations, there, position, iou_threshold)
     return Confusion(counts, tuple(truth.cats[category]["name"] for category in categories))

@@ -8,7 +8,7 @@ Shape letters: B batch, H W image or map, C channels, A anchors per cell, N anch
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -154,7 +154,12 @@ def make_retinanet(
         raise ValueError(f"box_loss={box_loss!r} is unknown; choose one of {BOX_LOSSES}")
     if len(levels) != len(anchor_sizes) or len({len(sizes) for sizes in anchor_sizes}) > 1:
         raise ValueError(f"anchor_sizes={anchor_sizes}: expected one tuple for each of {levels}, all of one length")
-    tower = {"anchors_per_cell": len(anchor_sizes[0]) * len(aspect_ratios), "depth": depth, "norm": norm, "conv": conv}
+    tower: dict[str, Any] = {
+        "anchors_per_cell": len(anchor_sizes[0]) * len(aspect_ratios),
+        "depth": depth,
+        "norm": norm,
+        "conv": conv,
+    }
     head = RetinaNetHead(
         Tower(num_classes, last="cls_logits", bias=-math.log((1 - PRIOR) / PRIOR), dtype=dtype, **tower),
         Tower(4, last="bbox_reg", dtype=dtype, **tower),

@@ -5,6 +5,7 @@ A detector brings its losses and its way from features to detections (`Detector`
 Shape letters: B batch, H W C image, G ground-truth boxes, D detections, M side of a mask, K foreground classes.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,15 +103,14 @@ def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) ->
     ):
         rows.append({"boxes": boxes[valid], "scores": scores[valid], "labels": labels[valid]})
     if "masks" in predictions:
-        found = (predictions[name] for name in ("masks", "boxes", "valid"))
-        for row, drawn in zip(rows, run_lengths(*found, batch["image_size"], batch["original_size"]), strict=True):
+        found = [predictions[name] for name in ("masks", "boxes", "valid")]
+        found += [batch[name] for name in ("image_size", "original_size")]
+        for row, drawn in zip(rows, drawn_in_original(*found), strict=True):
             row["masks"] = drawn
     return rows
 
 
-def run_lengths(
-    masks: np.ndarray, boxes: np.ndarray, valid: np.ndarray, image_size: np.ndarray, original_size: np.ndarray
-) -> list[list[dict[str, Any]]]:
+def drawn_in_original(masks: Any, boxes: Any, valid: Any, image_size: Any, original_size: Any) -> list[list[dict[str, Any]]]:
     """The valid detections' masks on the original images, as COCO run lengths, of each row.
 
     [B, D, M, M], [B, D, 4] on resized images, [B, D], [B, 2], [B, 2].
@@ -145,14 +145,16 @@ class CollectedDetections:
 
     def merge(self, other: "CollectedDetections") -> "CollectedDetections":
         masks = None if self.masks is None else [*self.run_lengths(), *other.run_lengths()]
-        arrays = jax.tree.map(lambda a, b: np.concatenate([a, b]), self.replace(masks=None), other.replace(masks=None))
-        return arrays.replace(masks=masks)
+        arrays = jax.tree.map(
+            lambda a, b: np.concatenate([a, b]), dataclasses.replace(self, masks=None), dataclasses.replace(other, masks=None)
+        )
+        return dataclasses.replace(arrays, masks=masks)
 
     def run_lengths(self) -> list[dict[str, Any]]:
         """Of the valid detections, row after row; only where there are masks."""
         if isinstance(self.masks, list):
             return self.masks
-        rows = run_lengths(self.masks, self.boxes, self.valid, self.image_size, self.original_size)
+        rows = drawn_in_original(self.masks, self.boxes, self.valid, self.image_size, self.original_size)
         return [mask for row in rows for mask in row]
 
     def across(self, axis_name: str) -> "CollectedDetections":

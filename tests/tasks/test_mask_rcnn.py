@@ -10,7 +10,9 @@ from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import encode_mask, from_images
 from imgrec_jax.data.ops import bits
 from imgrec_jax.inference.results import InstancesResult, result_of
+from imgrec_jax.models.box_head import FastRCNNPredictor, MaskHead, MaskRCNNPredictor, RoIHeads, TwoMLPHead
 from imgrec_jax.models.detectors import make_small_detector
+from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.tasks.detect import CollectedDetections, make_task, records
 from imgrec_jax.tasks.two_stage import make_detector
 from tests.tasks.test_detect import SETTINGS, make_batch
@@ -123,16 +125,14 @@ def test_a_result_with_masks_draws_writes_and_filters_them():
 
 def test_crops_of_no_object_do_not_reach_the_norm_of_the_mask_head():
     """Batch statistics are those of positives alone."""
-    model = make_small_detector(
-        kind="mask", num_classes=4, widths=(4, 8), fpn_width=8, head_width=16, anchor_sizes=((8,),), mask_widths=(6,),
-        mask_size=4, norm="none", head_norm="batch",
-    )  # fmt: skip
-    images, rois = jnp.ones((1, 32, 32, 3)), jnp.array([[[2.0, 2, 20, 20], [0, 0, 30, 30]]])
-    variables = jax.jit(model.init)(jax.random.key(0), images, rois, jnp.ones((1, 2), bool))
-    features = model.apply(variables, images, method=model.features)
+    heads = RoIHeads(TwoMLPHead(4), FastRCNNPredictor(3), MaskHead((6,), norm=BatchNorm), MaskRCNNPredictor(3, 6))
+    crops, valid = jax.random.normal(jax.random.key(0), (2, 4, 4, 5)), jnp.array([True, False])
 
-    def draw(rois, valid):
-        return model.apply(variables, features, rois, valid, train=True, mutable=["batch_stats"], method=model.draw)[0][0, 0]
+    @jax.jit
+    def draw(crops):
+        variables = heads.init(jax.random.key(0), crops, method=heads.masks)
+        return heads.apply(variables, crops, valid=valid, train=True, mutable=["batch_stats"], method=heads.masks)[0][0]
 
-    first = jnp.array([[True, False]])
-    np.testing.assert_allclose(draw(rois, first), draw(rois.at[0, 1].add(2.0), first), atol=1e-5)
+    assert draw(crops).shape == (8, 8, 3)
+    np.testing.assert_array_equal(draw(crops), draw(crops.at[1].add(2.0)))
+    assert np.any(draw(crops) != draw(crops.at[0].add(2.0)))

@@ -418,8 +418,8 @@ def _from_instances(files: Files, entry: Entry, kind: str, size: tuple[int, int]
     """Where masks overlap, the last one in the order of names lies on top."""
     instances = np.zeros(size, np.uint16)
     if kind == "instance_map":
-        numbers, instances = np.unique(_instance_map(files, entry), return_inverse=True)
-        instances = instances.reshape(size).astype(np.uint16) + np.uint16(numbers[0] != 0)
+        values = _instance_map(files, entry)
+        instances[:] = np.searchsorted(np.unique(np.append(values, 0)), values)  # 0, 1, 2, ...
     else:
         for number, path in enumerate(entry.masks, start=1):
             instances[_nonzero(mask_values(files, path))] = number
