@@ -88,7 +88,7 @@ def check(config: ConfigDict) -> None:
             jax.eval_shape(model.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"model {config.model.name}: {error}") from error
-    if config.task == "detection" and (model.rpn is None) != bool(config.data.max_proposals):
+    if config.task == "detection" and model.needs_proposals != bool(config.data.max_proposals):
         raise ConfigError(
             f"config.data.max_proposals={config.data.max_proposals}: a detector without an RPN needs proposals from outside "
             "(R-CNN's authors took 2000), and one with an RPN takes none (0)"

@@ -161,6 +161,9 @@ DETECTION: dict[str, Check] = {
     "_train": _COUNT,
     "_test": _COUNT,
     "_top_n": _COUNT,
+    "topk_candidates": _COUNT,
+    "focal_alpha": _SHARE,
+    "focal_gamma": _number(0),
     "_weights": (lambda v: _each(_number(0, above=True))[0](v) and len(v) == 4, "four numbers, more than 0"),
     "_beta": _number(0),
 }

@@ -256,7 +256,8 @@ class Predictor:
         if len(records) == 1:
             return records[0]
         options = self.config.detection.to_dict()
-        limits = {"nms_thresh": options.get("box_nms_thresh", 0.5), "most": options.get("box_detections_per_img", 100)}
+        values = {name.removeprefix("box_"): value for name, value in options.items()}  # of two stages and of one
+        limits = {"nms_thresh": values.get("nms_thresh", 0.5), "most": values.get("detections_per_img", 100)}
         return windows.merge(records, prepared.windows, prepared.size, **limits)
 
     def _prepare(self, picture: Picture, *, labels: Labels | None, window: tuple[int, int] | None, overlap: float) -> Prepared:

@@ -28,8 +28,8 @@ from imgrec_jax.inference.predictor import Predictor
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCHES = (4096, 1024, 256, 64, 16)  # bounds of the batch that are tried
 IMAGES = 100  # on which the file is compared with the live model
-# How far an output may be off: probabilities and logits, boxes in pixels.
-BOUNDS = {"boxes": 1e-2}
+# How far an output may be off: probabilities and logits, boxes in pixels, masks as probabilities of pixels.
+BOUNDS = {"boxes": 1e-2, "masks": 1e-3}
 BOUND = 1e-4
 _LEFT_OUT = ("original_boxes",)  # the boxes, which are in pixels of the image that goes in, again
 
