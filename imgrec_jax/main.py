@@ -310,8 +310,10 @@ def imgrec() -> None:
 
         name = sys.argv[1]
         if name not in COMMANDS:
-            known = f"; commands: {', '.join(COMMANDS)}" if COMMANDS else ""
-            raise SystemExit(f"error: imgrec knows no command {name!r}{known}. To train: imgrec --config=mnist")
+            from imgrec_jax.config import did_you_mean
+
+            known = f"; commands: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS) or '.'}"
+            raise SystemExit(f"error: imgrec knows no command {name!r}{known} To train: imgrec --config=mnist")
         del sys.argv[1]
         return importlib.import_module(f"imgrec_jax.{name}").main()
     return main()

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import ConfigError, check_options, options_of
-from imgrec_jax.config import is_own
+from imgrec_jax.config import did_you_mean, is_own
 from imgrec_jax.data.ops import crops, elastic, geometry, mixing, photometric, randaugment, targets
 
 # In the order in which they are applied, whatever the order in a config.
@@ -52,7 +52,7 @@ def factory_of(where: str, name: str, given: Any) -> Callable:
         if name not in known:
             raise ConfigError(
                 f"config.{where}.{name} is unknown; choose one of {sorted(known)}, or give your own: "
-                f"config.{where}.{name}={{'op': 'my_file.py:name'}}"
+                f"config.{where}.{name}={{'op': 'my_file.py:name'}}{did_you_mean(name, known)}"
             )
         return known[name]
     if name in known:
