@@ -11,7 +11,7 @@ import pytest
 
 import imgrec_jax
 from imgrec_jax import export
-from imgrec_jax.inference import stablehlo
+from imgrec_jax.inference import artefact, stablehlo
 
 pytest.importorskip("flatbuffers", reason="exported programs are serialised by flatbuffers")
 
@@ -60,10 +60,18 @@ def test_the_script_beside_it_needs_no_imgrec(written, tmp_path):
 
 def test_a_difference_is_an_error_and_what_cannot_be_expressed_is_refused(finished, tmp_path, monkeypatch):
     run = imgrec_jax.load(finished["classification"])
-    monkeypatch.setattr(stablehlo, "compare", lambda *a: {"probs": 2e-4})
-    with pytest.raises(ValueError, match="answers otherwise than the live model .*'probs': 0.0002.*do not use it"):
+    monkeypatch.setattr(artefact, "compare", lambda *a: {"probs": 2e-4})
+    with pytest.raises(ValueError, match="would answer otherwise than the live model .*'probs': 0.0002.*it is not written"):
         stablehlo.write(run, tmp_path / "a.bin")
+    assert not list(tmp_path.iterdir())
     with run.config.unlocked():
         run.config.data.max_proposals = 8
     with pytest.raises(ValueError, match="selective search, a program of OpenCV"):
         stablehlo.write(run, tmp_path / "a.bin")
+
+
+def test_sizes_of_batches_are_for_formats_that_have_them():
+    with pytest.raises(SystemExit, match="--batch_size=4: --format=stablehlo takes batches of any size; leave it out"):
+        export.main(["--workdir=x", "--format=stablehlo", "--batch_size=4"])
+    with pytest.raises(SystemExit, match="--batch_size=0: expected 1 or more"):
+        export.main(["--workdir=x", "--format=onnx", "--batch_size=0"])
