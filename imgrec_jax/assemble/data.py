@@ -19,8 +19,10 @@ from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.check_examples import ExamplesReport, check_examples
 from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
+from imgrec_jax.data.pieces import Pieces
 from imgrec_jax.data.sets import coco, mask_folder, mnist, own_boxes, own_images, own_masks, panoptic, pets, scenes, tfds, voc
 from imgrec_jax.data.source import Request, Source, default_data_dir, few, overlap, parse_split
+from imgrec_jax.detection import windows
 
 # What examples of a task carry beside the image.
 TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
@@ -250,6 +252,15 @@ def with_proposals(config: ConfigDict, source: Source) -> Source:
         return source
     folder = data_dir(config) / "proposals" / source.info.name.replace("/", "_").replace(" ", "_")
     return proposals.ProposalSource(source, proposals.compute(source, folder, options=make_search(config)))
+
+
+def in_windows(config: ConfigDict, source: Source) -> Source:
+    """The source of an evaluation of detectors: with `eval.window`, each picture whole and in windows."""
+    if config.task != "detection" or not config.eval.window:
+        return source
+    sizes = np.asarray(source.info.meta["annotations"].sizes).tolist()
+    cuts = (windows.windows_of((height, width), tuple(config.eval.window), config.eval.overlap) for height, width in sizes)
+    return Pieces(source, ([one.place for one in cut] for cut in cuts))
 
 
 def _annotated(source: Source) -> DetectionSource:

@@ -59,8 +59,13 @@ class Artefact:
     described: dict[str, Any]
 
 
-def refuse_proposals(run: Predictor, name: str) -> None:
+def refuse_inexpressible(run: Predictor, name: str) -> None:
     """Raises ValueError for a run that no file can express."""
+    if run.config.task == "detection" and run.config.eval.window:
+        raise ValueError(
+            f"{run.workdir} looks at pictures of any size through windows of {tuple(run.config.eval.window)} (eval.window), "
+            f"which {name} cannot express; export a run without them, and merge the boxes of its windows yourself"
+        )
     if run.config.data.get("max_proposals"):
         raise ValueError(
             f"{run.workdir} is a detector that gets its proposals from selective search, a program of OpenCV that {name} "

@@ -44,7 +44,7 @@ def write(run: Predictor, out: Path, rows: int | None = None) -> str:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
       ImportError: where jax2onnx or ONNX Runtime are not installed.
     """
-    artefact.refuse_proposals(run, "ONNX")
+    artefact.refuse_inexpressible(run, "ONNX")
     _check_installed()
     images, origin = artefact.sample_images(run, artefact.IMAGES)
     function = artefact.answers_of(run, images.shape[1:])

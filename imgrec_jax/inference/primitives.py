@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax.extend import core
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2")
+_POOL = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
 SAME = ("stop_gradient", "optimization_barrier", "copy", "copy_p", "sharding_constraint")
 
 
@@ -66,6 +68,8 @@ def _outputs(equation: Any, values: list[Any]) -> list[Any]:
         return [_select(*values)]
     if name == "pad" and not all(isinstance(size, int) for size in values[0].shape):
         return [_pad(values[0], values[1], params["padding_config"])]
+    if name == "reduce_window_max" and len(values[0].shape) == 4 and {params["window_dimensions"][n] for n in (0, 3)} == {1}:
+        return [_max_pool(values[0], params)]
     found = equation.primitive.bind(*values, **{key: _parameter(value) for key, value in params.items()})
     return list(found) if equation.primitive.multiple_results else [found]
 
@@ -118,4 +122,16 @@ def _pad(x: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
         ]
         x = lax.slice_in_dim(x, max(-low, 0), x.shape[axis] - max(-high, 0), axis=axis) if min(low, high) < 0 else x
         x = lax.concatenate([*sides[0], x, *sides[1]], axis) if max(low, high) > 0 else x
+    return x
+
+
+def _max_pool(x: Any, params: dict[str, Any]) -> Any:
+    """Of [B, H, W, C], one axis after the other: ONNX Runtime's MaxPool, as jax2onnx calls it, takes three axes."""
+    for axis in (1, 2):
+        flat = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3]) if axis == 1 else (x.shape[0] * x.shape[1], *x.shape[2:])
+        window, strides, inner, spread = ((1, params[key][axis], 1) for key in _POOL)
+        padding = ((0, 0), params["padding"][axis], (0, 0))
+        lowest = np.array(-np.inf, x.dtype)
+        pooled = lax.reduce_window(lax.reshape(x, flat), lowest, lax.max, window, strides, padding, inner, spread)
+        x = lax.reshape(pooled, (*x.shape[:axis], pooled.shape[1], *x.shape[axis + 1 :]))
     return x

@@ -39,7 +39,7 @@ def write(run: Predictor, out: Path) -> str:
     Raises:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
     """
-    artefact.refuse_proposals(run, "StableHLO")
+    artefact.refuse_inexpressible(run, "StableHLO")
     images, origin = artefact.sample_images(run, artefact.IMAGES)
     function = artefact.answers_of(run, images.shape[1:])
     exported, most = _exported(function, images.shape[1:])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import imgrec_jax
 from imgrec_jax.inference import artefact, primitives
@@ -59,3 +60,13 @@ def test_padding_of_a_batch_of_any_size():
         jax.ShapeDtypeStruct((size, 3, 2), jnp.float32)
     )
     np.testing.assert_array_equal(exported.call(x)[0], padded(x))
+
+
+def test_max_pooling_one_axis_after_the_other():
+    def pooled(x):
+        return nn.max_pool(x, (3, 2), (2, 2), ((1, 1), (0, 1)))
+
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32)
+    program = primitives.flat(pooled, x)
+    assert all(len(e.invars[0].aval.shape) == 3 for e in program.jaxpr.eqns if e.primitive.name == "reduce_window_max")
+    np.testing.assert_array_equal(primitives.called(program, x)[0], pooled(x))

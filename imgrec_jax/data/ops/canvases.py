@@ -152,6 +152,9 @@ def collate_boxes(
             batch["boxes"], batch["box_valid"] = _pad([e["boxes"] for e in examples], max_boxes, np.float32)
             batch["box_label"], _ = _pad([e["box_label"] for e in examples], max_boxes, np.int32)
             batch["box_crowd"], _ = _pad([e["box_crowd"] for e in examples], max_boxes, np.bool_)
+        for key in ("window", "image_index"):
+            if key in examples[0]:
+                batch[key] = np.stack([e[key] for e in examples])
         if max_proposals:
             proposals = [e["proposals"][:max_proposals] for e in examples]
             batch["proposals"], batch["proposal_valid"] = _pad(proposals, max_proposals, np.float32)
