@@ -30,7 +30,8 @@ def measured(workdir: Path, batches: tuple[int, int]) -> dict:
     run = imgrec_jax.load(workdir)
     images, _ = artefact.sample_images(run, artefact.IMAGES)
     fixed = run.config.task == "detection"
-    live = jax.jit(artefact.answers_of(run, images.shape[1:]), compiler_options=parallel.compiler_options())
+    function = artefact.answers_of(run, images.shape[1:])
+    live = jax.jit(function, compiler_options=parallel.compiler_options())
     record = {"model": run.config.model.name, "task": run.config.task, "image": list(images.shape[1:]), "batches": {}}
     with tempfile.TemporaryDirectory() as folder:
         portable = Path(folder) / "a.bin"
@@ -46,7 +47,9 @@ def measured(workdir: Path, batches: tuple[int, int]) -> dict:
                 "onnx": onnx_export.load(graph),
             }
             record["batches"][rows] = {
-                "difference": {name: artefact.compare(programs[name], live, images, [rows]) for name in ("stablehlo", "onnx")},
+                "difference": {
+                    name: artefact.compare(programs[name], function, images, [rows]) for name in ("stablehlo", "onnx")
+                },
                 "ms": timed(programs, images, rows),
             }
     return record
