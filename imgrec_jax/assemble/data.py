@@ -45,7 +45,7 @@ SETS: dict[str, Entry] = {
     "image_folder": Entry(own_images.survey_images, ("classification",), folder=True, survey=True),
     "own_detection": Entry(own_boxes.survey_boxes, ("detection",), folder=True, survey=True),
     "own_segmentation": Entry(own_masks.survey_masks, ("segmentation",), folder=True, survey=True),
-    "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation")),
+    "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation", "classification")),
     "coco_folder": Entry(coco.open_coco_folder, ("detection",), folder=True),
     "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True, class_names=voc.CLASS_NAMES),
     "coco": Entry(coco.open_coco, ("detection",)),

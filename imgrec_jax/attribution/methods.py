@@ -1,7 +1,8 @@
 """What in an image speaks for a score: methods that need only the score, and those that look at a layer.
 
-A score is a pure function of images, float32 [N, H, W, C] 0..1 -> float32 [N]. Every method explains one image [H, W, C] and
-gives an attribution of each value [H, W, C] or of each pixel [H, W]; `heat` makes one map of it. A layer is "watched": a
+A score is a pure function of images, float32 [N, H, W, C] 0..1 -> float32 [N]. Of a `functools.partial` one program is compiled
+a shape of the images, whatever its arguments: weights, and what is explained, may change. Every method explains one image
+[H, W, C] and gives an attribution of each value [H, W, C] or of each pixel [H, W]; `heat` makes one map of it. A layer is "watched": a
 function images -> (scores, maps [N, h, w, F]), and its gradient one of shifts added to the maps (`layers.added`).
 
 Shape letters: N images of a call, H W C image, h w F map of a layer.
@@ -9,8 +10,9 @@ Shape letters: N images of a call, H W C image, h w F map of a layer.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ import numpy as np
 
 Score = Callable[[jax.Array], jax.Array]
 AT_ONCE = 32  # images of one call
+PROGRAMS = 64  # compiled functions that are kept
 
 
 def in_chunks(function: Score, images: np.ndarray) -> np.ndarray:
@@ -30,9 +33,37 @@ def in_chunks(function: Score, images: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
+def compiled(score: Score) -> Score:
+    """The score as a compiled program."""
+    return _with_arguments(_value, score)
+
+
 def gradient_of(score: Score) -> Score:
     """images [N, H, W, C] -> the gradient of each one's score by its values, the same shape."""
-    return jax.jit(jax.grad(lambda images: jnp.sum(score(images))))
+    return _with_arguments(_gradient, score)
+
+
+def _with_arguments(compile: Callable[[Callable], Callable], score: Score) -> Score:
+    if isinstance(score, functools.partial):
+        return functools.partial(compile(score.func), *score.args)
+    return compile(score)
+
+
+@functools.lru_cache(PROGRAMS)
+def _value(function: Callable) -> Callable:
+    return jax.jit(function)
+
+
+@functools.lru_cache(PROGRAMS)
+def _gradient(function: Callable) -> Callable:
+    def total(images: jax.Array, arguments: tuple) -> jax.Array:
+        return jnp.sum(function(*arguments, images))
+
+    @jax.jit
+    def gradient(*arguments: Any) -> jax.Array:
+        return jax.grad(total)(arguments[-1], arguments[:-1])
+
+    return gradient
 
 
 def gradients(score: Score, image: np.ndarray) -> np.ndarray:

@@ -237,11 +237,15 @@ class Predictor:
         """The truth of images as it lies beside them (see `inference/labels.py`), for `stream`."""
         return open_labels(place, self.config, self.class_names)
 
+    def answers(self, batch: Batch) -> dict[str, Any]:
+        """What `apply` says of a batch, as a compiled program."""
+        return self._predict(self.on_device, batch)
+
     def run_batch(self, batch: Batch, labels: Labels | None) -> list[dict[str, Any]]:
         """The records of a batch's valid rows."""
         self.compiled.add(batch["image"].shape)
         if labels is None:
-            predictions = self._predict(self.on_device, batch)
+            predictions = self.answers(batch)
         else:
             predictions, states = self._predict_and_score(self.on_device, batch)
             labels.states = metrics.merge(labels.states, jax.device_get(states))
