@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = ConfigDict({
         "name": "convnet",
         "num_classes": 10,
-        "convs": ((24, 3, 1, 2), (48, 3, 1, 2), (96, 3, 1, 2), (96, 3, 1, 1)),
+        "convs": ((24, 5, 2, 1), (48, 3, 2, 1), (96, 3, 2, 1), (96, 3, 1, 1)),
         "padding": "SAME",
         "norm": "batch",
         "head": "gap",  # the mean over places: what a place says is part of the answer
@@ -30,8 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.validation_split, config.data.test_split = "validation", "test"
     config.data.mean, config.data.std = (0.45,), (0.25,)
     config.data.batch_size, config.data.eval_batch_size = 50, 100
-    config.optim.name = "adam"
-    config.optim.learning_rate = 3e-3
+    config.optim.name = "muon"
+    config.optim.options = ConfigDict({"beta": 0.9, "ns_steps": 3, "b1": 0.9, "b2": 0.99})
+    config.optim.learning_rate = 0.01
+    config.optim.lr_multiplier = ((r"conv./kernel", 5.0), (r".*", 1.0))
     config.schedule.name = "one_cycle"
-    config.train.total_epochs, config.eval.every_epochs = (2.0, 2.0) if tiny else (12.0, 4.0)
+    config.train.total_epochs, config.eval.every_epochs = (2.0, 2.0) if tiny else (8.0, 4.0)
     return config

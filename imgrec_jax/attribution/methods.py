@@ -2,8 +2,8 @@
 
 A score is a pure function of images, float32 [N, H, W, C] 0..1 -> float32 [N]. Of a `functools.partial` one program is compiled
 a shape of the images, whatever its arguments: weights, and what is explained, may change. Every method explains one image
-[H, W, C] and gives an attribution of each value [H, W, C] or of each pixel [H, W]; `heat` makes one map of it. A layer is "watched": a
-function images -> (scores, maps [N, h, w, F]), and its gradient one of shifts added to the maps (`layers.added`).
+[H, W, C] and gives an attribution of each value [H, W, C] or of each pixel [H, W]; `heat` makes one map of it. A layer is
+"watched": a function images -> (scores, maps [N, h, w, F]), and its gradient one of shifts added to the maps (`layers.added`).
 
 Shape letters: N images of a call, H W C image, h w F map of a layer.
 """
