@@ -202,7 +202,7 @@ def _parallel() -> ConfigDict:
     section.mode = "jit"  # or "pmap"
     section.fsdp = 1  # pieces into which parameters, optimiser and averages are cut; "jit" only
     section.remat = "none"  # what the backward pass computes again: "none", all but "convolutions", "everything"
-    section.compilation_cache = ""  # a folder that keeps compiled programs for the next run; "" for none
+    section.compilation_cache = "auto"  # where compiled programs are kept: the user's cache folder, or another; "" for none
     return section
 
 

@@ -117,7 +117,7 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
 def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> None:
     import jax
 
-    from imgrec_jax import assemble, distributed, parallel
+    from imgrec_jax import assemble, compiled, distributed, parallel
     from imgrec_jax.run import loop, workdir
     from imgrec_jax.run.writers import emit
 
@@ -128,8 +128,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             say(note)
         if config.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
-        if config.parallel.compilation_cache:
-            parallel.keep_compiled(config.parallel.compilation_cache)
+        compiled.keep(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
             return check_data(assemble.reports(config))
         # A run goes on with what it found in its data when it began.
@@ -184,6 +183,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     if stop.signal is not None:  # An orderly exit would wait for programs that are being compiled in other threads.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
+        compiled.confirm()
         os._exit(stop.status)
 
 

@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -335,11 +334,6 @@ def feed(
         ahead = (step, batch)
     if ahead is not None:
         yield ahead
-
-
-def keep_compiled(folder: str) -> None:
-    """Compiled programs are looked up in `folder` first, and kept there when they took a second or more."""
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
 def is_lead() -> bool:

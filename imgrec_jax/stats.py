@@ -6,6 +6,7 @@ Shape letters: N examples, G groups, D draws, K labels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +23,9 @@ class Interval(NamedTuple):
 
 def wilson(correct: int, count: int, level: float = LEVEL) -> Interval | None:
     """Of a share, without continuity correction (Wilson 1927, JASA 22:209); None of nothing."""
-    from scipy.stats import norm
-
     if not count:
         return None
-    z = norm.ppf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     share, scale = correct / count, 1 + z * z / count
     middle = (share + z * z / (2 * count)) / scale
     half = z / scale * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -9,6 +9,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+# Half of the suite's time would be LLVM's optimisation of programs that run once. IMGREC_TEST_OPTIMISED=1: as users run them.
+if "--xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", "") and not os.environ.get("IMGREC_TEST_OPTIMISED"):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 import cv2
 import numpy as np
 import pytest

@@ -42,7 +42,7 @@ def batches():
 def run(layout, accumulate=1):
     made, tx = task(layout.axis_name), optax.sgd(0.1, momentum=0.9)
     first = next(batches())
-    state = layout.put_state(init_state(made.init(jax.random.PRNGKey(0), first), tx, with_ema=True))
+    state = layout.put_state(init_state(jax.jit(made.init)(jax.random.PRNGKey(0), first), tx, with_ema=True))
     options = {"seed": 0, "axis_name": layout.axis_name}
     step = make_train_step(
         made, tx, schedule=lambda step: 0.1, ema_decay=0.9, accumulate=accumulate, gather=layout.gather, **options
@@ -127,14 +127,15 @@ def gradients():
 
 def bytes_of(layout):
     model = UNet(8, depth=3, width=16, norm=partial(make_norm("batch")))
-    params = model.init(jax.random.PRNGKey(0), np.zeros((1, 32, 32, 3), np.float32))
+    shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), np.zeros((1, 32, 32, 3), np.float32))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return parallel.bytes_per_device(layout.put_state(init_state(params, optax.adam(1e-3), with_ema=False)))
 
 
 def born(layout):
     """Bytes that making a model's variables takes on one device: what comes out, and what is needed meanwhile."""
-    model = UNet(8, depth=3, width=16, norm=partial(make_norm("batch")))
-    lowered = layout.lower_create(lambda key: model.init(key, np.zeros((1, 32, 32, 3), np.float32)), jax.random.PRNGKey(0))
+    model = Mlp(num_classes=64, hidden=(512, 512))
+    lowered = layout.lower_create(lambda key: model.init(key, np.zeros((1, 16, 16, 1), np.float32)), jax.random.PRNGKey(0))
     memory = lowered.compile().memory_analysis()
     return memory.output_size_in_bytes + memory.temp_size_in_bytes
 

@@ -25,10 +25,11 @@ ALLOWED = {
     "config": set(),
     "optim": set(),
     "step": {"metrics", "tasks"},
+    "compiled": set(),
     "distributed": set(),
     "parallel": {"data", "distributed"},
     "experiment": {"data", "parallel", "tasks"},
-    "run": {"config", "data", "distributed", "experiment", "metrics", "ops", "parallel", "run", "step"},
+    "run": {"compiled", "config", "data", "distributed", "experiment", "metrics", "ops", "parallel", "run", "step"},
     "assemble": PURE
     | {
         "assemble",
@@ -44,7 +45,7 @@ ALLOWED = {
         "step",
         "tasks",
     },
-    "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
+    "inference": PURE | {"assemble", "compiled", "data", "inference", "parallel", "pretrained", "run", "tasks"},
     "attribution": {"attribution", "inference", "tasks"},
     "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
 }

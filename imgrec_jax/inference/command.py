@@ -45,6 +45,9 @@ def workdir_flags(parser: argparse.ArgumentParser) -> None:
 def load(arguments: argparse.Namespace) -> Any:
     """The run that the flags name."""
     import imgrec_jax
+    from imgrec_jax import compiled
+
+    compiled.keep(compiled.AUTO)
 
     return imgrec_jax.load(
         arguments.workdir, arguments.checkpoint, averaged=arguments.averaged, allow_code=arguments.allow_code

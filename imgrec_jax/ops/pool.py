@@ -14,7 +14,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
     By reshape, because the gradient of `nn.max_pool` (select-and-scatter) costs as much as a whole small network on the CPU.
     Where values tie, the gradient is shared among them. [B, H, W, C] -> [B, H // window, W // window, C].
     """
-    return jnp.max(_cells(x, window), axis=(2, 4))
+    return _cell_max(x, window)
 
 
 def avg_pool(x: jax.Array, window: int = 2) -> jax.Array:
@@ -28,6 +28,29 @@ def _cells(x: jax.Array, window: int) -> jax.Array:
     if not h or not w:
         raise ValueError(f"cannot pool {height}x{width} pixels by {window}: the image is too small for this network")
     return x[:, : h * window, : w * window].reshape(batch, h, window, w, window, channels)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _cell_max(x, window):
+    return jnp.max(_cells(x, window), axis=(2, 4))
+
+
+def _cell_max_backward(window, x, dy):
+    """Finds the maxima again, in one and the same copy of x.
+
+    The gradient of `jnp.max` compares x with the maximum of the forward pass, and XLA may compute x twice, for the one and for
+    the other, rounded differently: then nothing is equal to the maximum, and the share of dy is 0 / 0.
+    """
+    cells = _cells(lax.optimization_barrier(x), window)
+    taps = [cells[:, :, i, :, j] for i in range(window) for j in range(window)]
+    highest = functools.reduce(jnp.maximum, taps)
+    share = dy / functools.reduce(jnp.add, ((tap == highest).astype(dy.dtype) for tap in taps))
+    dx = jnp.where(cells == highest[:, :, None, :, None], share[:, :, None, :, None], 0)
+    dx = dx.reshape(x.shape[0], cells.shape[1] * window, cells.shape[3] * window, x.shape[3])
+    return (jnp.pad(dx, [(0, 0), *((0, n - have) for n, have in zip(x.shape[1:3], dx.shape[1:3], strict=True)), (0, 0)]),)
+
+
+_cell_max.defvjp(lambda x, window: (_cell_max(x, window), x), _cell_max_backward)
 
 
 def max_pool_overlapping(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
@@ -67,6 +90,7 @@ def _pooled(x, *how):
 
 
 def _pool_forward(x, *how):
+    x = lax.optimization_barrier(x)  # the one copy that the maxima are found in, and found again (see `_cell_max_backward`)
     y = _pooled(x, *how)
     return y, (x, y)
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgrec_jax import distributed, parallel
+from imgrec_jax import compiled, distributed, parallel
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.run import checkpoint
@@ -150,8 +150,8 @@ def _begin(
         state = layout.put_state(checkpoint.read_state(start.found, layout.whole(state)))
         if clock["step"]:
             say(f"resumed at step {clock['step']}" + (" (the best checkpoint)" if start.found.kind == checkpoint.BEST else ""))
-    elif keeps:
-        checkpoint.load_orbax()  # meanwhile the steps compile
+    elif keeps and not train_step.wait(0.5):
+        checkpoint.load_orbax()  # meanwhile
     environment = workdirs.environment(clock["step"])
     _wait_for(train_step, say)
     if start is not None:
@@ -272,6 +272,7 @@ def _wait_for(step: parallel.Step, say: Callable[[str], None]) -> None:
         say("compiling the train step (once) ...")
         step.wait()
         say(f"compiled in {time.perf_counter() - began:.0f} s")
+    compiled.confirm()
 
 
 def _already_done(experiment: Experiment, folder: Path, start: Start | None, say: Callable[[str], None]) -> Results | None:
@@ -474,6 +475,8 @@ def evaluate_workdir(
             **results,
         }
         _write_result(folder / ("eval_changed.json" if changed else "eval.json"), record, say)
+    if which == "last" and (best := checkpoint.saved(folder, checkpoint.BEST)) and best[-1].step != clock["step"]:
+        say(f"this is the last checkpoint; --checkpoint=best evaluates the best one, of step {best[-1].step}")
     return results
 
 

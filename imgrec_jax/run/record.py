@@ -73,15 +73,19 @@ class EarlyStop:
         """Takes a validation result; returns whether it is the best so far.
 
         A value that is undefined (None, as AP of a split without objects) or not finite is never the best, and gives way to any
-        other where an early version kept one.
+        other where an early version kept one. Of equal values, which a small split has many of, that of the lower loss is the
+        better; for the patience it is no progress.
         """
-        value, best = values[self.metric], self.memory["best"]
+        value, best, loss = values[self.metric], self.memory["best"], values.get("loss")
         better = _is_number(value) and (not _is_number(best) or self._sign * (value - best) > 0)
-        if better:
-            self.memory = {"best": value, "best_step": step, "waited": 0}
+        least: Any = self.memory.get("loss")
+        tied = _is_number(value) and value == best and _is_number(loss) and _is_number(least) and loss < least
+        if better or tied:
+            waited = 0 if better else self.memory["waited"] + 1
+            self.memory = {"best": value, "best_step": step, "waited": waited} | ({"loss": loss} if _is_number(loss) else {})
         else:
             self.memory = {**self.memory, "waited": self.memory["waited"] + 1}
-        return better
+        return better or tied
 
     @property
     def exhausted(self) -> bool:

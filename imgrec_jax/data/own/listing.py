@@ -196,17 +196,21 @@ def _bytes_of(store: Store, name: str) -> bytes:
 
 def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     """DIR/CLASS/... or DIR/SPLIT/CLASS/..."""
-    parts = [tuple(name.split("/")) for name in pictures]
-    _refuse_other_kinds(store)
-    every = {tuple(folder.split("/")) for folder in {name.rpartition("/")[0] for name in store.stamps} if folder}
+    every = {folder: tuple(folder.split("/")) if folder else () for folder in {n.rpartition("/")[0] for n in store.stamps}}
+    _refuse_other_kinds(store, {part.lower() for parts in every.values() for part in parts})
+    above = [name.rpartition("/")[0] for name in pictures]
+    with_images = {folder: every[folder] for folder in above}
+    holders = list(with_images.values())
     depth = 0
-    while len({p[: depth + 1] for p in parts}) == 1 and any(len(p) > depth + 2 for p in parts):
+    while (
+        len({parts[: depth + 1] for parts in holders}) == 1 and min(map(len, holders)) > depth and _deeper(holders, depth + 1)
+    ):
         depth += 1  # a folder that holds one folder only
-    tops = sorted({p[depth] for p in parts if len(p) > depth + 1})
+    tops = sorted({parts[depth] for parts in holders if len(parts) > depth})
     splits = {top: canonical_split(top) for top in tops}
     listing = Listing(str(store.root), store)
     named = [top for top in tops if splits[top]]
-    holding = {p[depth] for p in parts if len(p) > depth + 2 and splits[p[depth]]}  # folders that may be classes
+    holding = {p[depth] for p in holders if len(p) > depth + 1 and splits[p[depth]]}  # folders that may be classes
     as_splits = bool(named) and len(named) == len(tops) and ("train" in splits.values() or bool(holding))
     if not as_splits and (holding or ("train" in splits.values() and len(named) > 1)):
         others = [top for top in tops if not splits[top]]
@@ -216,38 +220,47 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
         )
     at = depth + as_splits
     if as_splits:  # every split may hold one folder around its classes
-        while len({p[at : at + 1] for p in parts if len(p) > at}) == 1 and all(len(p) > at + 2 for p in parts):
+        while len({p[at : at + 1] for p in holders if len(p) >= at}) == 1 and all(len(p) > at + 1 for p in holders):
             at += 1
-    for name, path in zip(pictures, parts, strict=True):
-        if len(path) <= at + 1:
-            listing.strays.append((name, "lies in no folder of a class"))
+    split_of = {top: splits[top] or "" if as_splits else "" for top in tops}
+    place = {folder: (parts[at], split_of[parts[depth]]) for folder, parts in with_images.items() if len(parts) > at}
+    for name, folder in zip(pictures, above, strict=True):
+        if found := place.get(folder):
+            listing.add(name, *found)
         else:
-            listing.add(name, path[at], splits[path[depth]] or "" if as_splits else "")
-    held = {path[: at + 1] for path in parts if len(path) > at + 1}
-    empty = {folder[: at + 1] for folder in every if len(folder) > at} - held
-    empty = {f for f in empty if f[:depth] == (parts[0][:depth] if parts else ())}
+            listing.strays.append((name, "lies in no folder of a class"))
+    held = {parts[: at + 1] for parts in holders if len(parts) > at}
+    empty = {parts[: at + 1] for parts in every.values() if len(parts) > at} - held
+    empty = {f for f in empty if f[:depth] == (holders[0][:depth] if holders else ())}
     if store.root.is_dir():
         empty |= _without_files(store, held, depth, at, tops if as_splits else [""])
-    for folder in sorted(empty):
-        if len(folder) == at + 1 and (not as_splits or folder[depth] in splits):
-            listing.notes.append(f"{'/'.join(folder)} has no images: no class")
+    for parts in sorted(empty):
+        if len(parts) == at + 1 and (not as_splits or parts[depth] in splits):
+            listing.notes.append(f"{'/'.join(parts)} has no images: no class")
     return listing
 
 
-def _refuse_other_kinds(store: Store) -> None:
-    """Raises ValueError for folders of masks or boxes, whose folders are no classes."""
-    names = {part.lower() for name in store.stamps for part in name.split("/")[:-1]}
-    texts = any(name.lower().endswith(".txt") and "labels" in name.lower().split("/")[:-1] for name in store.stamps)
-    for parts, right, config in (
-        ({"images", "masks"}, True, "own_segmentation"),
-        ({"jpegimages", "annotations"}, True, "own_detection"),
-        ({"images", "labels"}, texts, "own_detection"),
+def _deeper(folders: Sequence[tuple[str, ...]], depth: int) -> bool:
+    return any(len(parts) > depth for parts in folders)
+
+
+def _refuse_other_kinds(store: Store, names: Collection[str]) -> None:
+    """Raises ValueError for folders, of these lower-case names, of masks or boxes, whose folders are no classes."""
+    for parts, texts, config in (
+        ({"images", "masks"}, False, "own_segmentation"),
+        ({"jpegimages", "annotations"}, False, "own_detection"),
+        ({"images", "labels"}, True, "own_detection"),
     ):
-        if right and parts <= names:
+        if parts <= set(names) and (not texts or any(map(_is_label_text, store.stamps))):
             raise ValueError(
                 f"{store.root} has folders {' and '.join(sorted(parts))}, which are no classes; it looks like data of "
                 f"--config=configs/{config}.py"
             )
+
+
+def _is_label_text(name: str) -> bool:
+    """Of YOLO: labels/.../NAME.txt."""
+    return name.lower().endswith(".txt") and "labels" in name.lower().split("/")[:-1]
 
 
 def _without_files(store: Store, held: set, depth: int, at: int, tops: Sequence[str]) -> set[tuple[str, ...]]:
