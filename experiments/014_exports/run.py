@@ -1,8 +1,8 @@
 """Do exported files answer as the run does, and how fast? python experiments/014_exports/run.py WORKDIR...
 
 For every workdir: StableHLO and ONNX are written, which compares each with the live model on 100 images of the test split, and
-all three are timed in turn on the same images. Needs imgrec-jax[export,onnx]. Results go to `result.json`, and the table of
-README.md is written from them.
+all three are timed in turn on the same images. Needs imgrec-jax[export,onnx]. Results go to `result.json`, the latest of each
+task, and the table of README.md is written from them.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from imgrec_jax import parallel
 from imgrec_jax.inference import artefact, onnx_export, stablehlo
 
 HERE = Path(__file__).resolve().parent
+RESULT = HERE / "result.json"
 ROUNDS = 5
 
 
@@ -32,7 +33,14 @@ def measured(workdir: Path, batches: tuple[int, int]) -> dict:
     fixed = run.config.task == "detection"
     function = artefact.answers_of(run, images.shape[1:])
     live = jax.jit(function, compiler_options=parallel.compiler_options())
-    record = {"model": run.config.model.name, "task": run.config.task, "image": list(images.shape[1:]), "batches": {}}
+    record: dict = {
+        "cores": len(os.sched_getaffinity(0)),
+        "jax": jax.__version__,
+        "model": run.config.model.name,
+        "task": run.config.task,
+        "image": list(images.shape[1:]),
+        "batches": {},
+    }
     with tempfile.TemporaryDirectory() as folder:
         portable = Path(folder) / "a.bin"
         print(stablehlo.write(run, portable), flush=True)
@@ -46,7 +54,7 @@ def measured(workdir: Path, batches: tuple[int, int]) -> dict:
                 "stablehlo": jax.jit(program.call, compiler_options=parallel.compiler_options()),
                 "onnx": onnx_export.load(graph),
             }
-            record["batches"][rows] = {
+            record["batches"][str(rows)] = {
                 "difference": {
                     name: artefact.compare(programs[name], function, images, [rows]) for name in ("stablehlo", "onnx")
                 },
@@ -89,9 +97,11 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--batches", type=int, nargs=2, default=(1, 4))
     arguments = parser.parse_args()
-    records = [measured(workdir, tuple(arguments.batches)) for workdir in arguments.workdirs]
-    machine = {"cores": len(os.sched_getaffinity(0)), "jax": jax.__version__}
-    (HERE / "result.json").write_text(json.dumps({"machine": machine, "runs": records}, indent=1) + "\n")
+    records = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    for workdir in arguments.workdirs:
+        record = measured(workdir, tuple(arguments.batches))
+        records = [*(other for other in records if other["task"] != record["task"]), record]
+        RESULT.write_text(json.dumps(records, indent=1) + "\n")
     page = HERE / "README.md"
     begin, end = "<!-- table -->\n", "<!-- end of table -->"
     head, _, rest = page.read_text().partition(begin)

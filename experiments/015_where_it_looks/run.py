@@ -1,7 +1,7 @@
 """Does a classifier look at the digit? python experiments/015_where_it_looks/run.py WORKDIR
 
-WORKDIR is a run of configs/scenes_classification.py. Of every test scene with its one digit, the peak of each explanation is held
-against the digit's box, which the classifier never saw. Results go to `result.json`, a picture to `peaks.jpg`.
+WORKDIR is a run of configs/scenes_classification.py. Of every test scene with its one digit, the peak of each explanation is
+held against the digit's box, which the classifier never saw. Results go to `result.json`, a picture to `peaks.jpg`.
 """
 
 import argparse
