@@ -44,13 +44,18 @@ def write(run: Predictor, out: Path, rows: int | None = None) -> str:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
       ImportError: where jax2onnx or ONNX Runtime are not installed.
     """
+    images, origin = artefact.sample_images(run, artefact.IMAGES)
+    return artefact.deliver(run, out, make(run, images, rows), images, origin)
+
+
+def make(run: Predictor, images: np.ndarray, rows: int | None = None) -> artefact.Artefact:
+    """The run as a file for images of the size of `images`, to be compared on as many; rows: see `write`."""
     artefact.refuse_inexpressible(run, "ONNX")
     _check_installed()
-    images, origin = artefact.sample_images(run, artefact.IMAGES)
     function = artefact.answers_of(run, images.shape[1:])
     rows = 1 if rows is None and run.config.task == "detection" else rows
     model = _converted(run, function, images.shape[1:], rows)
-    made = artefact.Artefact(
+    return artefact.Artefact(
         data=model.SerializeToString(),
         load=load,
         function=function,
@@ -62,7 +67,6 @@ def write(run: Predictor, out: Path, rows: int | None = None) -> str:
             "versions": {name: version(name) for name in ("jax2onnx", "onnx", "onnxruntime")},
         },
     )
-    return artefact.deliver(run, out, made, images, origin)
 
 
 def load(path: Path) -> artefact.Program:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgrec_jax.inference import artefact
 from imgrec_jax.inference.predictor import Predictor
@@ -39,11 +40,16 @@ def write(run: Predictor, out: Path) -> str:
     Raises:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
     """
-    artefact.refuse_inexpressible(run, "StableHLO")
     images, origin = artefact.sample_images(run, artefact.IMAGES)
+    return artefact.deliver(run, out, make(run, images), images, origin)
+
+
+def make(run: Predictor, images: np.ndarray) -> artefact.Artefact:
+    """The run as a file for images of the size of `images`, to be compared on as many."""
+    artefact.refuse_inexpressible(run, "StableHLO")
     function = artefact.answers_of(run, images.shape[1:])
     exported, most = _exported(function, images.shape[1:])
-    made = artefact.Artefact(
+    return artefact.Artefact(
         data=bytes(exported.serialize()),
         load=lambda path: jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call),
         function=function,
@@ -52,7 +58,6 @@ def write(run: Predictor, out: Path) -> str:
         script=_SCRIPT,
         described={"platforms": list(PLATFORMS), "largest_batch": most},
     )
-    return artefact.deliver(run, out, made, images, origin)
 
 
 def _exported(function: Callable, shape: tuple[int, ...]) -> tuple[Any, int]:

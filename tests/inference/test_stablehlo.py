@@ -64,11 +64,12 @@ def test_a_difference_is_an_error_and_what_cannot_be_expressed_is_refused(finish
     with pytest.raises(ValueError, match="would answer otherwise than the live model .*'probs': 0.0002.*it is not written"):
         stablehlo.write(run, tmp_path / "a.bin")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(run.config, "task", "detection")
-    monkeypatch.setattr(run.config.eval, "window", (64, 64))
+    with run.config.unlocked():
+        run.config.task, run.config.eval.window = "detection", (64, 64)
     with pytest.raises(ValueError, match=r"through windows of \(64, 64\) \(eval.window\), which StableHLO cannot express"):
         stablehlo.write(run, tmp_path / "a.bin")
-    monkeypatch.setattr(run.config.eval, "window", ())
+    with run.config.unlocked():
+        run.config.eval.window = ()
     with run.config.unlocked():
         run.config.data.max_proposals = 8
     with pytest.raises(ValueError, match="selective search, a program of OpenCV"):
