@@ -1,8 +1,8 @@
 """Do exported files answer as the run does, and how fast? python experiments/014_exports/run.py WORKDIR...
 
-For every workdir StableHLO and ONNX are made, each is compared with the live model on 100 images of the test split, and all three
-are timed in turn on the same images. Needs imgrec-jax[export,onnx]. Results go to `result.json`, the latest of each task, and the
-table of README.md is written from them.
+For every workdir StableHLO and ONNX are made, each is compared with the live model on 100 images of the test split, and all
+three are timed in turn on the same images. Needs imgrec-jax[export,onnx]. Results go to `result.json`, the latest of each task,
+and the table of README.md is written from them.
 """
 
 import argparse
