@@ -56,9 +56,9 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def shown(image: np.ndarray, heat: np.ndarray, box: np.ndarray, peak: tuple[int, int], factor: int = 2) -> np.ndarray:
+def shown(image: np.ndarray, heat: np.ndarray, box: np.ndarray, peak: tuple[int, int]) -> np.ndarray:
     """The image under its heat, with the box in white and a cross at the peak; uint8 RGB."""
-    picture = np.ascontiguousarray(explain.overlay(image, heat, "")[: image.shape[0] * factor * 10])
+    picture = np.array(explain.overlay(image, heat, ""))
     scale = picture.shape[1] / image.shape[1]
     corners = [tuple(int(v * scale) for v in corner) for corner in (box[:2], box[2:])]
     cv2.rectangle(picture, *corners, (255, 255, 255), 2)
