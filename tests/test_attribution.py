@@ -168,25 +168,3 @@ def test_methods_equal_captums_on_the_same_weights(number):
             want = stored[f"{name}_{number}"]
             assert np.abs(want).max() > 1e-2  # there is something to be equal to
             np.testing.assert_allclose(values, want, atol=1e-4, err_msg=name)
-
-
-def test_another_image_and_another_class_need_no_new_program():
-    traced = []
-
-    class Counting(Net):
-        @nn.compact
-        def __call__(self, x, *, train=False):
-            traced.append(x.shape)
-            return Net.__call__(self, x, train=train)
-
-    task = classify.make_task(model=Counting(), loss_fn=None, num_classes=3, mean=(0.5,), std=(0.25,))
-    variables = task.init(jax.random.PRNGKey(0), {"image": jnp.zeros((1, 8, 8, 3))})
-    counts = []
-    for label in (0, 1, 2):
-        image = RNG.random((8, 8, 3), np.float32)
-        at = targets.Explained(image, {"image": image[None]}, variables, targets.of_class(task, label, "one"))
-        for method in explain.METHODS:
-            explain.explain(at, method, explain.Options(masks=40, draws=33))
-        explain.figures_of_merit(at, image.mean(2))
-        counts.append(len(traced))
-    assert counts[0] == counts[1] == counts[2]

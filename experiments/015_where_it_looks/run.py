@@ -33,7 +33,7 @@ def main() -> None:
     for index in range(len(source)):
         example = source[index]
         at = explain.prepare(run, Picture(str(index), lambda image=example["image"]: image), explain.Options())
-        right[index] = at.target.wanted["label"] == example["label"]
+        right[index] = at.target.text.split()[0] == run.class_names[int(example["label"])]
         box = annotations.targets(index)["boxes"][0]
         for method in METHODS:
             heat, _ = explain.explain(at, method, explain.Options())

@@ -17,9 +17,8 @@ from imgrec_jax.assemble.lookup import HIDDEN, ConfigError
 from imgrec_jax.assemble.ops import BEFORE, OP, factory_of
 from imgrec_jax.config import OP_SECTIONS, base, flatten
 from imgrec_jax.data.proposals import SearchOptions
-from imgrec_jax.tasks import two_stage
 
-_KINDS = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple}
+_KINDS = {"tuple": tuple, "int": int, "float": float, "bool": bool, "str": str}  # of tuple[int, int], tuple
 
 
 class Option(NamedTuple):
@@ -90,11 +89,7 @@ def _set(config: ConfigDict) -> dict[str, Option] | None:
 def _detection(config: ConfigDict) -> dict[str, Option]:
     if config.task != "detection":
         return {}
-    settings = two_stage.DEFAULTS
-    values = {
-        name: getattr(getattr(settings, part) if part else settings, field) for name, (part, field) in two_stage.NAMES.items()
-    }
-    return {name: Option(value, float) for name, value in values.items()}
+    return {name: Option(value, float) for name, value in task.stages_of(config).OPTIONS.items()}
 
 
 def _search(config: ConfigDict) -> dict[str, Option]:
@@ -126,8 +121,11 @@ def _section(config: ConfigDict, key: str) -> ConfigDict:
     return config
 
 
-def complete(config: ConfigDict) -> ConfigDict:
-    """A copy in which every option of every component that is named has a key, at its default where the config says nothing."""
+def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
+    """A copy in which every option of every component that is named has a key, at its default where the config says nothing.
+
+    settle: what is open of the preprocessing is that of the pretrained weights; not while values are still to be given.
+    """
     config = config.copy_and_resolve_references()
     locked = config.is_locked
     with config.unlocked():
@@ -137,7 +135,8 @@ def complete(config: ConfigDict) -> ConfigDict:
             for name, given in _section(config, where).items():
                 if isinstance(given, ConfigDict):
                     _fill(given, _op(where, name, given))
-        pretrained.settle(config)
+        if settle:
+            pretrained.settle(config)
     if locked:
         config.lock()
     return config

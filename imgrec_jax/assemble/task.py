@@ -1,6 +1,7 @@
 """Model, loss and metrics of a config as a `Task`, made without data."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from imgrec_jax.assemble.model import make_model
 from imgrec_jax.config import is_own
 from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval, windows
+from imgrec_jax.models.detectors import is_one_stage
 from imgrec_jax.segmentation.losses import loss_of_pixels, segmentation_loss
-from imgrec_jax.tasks import classify, detect, multi_label, segment, two_stage
+from imgrec_jax.tasks import classify, detect, multi_label, one_stage, segment, two_stage
 from imgrec_jax.tasks.task import Task
 
 
@@ -97,11 +99,16 @@ def find_loss(config: ConfigDict) -> tuple[Callable, int] | None:
 
 
 def _detection(config: ConfigDict, *, model: Any, **common: Any) -> Task:
-    options = options_of(config.detection)
-    unknown = sorted(set(options) - set(two_stage.NAMES))
+    options, stages = options_of(config.detection), stages_of(config)
+    unknown = sorted(set(options) - set(stages.OPTIONS))
     if unknown:
-        raise ConfigError(f"detection takes no {unknown}; it takes {sorted(two_stage.NAMES)}")
-    return detect.make_task(detector=two_stage.make_detector(model, two_stage.settings(**options)), **common)
+        raise ConfigError(f"detection takes no {unknown}; of this model it takes {sorted(stages.OPTIONS)}")
+    return detect.make_task(detector=stages.make_detector(model, stages.settings(**options)), **common)
+
+
+def stages_of(config: ConfigDict) -> Any:
+    """The module with the losses and detections of the detector that a config names: `one_stage` or `two_stage`."""
+    return one_stage if is_one_stage(config.model) else two_stage
 
 
 def _segmentation(config: ConfigDict, **common: Any) -> Task:
@@ -152,7 +159,8 @@ def make_summarise(config: ConfigDict, sources: dict[str, Source]) -> dict[str, 
 
 def limits_of_windows(config: ConfigDict) -> dict[str, Any]:
     """Of `detection.windows.merge`: what suppression keeps of a picture."""
-    selection = two_stage.settings(**options_of(config.detection)).selection
+    settings = stages_of(config).settings(**options_of(config.detection))
+    selection = getattr(settings, "selection", settings)  # of two stages and of one
     return {"nms_thresh": selection.nms_thresh, "most": selection.detections_per_img}
 
 
@@ -162,34 +170,50 @@ def summary_of_detections(config: ConfigDict, annotations: Any) -> Callable[[dic
     return functools.partial(_summarise_detections, truth, annotations, limits_of_windows(config))
 
 
-def _rows_of_pieces(found: detect.CollectedDetections, annotations: Any, limits: dict[str, Any]) -> np.ndarray:
-    """Detections in windows as those of pictures, as `coco_eval.to_rows` makes them."""
+def _rows_of_pieces(
+    found: detect.CollectedDetections, annotations: Any, limits: dict[str, Any]
+) -> tuple[np.ndarray, list[dict[str, Any]] | None]:
+    """Detections in windows as those of pictures, as `coco_eval.to_rows` makes them, and their masks, where there are any."""
     predictions = {name: getattr(found, name) for name in ("boxes", "scores", "labels", "valid")}
     sizes = {name: getattr(found, name) for name in ("image_size", "original_size")}
-    records = detect.records(predictions, sizes)
+    records: list[dict[str, Any]] = list(detect.records(predictions, sizes))
+    if found.masks is not None:
+        drawn = iter(found.run_lengths())
+        records = [{**record, "masks": list(itertools.islice(drawn, len(record["boxes"])))} for record in records]
     pieces = np.asarray(found.window, np.int64), np.asarray(found.index)
     image, merged = windows.merge_pieces(records, *pieces, annotations.sizes, **limits)
     categories = np.asarray(annotations.category_ids)[merged["labels"] - 1]
     columns = [np.asarray(annotations.image_ids)[image], *merged["boxes"].T, merged["scores"], categories]
-    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1), merged.get("masks")
 
 
 def _summarise_detections(
     truth: Callable[[], Any], annotations: Any, limits: dict[str, Any], states: dict[str, Any]
 ) -> dict[str, Any]:
-    """-> losses, COCO's twelve numbers, AP per class, and scores at a threshold."""
+    """-> losses, COCO's twelve numbers of boxes, and of masks where there are any, AP per class, and scores at a threshold."""
     found = states["detections"]
     values = metrics.compute({name: state for name, state in states.items() if name != "detections"})
-    rows = _rows_of_pieces(found, annotations, limits) if found.window is not None else coco_eval.to_rows(
-        found.boxes, found.scores, found.labels, found.valid,
-        image_ids=np.asarray(annotations.image_ids)[np.asarray(found.index)], image_size=found.image_size,
-        original_size=found.original_size, category_ids=annotations.category_ids,
-    )  # fmt: skip
+    if found.window is not None:
+        rows, drawn = _rows_of_pieces(found, annotations, limits)
+    else:
+        drawn = None if found.masks is None else found.run_lengths()
+        rows = coco_eval.to_rows(
+            found.boxes, found.scores, found.labels, found.valid,
+            image_ids=np.asarray(annotations.image_ids)[np.asarray(found.index)], image_size=found.image_size,
+            original_size=found.original_size, category_ids=annotations.category_ids,
+        )  # fmt: skip
     result = coco_eval.evaluate(truth(), rows)
+    masks: dict[str, Any] = {}
+    if drawn is not None and any(annotations.segmentations or ()):  # a file of truth may hold boxes alone
+        by_masks = coco_eval.evaluate(truth(), coco_eval.with_masks(rows, drawn), iou_type="segm")
+        scores_of = coco_eval.confusion(truth(), rows, masks=drawn).scores()
+        masks = {f"segm_{name}": _number(value) for name, value in (by_masks.summary | scores_of).items()}
+        masks["segm_AP_per_class"] = {name: _number(value) for name, value in by_masks.class_ap.items()}
     confusion = coco_eval.confusion(truth(), rows)
     return {
         **values,
         **{name: _number(value) for name, value in result.summary.items()},
+        **masks,
         "AP_per_class": {name: _number(value) for name, value in result.class_ap.items()},
         **{name: _number(value) for name, value in confusion.scores().items()},
         "confusion_matrix": confusion.counts.tolist(),

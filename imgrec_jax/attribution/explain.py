@@ -6,7 +6,6 @@ Shape letters: H W image as the network sees it, h w F map of a layer.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,7 +65,7 @@ def _cam(function: Callable[[methods.Looked], np.ndarray]) -> Callable[[Explaine
 
 
 def _occlusion(at: Explained, options: Options) -> Attribution:
-    return Attribution(methods.occlusion(at.score(), at.image, window=options.window))
+    return Attribution(methods.occlusion(jax.jit(at.score()), at.image, window=options.window))
 
 
 def _rise(at: Explained, options: Options) -> Attribution:
@@ -97,7 +96,7 @@ def prepare(run: Predictor, picture: Picture, options: Options) -> Explained:
     pixels = batch["image"][0]
     seen = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     floats = {**batch, "image": seen[None]}
-    predictions = jax.device_get(run.answers(floats))
+    predictions = jax.device_get(jax.jit(run.task.predict)(run.on_device, floats))
     return Explained(seen, floats, run.on_device, _target(run, picture.name, predictions, options))
 
 
@@ -177,8 +176,7 @@ def figures_of_merit(at: Explained, heat: np.ndarray) -> dict[str, float]:
 
 def sanity(at: Explained, method: str, options: Options, most: int = 6) -> dict[str, float]:
     """The model-randomisation check of a method on an image, see `merit.sanity`."""
-    score = functools.partial(at.target.score, wanted=at.target.wanted)
-    order = list(layers.shapes(score, at.variables, targets.rows_of(at.batch, at.image[None])))
+    order = list(layers.shapes(at.target.score, at.variables, targets.rows_of(at.batch, at.image[None])))
     fixed = options if options.layer else dataclasses.replace(options, layer=_layer_of(at, method))
 
     def heat(variables: Any) -> np.ndarray:
@@ -194,7 +192,8 @@ def _layer_of(at: Explained, method: str) -> str | None:
 def layers_picture(at: Explained, channels: int = 8) -> np.ndarray:
     """The filters of the first layer, and the first channels of every map of the image, each row with its name; uint8 RGB."""
     names = list(at.layers())
-    found = at.values(tuple(names))
+    look = layers.watched(at.target.score, tuple(names))
+    found = jax.device_get(jax.jit(look)(at.variables, targets.rows_of(at.batch, at.image[None]))[1])
     rows = [_strip("image", [at.image], channels)]
     if (filters := _first_filters(at.variables["params"])) is not None:
         rows.append(_strip(filters[0], [filters[1][..., k] for k in range(filters[1].shape[3])], channels))

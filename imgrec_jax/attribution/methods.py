@@ -1,9 +1,8 @@
 """What in an image speaks for a score: methods that need only the score, and those that look at a layer.
 
-A score is a pure function of images, float32 [N, H, W, C] 0..1 -> float32 [N]. Of a `functools.partial` one program is compiled
-a shape of the images, whatever its arguments: weights, and what is explained, may change. Every method explains one image
-[H, W, C] and gives an attribution of each value [H, W, C] or of each pixel [H, W]; `heat` makes one map of it. A layer is
-"watched": a function images -> (scores, maps [N, h, w, F]), and its gradient one of shifts added to the maps (`layers.added`).
+A score is a pure function of images, float32 [N, H, W, C] 0..1 -> float32 [N]. Every method explains one image [H, W, C] and
+gives an attribution of each value [H, W, C] or of each pixel [H, W]; `heat` makes one map of it. A layer is "watched": a
+function images -> (scores, maps [N, h, w, F]), and its gradient one of shifts added to the maps (`layers.added`).
 
 Shape letters: N images of a call, H W C image, h w F map of a layer.
 """
@@ -17,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 Score = Callable[[jax.Array], jax.Array]
 AT_ONCE = 32  # images of one call
-PROGRAMS = 64  # compiled functions that are kept
 
 
 def in_chunks(function: Score, images: np.ndarray) -> np.ndarray:
@@ -33,37 +32,14 @@ def in_chunks(function: Score, images: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def compiled(score: Score) -> Score:
-    """The score as a compiled program."""
-    return _with_arguments(_value, score)
-
-
 def gradient_of(score: Score) -> Score:
     """images [N, H, W, C] -> the gradient of each one's score by its values, the same shape."""
-    return _with_arguments(_gradient, score)
+    return functools.partial(_gradient, score if isinstance(score, Partial) else Partial(score))
 
 
-def _with_arguments(compile: Callable[[Callable], Callable], score: Score) -> Score:
-    if isinstance(score, functools.partial):
-        return functools.partial(compile(score.func), *score.args)
-    return compile(score)
-
-
-@functools.lru_cache(PROGRAMS)
-def _value(function: Callable) -> Callable:
-    return jax.jit(function)
-
-
-@functools.lru_cache(PROGRAMS)
-def _gradient(function: Callable) -> Callable:
-    def total(images: jax.Array, arguments: tuple) -> jax.Array:
-        return jnp.sum(function(*arguments, images))
-
-    @jax.jit
-    def gradient(*arguments: Any) -> jax.Array:
-        return jax.grad(total)(arguments[-1], arguments[:-1])
-
-    return gradient
+@jax.jit
+def _gradient(score: Any, images: jax.Array) -> jax.Array:
+    return jax.grad(lambda images: jnp.sum(score(images)))(images)
 
 
 def gradients(score: Score, image: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What is explained: the score of a class, of a detection, or of the pixels of a class, as a function of images.
 
+What is aimed at (a class, a box, an area) is an argument of its program: targets of one kind on images of one shape share it.
 Shape letters: N images, H W C image, D detections, K classes.
 """
 
@@ -12,63 +13,67 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from imgrec_jax.attribution.methods import Looked, Score, compiled
+from imgrec_jax.attribution.methods import Looked, Score
 from imgrec_jax.inference import layers
 from imgrec_jax.tasks.task import Task
 
-Wanted = dict[str, Any]  # arrays
-Function = Callable[..., jax.Array]  # (variables, batch, wanted) -> float32 [N]
-KEPT = 64  # functions, so that what is compiled of them serves the next image
+Function = Callable[..., jax.Array]  # (variables, batch) -> float32 [N]
 
 
 class Target(NamedTuple):
     """Attributes:
     text: what it is, for captions.
-    score: (variables, batch, wanted) -> [N], to be differentiated: a logit, or a detection's score.
+    score: (variables, batch) -> [N], to be differentiated: a logit, or a detection's score.
     confidence: the same within 0..1, for figures of merit.
-    wanted: what of an image it is: class, area, box.
     """
 
     text: str
     score: Function
     confidence: Function
-    wanted: Wanted
 
 
 def of_class(task: Task, label: int, name: str) -> Target:
     """The logit of a class of an image."""
-    return Target(name, *_of_class(task), {"label": np.int32(label)})
+    logit, probability = _class_functions(task)
+    return Target(name, Partial(logit, jnp.int32(label)), Partial(probability, jnp.int32(label)))
 
 
-@functools.lru_cache(KEPT)
-def _of_class(task: Task) -> tuple[Function, Function]:
+@functools.lru_cache(maxsize=8)
+def _class_functions(task: Task) -> tuple[Function, Function]:
     assert task.logits is not None
     logits = task.logits
-    return (
-        lambda variables, batch, wanted: logits(variables, batch)[:, wanted["label"]],
-        lambda variables, batch, wanted: task.predict(variables, batch)["probs"][:, wanted["label"]],
-    )
+
+    def logit(label: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        return jnp.take(logits(variables, batch), label, axis=1)
+
+    def probability(label: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        return jnp.take(task.predict(variables, batch)["probs"], label, axis=1)
+
+    return logit, probability
 
 
 def of_area(task: Task, label: int, name: str, area: np.ndarray) -> Target:
     """The logit of a class summed over an area, bool [H, W]; the mean probability there."""
-    return Target(name, *_of_area(task), {"label": np.int32(label), "area": np.asarray(area, np.float32)})
+    total, confidence = _area_functions(task)
+    aim = jnp.int32(label), jnp.asarray(area, jnp.float32)
+    return Target(name, Partial(total, *aim), Partial(confidence, *aim))
 
 
-@functools.lru_cache(KEPT)
-def _of_area(task: Task) -> tuple[Function, Function]:
+@functools.lru_cache(maxsize=8)
+def _area_functions(task: Task) -> tuple[Function, Function]:
     assert task.logits is not None
     logits = task.logits
 
-    def score(variables: dict, batch: dict, wanted: Wanted) -> jax.Array:
-        return jnp.sum(logits(variables, batch)[..., wanted["label"]] * wanted["area"], axis=(1, 2))
+    def total(label: jax.Array, area: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        return jnp.sum(jnp.take(logits(variables, batch), label, axis=3) * area, axis=(1, 2))
 
-    def confidence(variables: dict, batch: dict, wanted: Wanted) -> jax.Array:
-        probs = jax.nn.softmax(logits(variables, batch))[..., wanted["label"]]
-        return jnp.sum(probs * wanted["area"], axis=(1, 2)) / jnp.maximum(jnp.sum(wanted["area"]), 1)
+    def confidence(label: jax.Array, area: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        probs = jnp.take(jax.nn.softmax(logits(variables, batch)), label, axis=3)
+        return jnp.sum(probs * area, axis=(1, 2)) / jnp.maximum(jnp.sum(area), 1)
 
-    return score, confidence
+    return total, confidence
 
 
 def of_box(task: Task, label: int, name: str, box: np.ndarray) -> Target:
@@ -76,18 +81,18 @@ def of_box(task: Task, label: int, name: str, box: np.ndarray) -> Target:
 
     The overlap is taken as it is: what is differentiated is the score. box: [4] xyxy in pixels of the network's image.
     """
-    score = _of_box(task)
-    return Target(name, score, score, {"label": np.int32(label), "box": np.asarray(box, np.float32)})
+    score = Partial(_box_function(task), jnp.int32(label), jnp.asarray(box, jnp.float32))
+    return Target(name, score, score)
 
 
-@functools.lru_cache(KEPT)
-def _of_box(task: Task) -> Function:
-    def score(variables: dict, batch: dict, wanted: Wanted) -> jax.Array:
-        found, box, label = task.predict(variables, batch), wanted["box"], wanted["label"]
+@functools.lru_cache(maxsize=8)
+def _box_function(task: Task) -> Function:
+    def score(label: jax.Array, wanted: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        found = task.predict(variables, batch)
         boxes = jax.lax.stop_gradient(found["boxes"])
-        corner = jnp.minimum(boxes[..., 2:], box[2:]) - jnp.maximum(boxes[..., :2], box[:2])
+        corner = jnp.minimum(boxes[..., 2:], wanted[2:]) - jnp.maximum(boxes[..., :2], wanted[:2])
         shared = jnp.prod(jnp.maximum(corner, 0), axis=-1)
-        area = jnp.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) + jnp.prod(box[2:] - box[:2])
+        area = jnp.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) + jnp.prod(wanted[2:] - wanted[:2])
         iou = shared / jnp.maximum(area - shared, 1e-6)
         alike = found["valid"] & (found["labels"] == label)
         return jnp.max(jnp.where(alike, iou * found["scores"], 0.0), axis=1)
@@ -111,14 +116,10 @@ class Explained(NamedTuple):
     target: Target
 
     def score(self) -> Score:
-        return compiled(functools.partial(_of_images(self.target.score), *self._arguments))
+        return Partial(_of_images, self.target.score, self.variables, self.batch)
 
     def confidence(self) -> Score:
-        return compiled(functools.partial(_of_images(self.target.confidence), *self._arguments))
-
-    @property
-    def _arguments(self) -> tuple[Any, dict, Wanted]:
-        return self.variables, dict(self.batch), self.target.wanted
+        return functools.partial(_compiled, Partial(_of_images, self.target.confidence, self.variables, self.batch))
 
     def look(self, layer: str) -> Looked:
         """The layer's map and the gradient of the score by it.
@@ -126,53 +127,38 @@ class Explained(NamedTuple):
         Raises:
           ValueError: for a layer that is no map of the model, with those that are.
         """
-        known = self.layers()
-        if layer not in known:
-            raise ValueError(f"--layer={layer} is no map of the model; it has {list(known)}")
-        found, gradient = _map_and_gradient(self.target.score, layer)(*self._arguments, jnp.asarray(self.image[None]))
+        try:
+            found, gradient = _looked(self.target.score, self.variables, self.batch, self.image[None], layer=layer)
+        except LookupError:
+            raise ValueError(f"--layer={layer} is no map of the model; it has {list(self.layers())}") from None
         return Looked(np.asarray(found, np.float32), np.asarray(gradient, np.float32))
 
     def layers(self) -> dict[str, tuple[int, ...]]:
         """{path: shape} of the maps that `look` takes, in the order in which they are computed."""
-        leaves, tree = jax.tree.flatten((*self._arguments, self.image[None]))
-        return dict(_maps(self.target.score, tree, tuple(jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in leaves)))
-
-    def values(self, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """{path: map [1, h, w, F]} of these layers."""
-        return jax.device_get(_values(self.target.score, names)(*self._arguments, jnp.asarray(self.image[None])))
+        return layers.maps(self.target.score, self.variables, rows_of(self.batch, jnp.asarray(self.image[None])))
 
 
-@functools.lru_cache(KEPT)
-def _of_images(function: Function) -> Function:
-    return lambda variables, batch, wanted, images: function(variables, rows_of(batch, images), wanted)
+def _of_images(function: Function, variables: Any, batch: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    return function(variables, rows_of(batch, images))
 
 
-@functools.lru_cache(KEPT)
-def _map_and_gradient(function: Function, layer: str) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    shifted = layers.added(_of_images(function))
-
-    @jax.jit
-    def both(*arguments: Any) -> tuple[jax.Array, jax.Array]:
-        found = layers.watched(_of_images(function), (layer,))(*arguments)[1][layer]
-        by_map = jax.grad(lambda shift: jnp.sum(shifted({layer: shift}, *arguments)))(jnp.zeros_like(found))
-        return found[0], by_map[0]
-
-    return both
+@jax.jit
+def _compiled(score: Any, images: jax.Array) -> jax.Array:
+    return score(images)
 
 
-@functools.lru_cache(KEPT)
-def _values(function: Function, names: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
-    return jax.jit(lambda *arguments: layers.watched(_of_images(function), names)(*arguments)[1])
-
-
-@functools.lru_cache(KEPT)
-def _maps(function: Function, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> dict[str, tuple[int, ...]]:
-    *arguments, images = jax.tree.unflatten(tree, leaves)
-
-    def on_a_batch(variables: Any, batch: dict, wanted: Wanted, given: dict) -> jax.Array:
-        return function(variables, rows_of(batch, given["image"]), wanted)
-
-    return layers.maps(on_a_batch, *arguments, {"image": images})
+@functools.partial(jax.jit, static_argnames="layer")
+def _looked(
+    score: Any, variables: Any, batch: Mapping[str, Any], images: jax.Array, *, layer: str
+) -> tuple[jax.Array, jax.Array]:
+    """(map, gradient of the score by it) of the one image; LookupError where the layer is no map of it."""
+    batch = rows_of(batch, images)
+    found = layers.watched(score, (layer,))(variables, batch)[1].get(layer)
+    if found is None or not layers.is_map(found.shape, images.shape[0]):
+        raise LookupError(layer)
+    shifted = layers.added(score)
+    by_map = jax.grad(lambda shift: jnp.sum(shifted({layer: shift}, variables, batch)))(jnp.zeros_like(found))
+    return found[0], by_map[0]
 
 
 def rows_of(batch: Mapping[str, Any], images: jax.Array | np.ndarray) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imgrec_jax.detection.masks import of_run_lengths, run_lengths
 from imgrec_jax.segmentation.tiling import window_starts
 
 Record = dict[str, Any]
@@ -56,7 +57,7 @@ def merge(
     if len(records) == 1:
         return records[0]
     parts = [_moved(record, window, size) for record, window in zip(records, windows, strict=True)]
-    together = {key: np.concatenate([part[key] for part in parts]) for key in ("boxes", "scores", "labels")}
+    together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     part = np.repeat(np.arange(len(parts)), [len(p["boxes"]) for p in parts])
     order = np.argsort(-together["scores"], kind="stable")
     together, part = {key: values[order] for key, values in together.items()}, part[order]
@@ -90,9 +91,10 @@ def merge_pieces(
         windows = [Window((top, left), (height, width)) for top, left, height, width in places[rows].tolist()]
         size = (int(sizes[image][0]), int(sizes[image][1]))
         found.append(merge([records[row] for row in rows], windows, size, **limits))
-    return np.repeat(seen, [len(record["boxes"]) for record in found]), {
-        key: np.concatenate([record[key] for record in found]) for key in found[0]
-    }
+    together: Record = {key: np.concatenate([record[key] for record in found]) for key in ("boxes", "scores", "labels")}
+    if "masks" in found[0]:
+        together["masks"] = [mask for record in found for mask in record["masks"]]
+    return np.repeat(seen, [len(record["boxes"]) for record in found]), together
 
 
 def _moved(record: Record, window: Window, size: tuple[int, int]) -> Record:
@@ -105,7 +107,19 @@ def _moved(record: Record, window: Window, size: tuple[int, int]) -> Record:
     for side, (place, is_seam) in seams.items():
         if is_seam:
             whole &= np.abs(boxes[:, side] - place) > _TOUCH
-    return {"boxes": boxes[whole], "scores": record["scores"][whole], "labels": record["labels"][whole]}
+    moved = {"boxes": boxes[whole], "scores": record["scores"][whole], "labels": record["labels"][whole]}
+    if "masks" in record:
+        moved["masks"] = np.empty(int(whole.sum()), object)
+        moved["masks"][:] = [_moved_mask(record["masks"][n], window, size) for n in np.flatnonzero(whole)]
+    return moved
+
+
+def _moved_mask(mask: dict[str, Any], window: Window, size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths of a window as those of the picture."""
+    (top, left), (height, width) = window
+    there = np.zeros(size, np.bool_)
+    there[top : top + height, left : left + width] = of_run_lengths(mask)
+    return run_lengths(there)
 
 
 def _distinct(boxes: np.ndarray, part: np.ndarray, rows: np.ndarray, nms_thresh: float) -> list[int]:

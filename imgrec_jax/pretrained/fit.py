@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgrec_jax.pretrained import names
+from imgrec_jax.pretrained import keras_file, names
 
 # What tells the architecture of a backbone: (regex of a path, families whose tables may fit). Group 1 is the trunk.
 _ANCHORS: Sequence[tuple[str, tuple[str, ...]]] = (
@@ -25,7 +25,11 @@ _ANCHORS: Sequence[tuple[str, tuple[str, ...]]] = (
     (r"(.*/|)blocks_0_0/relative_position_bias_table", ("swin",)),
 )
 # Paths that every head of classes has somewhere; with `head="new"` they stay as they were drawn.
-HEAD = re.compile(r"^fc/|^(aux_)?classifier_4/|^roi_heads/box_predictor/|^head/|^scores?[_/]|^logits/")
+HEAD = re.compile(
+    r"^fc/|^(aux_)?classifier_4/|^roi_heads/box_predictor/|^roi_heads/mask_predictor/mask_fcn_logits/"
+    r"|^head/(?!classification_head/|regression_head/)|^head/classification_head/cls_logits/|^scores?[_/]|^logits/"
+)
+_CLASSES_LAST = re.compile("/cls_logits/")  # outputs (anchor, class); elsewhere (class, number)
 # What a classifier may have behind its backbone: to know these names in a file of a backbone's model.
 _BEHIND = tuple(
     f"embedding/{name}"
@@ -34,6 +38,8 @@ _BEHIND = tuple(
         *(f"{layer}/{leaf}" for layer in ("bn", "norm", "norm5") for leaf in ("scale", "bias", "mean", "var")),
     )
 )
+# What tells that a file is one of torchvision's detectors.
+_DETECTORS = {"roi_heads.box_predictor.cls_score.weight", "head.classification_head.cls_logits.weight"}
 _HEAD_PATHS = ("fc/kernel", "fc/bias")
 
 
@@ -91,7 +97,7 @@ def find(tensors: Collection[str], paths: Collection[str]) -> Fit:
     have, paths = set(tensors), set(paths)
     fits = []
     where = trunks(paths)
-    if "roi_heads.box_predictor.cls_score.weight" in have:
+    if _DETECTORS & have:
         fits.append(Fit("detector", "resnet", names.of_whole("detector", paths), "backbone/body/", frozenset()))
     elif any(name.startswith("backbone.") for name in have):
         fits.append(Fit("fcn", "resnet", names.of_whole("fcn", paths), "backbone/", frozenset()))
@@ -129,6 +135,25 @@ def _own(have: set[str], paths: set[str], where: list[tuple[str, tuple[str, ...]
     return Fit("own", "", table, ours, outside if trunk != ours else frozenset(n for n in have if n.startswith("embedding/")))
 
 
+def unfold(tensors: Mapping[str, np.ndarray], table: Mapping[str, str], epsilon: float) -> dict[str, np.ndarray]:
+    """Tensors with a batch norm that does nothing but add, where the file has its own multiplied into the convolution.
+
+    Args:
+      table: {our path: name in the file}; the norm of `x_conv` is `x_bn`. epsilon: of the model's norms.
+    """
+    out = dict(tensors)
+    for path, name in table.items():
+        module, _, leaf = path.rpartition("/")
+        offset = out.pop(f"{name.rpartition('/')[0]}/{keras_file.FOLDED}", None) if leaf == "kernel" else None
+        if offset is None:
+            continue
+        norm = re.sub(r"conv(\d*)$", r"bn\1", module)
+        still = {"scale": 1.0, "mean": 0.0, "var": 1 - epsilon}
+        out |= {table[f"{norm}/{part}"]: np.full_like(offset, value) for part, value in still.items()}
+        out[table[f"{norm}/bias"]] = offset
+    return out
+
+
 def is_of_backbone_only(fit: Fit, have: Collection[str]) -> bool:
     """Whether the file knows nothing of what the model has outside of its backbone."""
     outside = [name for path, name in fit.names.items() if not path.startswith(fit.trunk)]
@@ -149,7 +174,7 @@ def _word(name: str) -> str:
 def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
     """A head's tensor [..., theirs * n] with the outputs of the classes that the model tells apart; others are the fresh ones.
 
-    fresh: [..., ours * n], the initial values; n is 4 for box deltas and 1 elsewhere.
+    fresh: [..., ours * n], the initial values; n is 4 for box deltas, the anchors of a cell for RetinaNet, 1 elsewhere.
 
     Raises:
       ValueError: when its last axis is not of `theirs`.
@@ -157,12 +182,20 @@ def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequen
     if value.shape[-1] % len(theirs) or fresh.shape[-1] % len(ours):
         raise ValueError(f"{path} has {value.shape[-1]} outputs; its file is said to tell {len(theirs)} classes apart")
     where = {name.lower(): i for i, name in enumerate(theirs)}
-    old = value.reshape(*value.shape[:-1], len(theirs), -1)
-    new = np.array(fresh, value.dtype).reshape(*fresh.shape[:-1], len(ours), -1)
+    classes_last = bool(_CLASSES_LAST.search(path))
+
+    def apart(tensor: np.ndarray, classes: int) -> np.ndarray:
+        """[..., classes, n], a view."""
+        if classes_last:
+            return tensor.reshape(*tensor.shape[:-1], -1, classes).swapaxes(-1, -2)
+        return tensor.reshape(*tensor.shape[:-1], classes, -1)
+
+    made = np.array(fresh, value.dtype)
+    old, new = apart(value, len(theirs)), apart(made, len(ours))
     for i, name in enumerate(ours):
         if name.lower() in where:
             new[..., i, :] = old[..., where[name.lower()], :]
-    return new.reshape(fresh.shape)
+    return made
 
 
 def resize_positions(value: np.ndarray, tokens: int) -> np.ndarray:

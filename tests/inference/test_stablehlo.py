@@ -81,3 +81,16 @@ def test_sizes_of_batches_are_for_formats_that_have_them():
         export.main(["--workdir=x", "--format=stablehlo", "--batch_size=4"])
     with pytest.raises(SystemExit, match="--batch_size=0: expected 1 or more"):
         export.main(["--workdir=x", "--format=onnx", "--batch_size=0"])
+
+
+def test_without_the_data_it_is_compared_on_the_images_that_the_folder_keeps(finished, monkeypatch):
+    def absent(config):
+        raise FileNotFoundError("no data")
+
+    run = imgrec_jax.load(finished["classification"])
+    from_data, _ = artefact.sample_images(run, 8)
+    monkeypatch.setattr(artefact, "open_sources", absent)
+    kept, origin = artefact.sample_images(run, 100)
+    assert len(kept) == 8 and "folder keeps" in origin
+    monkeypatch.setattr(run, "samples", list)
+    assert "random ones" in artefact.sample_images(run, 4)[1] and from_data.shape == kept.shape
