@@ -1,12 +1,13 @@
 r"""Your own images with boxes: nothing but where they are is needed.
 
 python -m imgrec_jax.main --config=configs/own_detection.py --config.data.manual_dir=DIR
-DIR: a COCO json beside its images; Pascal VOC's Annotations/, JPEGImages/ and ImageSets/Main/; or YOLO's data.yaml, images/ and
-labels/. Classes, splits, sizes and anchors that fit the objects are found and printed; whatever is given instead is kept, e.g.
---config.data.max_size=640. More in configs/README.md.
+DIR: a COCO json beside its images; Pascal VOC's Annotations/, JPEGImages/ and ImageSets/Main/; YOLO's data.yaml, images/ and
+labels/; or NAME/images/ and NAME/masks/ with one mask file for each object. Classes, splits, sizes and anchors that fit the
+objects are found and printed; whatever is given instead is kept, e.g. --config.data.max_size=640. More in configs/README.md.
 
-A small Faster R-CNN from random weights, as bccd_faster_rcnn.py; `best_test` is the test score of the epoch that was best in
-validation. ":tiny" is a smoke test.
+A small Faster R-CNN from random weights, as bccd_faster_rcnn.py, or a Mask R-CNN where every object has a mask
+(--config.model.kind=faster leaves the masks out, =mask insists on them); `best_test` is the test score of the epoch that was
+best in validation. ":tiny" is a smoke test.
 """
 
 from ml_collections import ConfigDict
@@ -23,13 +24,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.task = "detection"
     config.model = ConfigDict({
         "name": "small_detector",
-        "kind": "faster",
+        "kind": "",  # found: "mask" where the objects have masks, else "faster"
         "num_classes": placeholder(int),
         "widths": (16, 32, 64, 96),
         "blocks": 1,
         "stem_stride": 2,
         "fpn_width": 48,
         "head_width": 256,
+        "mask_widths": (32, 32),
+        "mask_size": 7,
         "norm": "batch",
         "anchor_sizes": (),  # found, as all that is left empty
         "aspect_ratios": (),

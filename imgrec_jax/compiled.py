@@ -17,6 +17,7 @@ import jaxlib
 
 AUTO = "auto"
 MOST_BYTES = 2**31  # in one folder; the oldest go
+_DIRECTORY = "jax_compilation_cache_dir"
 _PROGRAM, _WHOLE = "-cache", ".whole"
 _LEAST_SECONDS = 0.02  # of compilation: reading takes a few milliseconds
 
@@ -32,7 +33,7 @@ def keep(folder: str) -> None:
       folder: AUTO is the user's, ~/.cache/imgrec_jax/compiled, unless JAX's own variable names another; "" keeps none.
     """
     global _folder
-    if not folder or (folder == AUTO and jax.config.jax_compilation_cache_dir):
+    if not folder or (folder == AUTO and getattr(jax.config, _DIRECTORY)):
         return
     base = Path("~/.cache/imgrec_jax/compiled" if folder == AUTO else folder).expanduser()
     place = base / f"jaxlib-{jaxlib.__version__}-{processor()}"
@@ -44,7 +45,7 @@ def keep(folder: str) -> None:
     if _folder is None:
         atexit.register(confirm)
     _folder = place
-    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update(_DIRECTORY, str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
 
 

@@ -79,6 +79,17 @@ def binary_cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: f
     return jnp.sum(optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), target), axis=-1)
 
 
+def sigmoid_focal(logits: jax.Array, target: jax.Array, alpha: float = 0.25, gamma: float = 2.0) -> jax.Array:
+    """Focal loss of independent yes-no questions (Lin et al. 2017, arXiv 1708.02002, eq. 5), elementwise.
+
+    float [...], 0 or 1 [...] -> float32 [...]. alpha: weight of the positives, 1 - alpha of the negatives.
+    """
+    logits, target = logits.astype(jnp.float32), target.astype(jnp.float32)
+    wrong = jax.nn.sigmoid(jnp.where(target > 0, -logits, logits))  # 1 - the probability of the truth
+    weight = jnp.where(target > 0, alpha, 1.0 - alpha)
+    return weight * wrong**gamma * optax.sigmoid_binary_cross_entropy(logits, target)
+
+
 def mean_squared_error(outputs: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Squared distance to the (smoothed) one-hot target, averaged over the C outputs.
 

@@ -82,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"note: {run.resized:,} images of another size were stretched to the run's {height} x {width}")
     say(
         f"{count:,} images in {seconds:.1f} s ({count / seconds:,.1f} a second), {len(run.compiled)} compiled shapes, "
-        f"{command.peak_memory()} of memory at most" + (f"; {faults.count:,} could not be read" if faults.count else "")
+        f"{command.peak_memory()} of memory at most, with the {run.checkpoint} checkpoint (step {run.step:,})"
+        + (f"; {faults.count:,} could not be read" if faults.count else "")
     )
     if labels is not None:
         score = labels.score()

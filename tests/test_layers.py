@@ -25,10 +25,11 @@ ALLOWED = {
     "config": set(),
     "optim": set(),
     "step": {"metrics", "tasks"},
+    "compiled": set(),
     "distributed": set(),
     "parallel": {"data", "distributed"},
     "experiment": {"data", "parallel", "tasks"},
-    "run": {"config", "data", "distributed", "experiment", "metrics", "ops", "parallel", "run", "step"},
+    "run": {"compiled", "config", "data", "distributed", "experiment", "metrics", "ops", "parallel", "run", "step"},
     "assemble": PURE
     | {
         "assemble",
@@ -44,12 +45,13 @@ ALLOWED = {
         "step",
         "tasks",
     },
-    "inference": PURE | {"assemble", "data", "inference", "parallel", "pretrained", "run", "tasks"},
+    "inference": PURE | {"assemble", "compiled", "data", "inference", "parallel", "pretrained", "run", "tasks"},
     "attribution": {"attribution", "inference", "tasks"},
-    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
+    "serving": {"attribution", "data", "inference", "pages", "serving"},
+    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "parallel", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"explain", "export", "main", "predict", "report", "sweep"}
+COMMANDS = {"explain", "export", "main", "predict", "report", "serve", "sweep"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 

@@ -13,6 +13,10 @@ before it with "_"; the rest nest as Flax modules. The last component changes to
     rpn.head.{cls_logits,bbox_pred}.weight             rpn/head/{cls_logits,bbox_pred}/kernel
     roi_heads.box_head.{fc6,fc7}.weight                roi_heads/box_head/{fc6,fc7}/kernel
     roi_heads.box_predictor.{cls_score,bbox_pred}      roi_heads/box_predictor/{cls_score,bbox_pred}
+    backbone.fpn.extra_blocks.p6.weight                backbone/fpn/extra_blocks_p6/kernel   (RetinaNet)
+    head.classification_head.conv.0.0.weight           head/classification_head/conv_0_0/kernel  (.0.1: group norm, v2)
+    head.{classification_head.cls_logits,regression_head.bbox_reg}   head/{classification_head/cls_logits,...}
+    roi_heads.mask_head.0.{0,1}, mask_predictor.conv5_mask   roi_heads/mask_head/{conv_0,norm_0}, .../conv5_mask/kernel
     classifier.4.weight (FCN)                          classifier_4/kernel
 
 Exceptions, all in `RENAME_*` below: the v2 box head is an `nn.Sequential`, so its members get words
@@ -55,9 +59,11 @@ RENAME_VGG_FCN: Rename = (
 RENAME_DETECTOR: Rename = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
-    (r"box_head\.(\d)\.0\.", r"box_head.conv_\1."),
-    (r"box_head\.(\d)\.1\.", r"box_head.norm_\1."),
+    (r"(box|mask)_head\.(\d)\.0\.", r"\1_head.conv_\2."),
+    (r"(box|mask)_head\.(\d)\.1\.", r"\1_head.norm_\2."),
     (r"box_head\.5\.", "box_head.fc."),
+    (r"extra_blocks\.(p\d)\.", r"extra_blocks_\1."),
+    (r"(_head\.conv\.\d\.1)\.", r"\1.group."),
 )
 
 _LEAF = {"running_mean": "mean", "running_var": "var", "bias": "bias"}
@@ -82,6 +88,8 @@ def our_path(name: str, ndim: int) -> str:
 
 
 def _our_layout(name: str, value: np.ndarray) -> np.ndarray:
+    if name.endswith("conv5_mask.weight"):  # of a transposed convolution: (in, out, h, w)
+        return value.transpose(2, 3, 0, 1)
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     if value.ndim == 2 and _AFTER_FLATTEN.search(name):
@@ -136,8 +144,8 @@ def vgg16_fcn(state_dict: Mapping[str, np.ndarray]) -> Converted:
     return convert(reshaped, RENAME_VGG_FCN)
 
 
-def faster_rcnn(state_dict: Mapping[str, np.ndarray]) -> Converted:
-    """fasterrcnn_resnet50_fpn, current and older names, and fasterrcnn_resnet50_fpn_v2."""
+def detector(state_dict: Mapping[str, np.ndarray]) -> Converted:
+    """fasterrcnn_resnet50_fpn, current and older names, and the other detectors, v2 of all."""
     return convert(state_dict, RENAME_DETECTOR)
 
 

@@ -81,13 +81,13 @@ def start(folder: Path, cache: Path, workdir: Path, *flags: str, until: str = ""
 
 
 def _memory(pid: int) -> int:
-    """Resident bytes of a process and its children, pages of files that can be dropped left out."""
+    """Bytes of a process and its children: pages of files that can be dropped left out, shared pages counted once."""
     total = 0
     for entry in [pid, *map(int, _children(pid))]:
         try:
-            fields = dict(line.split(":", 1) for line in Path(f"/proc/{entry}/status").read_text().splitlines() if ":" in line)
-            total += int(fields["RssAnon"].split()[0]) * 1024
-        except (OSError, KeyError, ValueError):
+            lines = Path(f"/proc/{entry}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) * 1024
+        except (OSError, StopIteration, ValueError):
             continue
     return total
 

@@ -17,7 +17,6 @@ from imgrec_jax.assemble.lookup import HIDDEN, ConfigError
 from imgrec_jax.assemble.ops import BEFORE, OP, factory_of
 from imgrec_jax.config import OP_SECTIONS, base, flatten
 from imgrec_jax.data.proposals import SearchOptions
-from imgrec_jax.tasks import two_stage
 
 _KINDS = {"tuple": tuple, "int": int, "float": float, "bool": bool, "str": str}  # of tuple[int, int], tuple
 
@@ -90,11 +89,7 @@ def _set(config: ConfigDict) -> dict[str, Option] | None:
 def _detection(config: ConfigDict) -> dict[str, Option]:
     if config.task != "detection":
         return {}
-    settings = two_stage.DEFAULTS
-    values = {
-        name: getattr(getattr(settings, part) if part else settings, field) for name, (part, field) in two_stage.NAMES.items()
-    }
-    return {name: Option(value, float) for name, value in values.items()}
+    return {name: Option(value, float) for name, value in task.stages_of(config).OPTIONS.items()}
 
 
 def _search(config: ConfigDict) -> dict[str, Option]:

@@ -1,6 +1,7 @@
 """Names to data sets: one table, in which each entry says which tasks it serves."""
 
 import contextlib
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
 from imgrec_jax.data.sets import coco, mask_folder, mnist, own_boxes, own_images, own_masks, panoptic, pets, scenes, tfds, voc
 from imgrec_jax.data.source import Request, Source, default_data_dir, few, overlap, parse_split
+from imgrec_jax.models.detectors import learns_masks
 
 # What examples of a task carry beside the image.
 TARGETS = {"classification": ("label",), "detection": ("boxes",), "segmentation": ("segmentation",)}
@@ -50,7 +52,7 @@ SETS: dict[str, Entry] = {
     "voc": Entry(voc.open_voc, ("detection",)),
     "mask_folder": Entry(
         mask_folder.open_masks,
-        ("segmentation",),
+        ("detection", "segmentation"),
         mask_folder.open_mask_folder,
         folder=True,
         class_names=mask_folder.CLASS_NAMES,
@@ -138,8 +140,26 @@ def survey(config: ConfigDict) -> Survey | None:
     if not entry.survey:
         return None
     options = options_of(config.data.options)
-    with _naming_options(options):
+    with _naming_options(options), _without_collection():
         return entry.open(_request(config), **options)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """For what makes millions of objects that stay: looking for garbage among them was a fifth of a start on 200,000 files."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def targets_of(config: ConfigDict) -> tuple[str, ...]:
+    """What examples carry beside the image: of detection the masks of objects, too, where the model learns them."""
+    masks = config.task == "detection" and learns_masks(config.model)
+    return (*TARGETS[config.task], "masks") if masks else TARGETS[config.task]
 
 
 def _request(config: ConfigDict) -> Request:
@@ -149,7 +169,7 @@ def _request(config: ConfigDict) -> Request:
         split=data.train_split,
         data_dir=data_dir(config),
         manual_dir=Path(data.manual_dir).expanduser().absolute() if data.manual_dir else None,
-        targets=TARGETS[config.task],
+        targets=targets_of(config),
         in_memory=data.in_memory,
         max_pixels=data.max_pixels,
         group=data.group,
@@ -190,7 +210,8 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
     if config.task == "detection":  # files may list their classes in another order each
         table = train.info.meta["annotations"]
         known = (table.class_names, table.category_ids, train.title)
-        opened = {name: source.relabelled(*known) for name, source in opened.items()}
+        train = train.carrying(targets_of(config))
+        opened = {name: source.relabelled(*known).carrying(targets_of(config)) for name, source in opened.items()}
     return train, opened
 
 
@@ -270,6 +291,8 @@ def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source],
     training, evaluated = _annotated(train), {split: _annotated(source) for split, source in evals.items()}
     if not data.drop_degenerate_boxes:
         check_data.check_annotations(training.title, table).raise_if_bad()
+        if learns_masks(config.model):
+            check_data.check_masks(training.title, table)
     if not data.drop_extra_boxes:
         check_data.check_counts(training, data.max_boxes)
     for source in (training, *evaluated.values()):

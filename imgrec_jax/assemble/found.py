@@ -22,6 +22,7 @@ class Open(NamedTuple):
 AUTO = "auto"  # of a split
 KEYS: dict[str, Open] = {
     "model.num_classes": Open(None, 1000),  # as many as any top_k needs
+    "model.kind": Open("", "faster"),
     "model.anchor_sizes": Open((), ((16,), (32,), (64,))),
     "model.aspect_ratios": Open((), (1.0,)),
     "data.options.class_names": Open((), ("background", "foreground")),

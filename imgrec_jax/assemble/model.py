@@ -66,6 +66,10 @@ def make_model(config: ConfigDict, axis_name: str | None = None) -> Any:
         raise ConfigError(f"model {name}: {error}{own.where(error)}") from error
     if is_own(name) and config.task != "detection" and "num_classes" not in options:
         raise ConfigError(f"model {name} takes no num_classes; give it that argument: how many outputs it has")
+    if is_own(name) and not (callable(model) and own.takes(model.__call__, 1, "train")):
+        raise ConfigError(
+            f"model {name} is not called as a model is; expected __call__(self, x, *, train=False), x [B, H, W, C]"
+        )
     return model
 
 
@@ -88,7 +92,7 @@ def check(config: ConfigDict) -> None:
             jax.eval_shape(model.init, jax.random.PRNGKey(0), jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"model {config.model.name}: {error}") from error
-    if config.task == "detection" and (model.rpn is None) != bool(config.data.max_proposals):
+    if config.task == "detection" and model.needs_proposals != bool(config.data.max_proposals):
         raise ConfigError(
             f"config.data.max_proposals={config.data.max_proposals}: a detector without an RPN needs proposals from outside "
             "(R-CNN's authors took 2000), and one with an RPN takes none (0)"

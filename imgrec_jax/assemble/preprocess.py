@@ -16,6 +16,7 @@ from imgrec_jax.data.ops import canvases, mixing, targets
 from imgrec_jax.data.pipeline import Order, balanced_order, sequential_order, shuffled_order
 from imgrec_jax.data.preprocess import Preprocess, size_of
 from imgrec_jax.data.source import Source
+from imgrec_jax.models.detectors import learns_masks
 
 
 class Training(NamedTuple):
@@ -84,6 +85,7 @@ def training(config: ConfigDict) -> Training:
     if config.task == "detection":
         check_boxes = targets.check_boxes(drop=data.drop_degenerate_boxes)
         ops += [check_boxes, targets.drop_crowd(), _resize(config)(tuple(data.min_size))]
+        ops += [targets.drop_without_mask()] if learns_masks(config.model) else []
         collate = _collate_boxes(config)(drop_extra_boxes=data.drop_extra_boxes)
         return Training(ops, batch_ops, collate, lambda source: _bucketed(config, source, data.batch_size, config.seed))
     collate = _collate_maps(config) if config.task == "segmentation" else stack

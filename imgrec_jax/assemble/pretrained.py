@@ -308,7 +308,8 @@ def _adapt(section: ConfigDict, tensors: dict[str, np.ndarray], fresh: dict[str,
 def _match(tensors: dict[str, np.ndarray], fresh: dict[str, Any], ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     """Heads with the classes of the data, in place; what to say of it."""
     heads = [path for path in tensors if fit.HEAD.search(path)]
-    outputs = {tensors[path].shape[-1] for path in heads}
+    each = {path: max(fresh[path].shape[-1] // max(len(ours), 1), 1) for path in heads}  # outputs of one class
+    outputs = {tensors[path].shape[-1] // each[path] for path in heads}
     if not theirs and len(COCO_91) in outputs:
         theirs = COCO_91
     if not ours or not theirs:

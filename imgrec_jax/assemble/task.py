@@ -15,8 +15,9 @@ from imgrec_jax.assemble.model import make_model
 from imgrec_jax.config import is_own
 from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval
+from imgrec_jax.models.detectors import is_one_stage
 from imgrec_jax.segmentation.losses import loss_of_pixels, segmentation_loss
-from imgrec_jax.tasks import classify, detect, multi_label, segment, two_stage
+from imgrec_jax.tasks import classify, detect, multi_label, one_stage, segment, two_stage
 from imgrec_jax.tasks.task import Task
 
 
@@ -97,11 +98,16 @@ def find_loss(config: ConfigDict) -> tuple[Callable, int] | None:
 
 
 def _detection(config: ConfigDict, *, model: Any, **common: Any) -> Task:
-    options = options_of(config.detection)
-    unknown = sorted(set(options) - set(two_stage.NAMES))
+    options, stages = options_of(config.detection), stages_of(config)
+    unknown = sorted(set(options) - set(stages.OPTIONS))
     if unknown:
-        raise ConfigError(f"detection takes no {unknown}; it takes {sorted(two_stage.NAMES)}")
-    return detect.make_task(detector=two_stage.make_detector(model, two_stage.settings(**options)), **common)
+        raise ConfigError(f"detection takes no {unknown}; of this model it takes {sorted(stages.OPTIONS)}")
+    return detect.make_task(detector=stages.make_detector(model, stages.settings(**options)), **common)
+
+
+def stages_of(config: ConfigDict) -> Any:
+    """The module with the losses and detections of the detector that a config names: `one_stage` or `two_stage`."""
+    return one_stage if is_one_stage(config.model) else two_stage
 
 
 def _segmentation(config: ConfigDict, **common: Any) -> Task:
@@ -157,7 +163,7 @@ def summary_of_detections(annotations: Any) -> Callable[[dict], dict]:
 
 
 def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]) -> dict[str, Any]:
-    """-> losses, COCO's twelve numbers, AP per class, and scores at a threshold."""
+    """-> losses, COCO's twelve numbers of boxes, and of masks where there are any, AP per class, and scores at a threshold."""
     found = states["detections"]
     values = metrics.compute({name: state for name, state in states.items() if name != "detections"})
     rows = coco_eval.to_rows(
@@ -166,10 +172,18 @@ def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: di
         original_size=found.original_size, category_ids=annotations.category_ids,
     )  # fmt: skip
     result = coco_eval.evaluate(truth(), rows)
+    masks: dict[str, Any] = {}
+    if found.masks is not None and any(annotations.segmentations or ()):  # a file of truth may hold boxes alone
+        drawn = found.run_lengths()
+        by_masks = coco_eval.evaluate(truth(), coco_eval.with_masks(rows, drawn), iou_type="segm")
+        scores_of = coco_eval.confusion(truth(), rows, masks=drawn).scores()
+        masks = {f"segm_{name}": _number(value) for name, value in (by_masks.summary | scores_of).items()}
+        masks["segm_AP_per_class"] = {name: _number(value) for name, value in by_masks.class_ap.items()}
     confusion = coco_eval.confusion(truth(), rows)
     return {
         **values,
         **{name: _number(value) for name, value in result.summary.items()},
+        **masks,
         "AP_per_class": {name: _number(value) for name, value in result.class_ap.items()},
         **{name: _number(value) for name, value in confusion.scores().items()},
         "confusion_matrix": confusion.counts.tolist(),

@@ -1,7 +1,8 @@
 """Detection sources: annotated folders and prepared TFDS sets as random-access sequences of examples.
 
-An example holds image uint8 [H, W, 3] RGB and the keys of `Annotations.targets`, plus, where asked for by `targets`, masks
-bool [N, H, W] and segmentation int32 [H, W] with pixel_valid. `source.info.meta["annotations"]` is the whole split's table.
+An example holds image uint8 [H, W, 3] RGB and the keys of `Annotations.targets`, plus, where asked for by `targets`, box_mask
+(bits of [N, H, W], `ops.bits`) and segmentation int32 [H, W] with pixel_valid. `source.info.meta["annotations"]` is the whole
+split's table.
 
 A TFDS set needs the features of `coco/2017` or `voc/2007`; sets of our own builders add run-length masks or an instance map.
 The table of such a set is gathered once, without decoding images, and kept beside it.
@@ -24,6 +25,7 @@ import numpy as np
 
 from imgrec_jax.data.annotations import Annotations, encode_mask, from_images
 from imgrec_jax.data.images import MAX_PIXELS, ImageSizeError, decode_image, encoded_size, orientation, read_image_file
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops import targets as target_ops
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.records import open_records, record_format
@@ -83,14 +85,15 @@ class DetectionSource:
         if self._targets == ("boxes",):
             return example
         if "instances" in pixels:
-            numbers = np.arange(1, len(example["boxes"]) + 1)
-            example["masks"] = pixels["instances"] == numbers[:, None, None]
+            size = pixels["instances"].shape
+            numbers = range(1, len(example["boxes"]) + 1)
+            example["box_mask"] = bits.pack_each((pixels["instances"] == n for n in numbers), size)
         else:
-            example["masks"] = self._annotations.masks(index)
+            example["box_mask"] = self._annotations.masks(index)
         if "segmentation" in self._targets:
             example = target_ops.segmentation_from_instances()(example, np.random.default_rng(0))
         if "masks" not in self._targets:
-            del example["masks"]
+            del example["box_mask"]
         if "boxes" not in self._targets and "masks" not in self._targets:
             example = {k: v for k, v in example.items() if k != "boxes" and not k.startswith("box_")}
         return example
@@ -124,6 +127,16 @@ class DetectionSource:
         except ValueError as error:
             raise ValueError(f"{self.title}: {error}, as in {known_from}; rename the class or leave it out") from error
         return self if annotations is self._annotations else self._with(self.info.name, annotations, self._read, self.paths)
+
+    def carrying(self, targets: Sequence[str]) -> DetectionSource:
+        """The same split whose examples carry these TARGETS."""
+        if self._targets == tuple(targets):
+            return self
+        made = DetectionSource(
+            self.info.name, self._annotations, self._read, targets, self.info.identity, self.paths, self.origin
+        )
+        made.info = dataclasses.replace(made.info, base_size=self.info.base_size)
+        return made
 
     def _with(self, name: str, annotations: Annotations, read: Callable, paths: Sequence[Path]) -> DetectionSource:
         made = DetectionSource(name, annotations, read, self._targets, self.info.identity, paths, self.origin)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.source import digest
 
 Segmentation = list | dict  # COCO's polygons [[x1, y1, x2, y2, ...], ...] or run lengths {"size": [h, w], "counts": ...}
@@ -60,13 +61,17 @@ class Annotations:
         }
 
     def masks(self, index: int) -> np.ndarray:
-        """bool [N, H, W] of image `index`; a box without a segmentation has an empty mask."""
+        """Bits of the masks [N, H, W] of image `index` (`ops.bits`); a box without a segmentation has an empty mask."""
         if self.segmentations is None:
             raise ValueError("these annotations hold no masks; open the source with targets=('boxes', 'masks')")
         height, width = (int(v) for v in self.sizes[index])
         span = range(self.offsets[index], self.offsets[index + 1])
-        masks = [mask_values(self.segmentations[j], height, width) for j in span]
-        return np.stack(masks) if masks else np.zeros((0, height, width), np.bool_)
+        return bits.pack_each((mask_values(self.segmentations[j], height, width) for j in span), (height, width))
+
+    def all_have_masks(self) -> bool:
+        """Whether every object has a mask, crowds aside, and there is one."""
+        drawn = [mask for mask, crowd in zip(self.segmentations or (), self.crowd, strict=False) if not crowd]
+        return bool(drawn) and all(drawn)
 
     def subset(self, indices: np.ndarray) -> Annotations:
         """The table of these images, in this order."""
@@ -87,7 +92,8 @@ class Annotations:
 
     def to_coco(self) -> dict:
         """The table as a COCO ground-truth dict (images, categories, annotations), for pycocotools."""
-        image_of = np.repeat(self.image_ids, np.diff(self.offsets))
+        image_row = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        image_of = self.image_ids[image_row]
         bbox = to_xywh(self.boxes).tolist()
         annotations = [
             {
@@ -103,7 +109,9 @@ class Annotations:
         ]
         if self.segmentations is not None:
             for annotation, segmentation in zip(annotations, self.segmentations, strict=True):
-                annotation["segmentation"] = segmentation if segmentation is not None else []
+                size = self.sizes[image_row[annotation["id"] - 1]].tolist()
+                nothing = {"size": size, "counts": [size[0] * size[1]]}  # pycocotools draws no empty list of polygons
+                annotation["segmentation"] = segmentation if segmentation is not None else nothing
         images = [
             {"id": int(i), "file_name": name, "height": int(h), "width": int(w)}
             for i, name, (h, w) in zip(self.image_ids, self.file_names, self.sizes, strict=True)

@@ -17,6 +17,7 @@ Shape letters: B batch, H W C image, G ground-truth boxes, P proposals, K foregr
 | boxes | float32 [B, G, 4] | x1, y1, x2, y2 in absolute pixels of the resized image |
 | box_label | int32 [B, G] | 1..K; 0 is background |
 | box_valid, box_crowd | bool [B, G] | which rows are boxes; which are COCO crowd regions |
+| box_mask | uint8 [B, G, H, ceil(W / 8)] | bits of the mask of each box on the resized image, the first column highest |
 | proposals, proposal_valid | float32 [B, P, 4], bool [B, P] | external proposals |
 | segmentation, pixel_valid | int32, bool [B, H, W] | class of each pixel; False where void, padded or outside |
 """

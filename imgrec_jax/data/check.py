@@ -104,6 +104,19 @@ def check_annotations(name: str, annotations: Annotations, paths: Sequence[Path]
     )
 
 
+def check_masks(name: str, annotations: Annotations) -> None:
+    """Raises ValueError when an object, no crowd, has no mask: a mask head would learn that it is nothing."""
+    drawn = annotations.segmentations or (None,) * len(annotations.boxes)
+    bad = [row for row, mask in enumerate(drawn) if not mask and not annotations.crowd[row]]
+    if bad:
+        image = int(np.searchsorted(annotations.offsets, bad[0], side="right")) - 1
+        raise ValueError(
+            f"{name}: {len(bad)} of {len(drawn)} objects have no mask, the first being annotation {annotations.ids[bad[0]]} of "
+            f"{annotations.file_names[image]}; draw them, train a detector of boxes (e.g. config.model.kind=faster), or set "
+            "config.data.drop_degenerate_boxes=True to leave such objects out"
+        )
+
+
 def _check_boxes(target: dict, size: tuple[int, int], tolerance: float) -> list[Finding]:
     findings = []
     boxes, ids, file = target["boxes"], target["box_id"], target["file_name"]

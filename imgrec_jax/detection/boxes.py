@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 # A decoded box is at most this factor larger than its anchor, so that exp() cannot overflow early in training.
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
+GIOU_EPS = 1e-7  # square pixels; torchvision/ops/giou_loss.py:12
 
 
 def area(boxes: jax.Array) -> jax.Array:
@@ -20,12 +21,15 @@ def area(boxes: jax.Array) -> jax.Array:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def _pairwise_intersection(a: jax.Array, b: jax.Array) -> jax.Array:
-    ax1, ay1, ax2, ay2 = (a[:, None, i] for i in range(4))
-    bx1, by1, bx2, by2 = (b[None, :, i] for i in range(4))
-    width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1), 0.0)
-    height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1), 0.0)
+def _intersection(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[..., 4] and [..., 4], broadcast against each other -> [...]."""
+    width = jnp.maximum(jnp.minimum(a[..., 2], b[..., 2]) - jnp.maximum(a[..., 0], b[..., 0]), 0.0)
+    height = jnp.maximum(jnp.minimum(a[..., 3], b[..., 3]) - jnp.maximum(a[..., 1], b[..., 1]), 0.0)
     return width * height
+
+
+def _pairwise_intersection(a: jax.Array, b: jax.Array) -> jax.Array:
+    return _intersection(a[:, None], b[None, :])
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -43,6 +47,17 @@ def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
 def pairwise_overlap_of_first(a: jax.Array, b: jax.Array) -> jax.Array:
     """Share of each box of `a` that lies inside each box of `b`, [N, 4], [M, 4] -> [N, M] (COCO's crowd overlap)."""
     return _ratio(_pairwise_intersection(a, b), area(a)[:, None])
+
+
+def generalized_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """IoU less the share of the smallest box around both that neither covers, -1..1; [..., 4], [..., 4] -> [...].
+
+    Rezatofighi et al. 2019, arXiv 1902.09630; differentiable in both, as torchvision/ops/giou_loss.py computes it.
+    """
+    around = jnp.concatenate([jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
+    intersection = _intersection(a, b)
+    union = area(a) + area(b) - intersection
+    return intersection / (union + GIOU_EPS) - (area(around) - union) / (area(around) + GIOU_EPS)
 
 
 def clip(boxes: jax.Array, image_size: jax.Array) -> jax.Array:

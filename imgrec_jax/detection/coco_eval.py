@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -144,6 +145,8 @@ def _detected(truth, detections: np.ndarray | list[dict], iou_type: str):
         if iou_type == "segm":
             raise ValueError("iou_type='segm' needs results with a 'segmentation' each, not rows of boxes")
         detections = _as_results(detections)
+    if iou_type == "segm":  # pycocotools would take the size of an object from its box
+        detections = [{key: value for key, value in entry.items() if key != "bbox"} for entry in detections]
     unknown = {d["image_id"] for d in detections} - set(truth.imgs)
     if unknown:
         raise ValueError(f"detections of image {min(unknown)}, which the ground truth does not list; do their ids agree?")
@@ -153,6 +156,11 @@ def _detected(truth, detections: np.ndarray | list[dict], iou_type: str):
     empty.dataset = {**truth.dataset, "annotations": []}
     empty.createIndex()
     return empty
+
+
+def with_masks(rows: np.ndarray, masks: Sequence[dict]) -> list[dict]:
+    """Rows [D, 7] and the mask of each, as run lengths -> COCO's list of results."""
+    return [{**result, "segmentation": mask} for result, mask in zip(_as_results(rows), masks, strict=True)]
 
 
 def _as_results(rows: np.ndarray) -> list[dict]:
@@ -191,38 +199,55 @@ class Confusion:
         }
 
 
-def confusion(ground_truth, detections: np.ndarray, *, score_threshold: float = 0.5, iou_threshold: float = 0.5) -> Confusion:
+def confusion(
+    ground_truth,
+    detections: np.ndarray,
+    *,
+    score_threshold: float = 0.5,
+    iou_threshold: float = 0.5,
+    masks: Sequence[dict] | None = None,
+) -> Confusion:
     """Which class was taken for which among detections of at least `score_threshold`.
 
     In each image, first detections and objects of the same class are matched greedily by falling score, each to the object of
     highest IoU >= `iou_threshold` still free; what is left is matched alike between different classes. A detection that
     remains and lies by more than `iou_threshold` of its own area in a crowd region of its class is ignored.
+    With `masks`, the run lengths of each detection, the IoU is that of masks.
     """
     truth = load_ground_truth(ground_truth) if isinstance(ground_truth, dict) else ground_truth
     categories = list(truth.cats)  # in the order of the ground truth's list: that of the labels, whatever their ids
     position = {category: k for k, category in enumerate(categories)}
     counts = np.zeros((len(categories) + 1,) * 2, np.int64)
-    rows = detections[detections[:, 5] >= score_threshold]
-    rows = rows[np.argsort(-rows[:, 5], kind="stable")]
+    order = np.argsort(-detections[:, 5], kind="stable")
+    order = order[detections[order, 5] >= score_threshold]
+    rows = detections[order]
     for image_id in truth.imgs:
-        found = rows[rows[:, 0] == image_id]
+        mine = rows[:, 0] == image_id
         annotations = [truth.anns[i] for i in truth.getAnnIds(imgIds=[image_id])]
-        _count_image(counts, found, annotations, position, iou_threshold)
+        regions: Any = _xywh(rows[mine])
+        there = [a["bbox"] for a in annotations]
+        if masks is not None:
+            regions, there = [masks[n] for n in order[mine]], [truth.annToRLE(a) for a in annotations]
+        _count_image(counts, rows[mine], regions, annotations, there, position, iou_threshold)
     return Confusion(counts, tuple(truth.cats[category]["name"] for category in categories))
 
 
-def _count_image(counts: np.ndarray, found: np.ndarray, annotations: list[dict], position: dict, threshold: float) -> None:
-    from pycocotools import mask as coco_mask
-
-    objects = [a for a in annotations if not a["iscrowd"]]
-    crowds = [a for a in annotations if a["iscrowd"]]
+def _count_image(
+    counts: np.ndarray,
+    found: np.ndarray,
+    found_regions: Any,
+    annotations: list[dict],
+    regions: list,
+    position: dict,
+    threshold: float,
+) -> None:
+    """found_regions, regions: boxes (x, y, width, height) or run lengths of the detections and of the annotations."""
+    crowd = np.array([bool(a["iscrowd"]) for a in annotations], bool)
     detected = np.array([position[int(category)] for category in found[:, 6]], np.int64)
-    true = np.array([position[a["category_id"]] for a in objects], np.int64)
-    xywh = _xywh(found)
-    iou = np.zeros((len(found), len(objects)))
-    if len(found) and len(objects):
-        iou = coco_mask.iou(xywh, np.array([a["bbox"] for a in objects], np.float64), [0] * len(objects))
-    free_detection, free_object = np.ones(len(found), bool), np.ones(len(objects), bool)
+    labels = np.array([position[a["category_id"]] for a in annotations], np.int64)
+    true = labels[~crowd]
+    iou = overlaps(found_regions, [r for r, c in zip(regions, crowd, strict=True) if not c], crowds=False)
+    free_detection, free_object = np.ones(len(found), bool), np.ones(len(true), bool)
     same = detected[:, None] == true
     for allowed in (same, ~same):
         for d in np.flatnonzero(free_detection):
@@ -232,11 +257,21 @@ def _count_image(counts: np.ndarray, found: np.ndarray, annotations: list[dict],
                 free_detection[d] = free_object[best] = False
                 counts[true[best], detected[d]] += 1
     np.add.at(counts[:, -1], true[free_object], 1)
+    covered = overlaps(found_regions, [r for r, c in zip(regions, crowd, strict=True) if c], crowds=True)
+    covered = np.where(detected[:, None] == labels[crowd], covered, 0.0).max(axis=1, initial=0.0)
     for d in np.flatnonzero(free_detection):
-        regions = [a["bbox"] for a in crowds if position[a["category_id"]] == detected[d]]
-        covered = coco_mask.iou(xywh[d : d + 1], np.array(regions, np.float64), [1] * len(regions)).max() if regions else 0.0
-        if covered < threshold:
+        if covered[d] < threshold:
             counts[-1, detected[d]] += 1
+
+
+def overlaps(found: Any, regions: list, *, crowds: bool = False) -> np.ndarray:
+    """IoU, or of crowds the share of a detection inside, [D, G]; of boxes or of run lengths."""
+    from pycocotools import mask as coco_mask
+
+    if not len(found) or not regions:
+        return np.zeros((len(found), len(regions)))
+    there = regions if isinstance(regions[0], dict) else np.array(regions, np.float64)
+    return np.asarray(coco_mask.iou(found, there, [int(crowds)] * len(regions)))
 
 
 def _quiet():

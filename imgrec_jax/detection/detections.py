@@ -1,13 +1,15 @@
-"""From class logits and box deltas of proposals to detections, with static shapes.
+"""From class logits and box deltas, of proposals or of anchors, to detections, with static shapes.
 
-Shape letters: P proposals, K foreground classes, D detections. One image; `jax.vmap` over the batch.
-Follows torchvision/models/detection/roi_heads.py (postprocess_detections).
+Shape letters: P proposals, N anchors of one level, K foreground classes, D detections. One image; `jax.vmap` over the batch.
+Follows torchvision/models/detection/roi_heads.py and retinanet.py (postprocess_detections).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgrec_jax.detection import boxes as box_ops
 from imgrec_jax.detection.nms import nms, top_scores
@@ -22,6 +24,7 @@ class Detections(NamedTuple):
     scores: jax.Array  # float32 [D], probability of the class
     labels: jax.Array  # int32 [D], 1..K; 0 where not valid
     valid: jax.Array  # bool [D]
+    masks: jax.Array | None = None  # float32 [D, M, M], probabilities within the box; None of a detector without masks
 
 
 def select_detections(
@@ -59,6 +62,47 @@ def select_detections(
     scores = probs.ravel()[index]
     boxes = box_ops.clip(box_ops.decode(deltas[proposal, label], proposals[proposal], reg_weights), image_size)
     valid &= box_ops.at_least(boxes, MIN_SIZE)
+    return _suppressed(boxes, scores, label, valid, nms_thresh, detections_per_img)
+
+
+def select_from_anchors(
+    logits: Sequence[jax.Array],
+    deltas: Sequence[jax.Array],
+    anchors: Sequence[jax.Array | np.ndarray],
+    image_size: jax.Array,
+    *,
+    score_thresh: float,
+    nms_thresh: float,
+    detections_per_img: int,
+    topk_candidates: int,
+) -> Detections:
+    """Sigmoid, the best candidates (an anchor and a class) of each level, suppression within each class over all levels.
+
+    Args:
+      logits: a level each, [N, K + 1]; class 0, the background, is none.
+      deltas, anchors: a level each, [N, 4].
+      image_size: int [2], (height, width) without padding; boxes are clipped to it.
+      score_thresh: candidates need a greater probability.
+      nms_thresh: IoU above which the lower of two boxes of a class goes.
+      detections_per_img: D, unless there are fewer candidates.
+      topk_candidates: of each level.
+    """
+    levels = []
+    for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
+        classes = level_logits.shape[1]
+        probs = jax.nn.sigmoid(level_logits)
+        wanted = (probs > score_thresh) & (jnp.arange(classes) > 0)
+        index, valid = top_scores(probs.ravel(), wanted.ravel(), topk_candidates)
+        anchor = index // classes
+        boxes = box_ops.decode(level_deltas[anchor], jnp.asarray(level_anchors)[anchor])
+        levels.append((box_ops.clip(boxes, image_size), probs.ravel()[index], index % classes, valid))
+    boxes, scores, label, valid = (jnp.concatenate(parts) for parts in zip(*levels, strict=True))
+    return _suppressed(boxes, scores, label, valid, nms_thresh, detections_per_img)
+
+
+def _suppressed(
+    boxes: jax.Array, scores: jax.Array, label: jax.Array, valid: jax.Array, nms_thresh: float, detections_per_img: int
+) -> Detections:
     best, found = top_scores(scores, nms(boxes, scores, valid, nms_thresh, label), detections_per_img)
     return Detections(
         boxes=jnp.where(found[:, None], boxes[best], 0.0),

@@ -1,7 +1,8 @@
-"""What the two stages of a detector should answer: which anchors and proposals enter the loss, and their targets.
+"""What a detector should answer: which anchors and proposals enter the loss, and their targets.
 
 Shape letters: N anchors, P proposals, G ground-truth boxes, S samples. One image; `jax.vmap` over the batch.
-Follows torchvision/models/detection/rpn.py (assign_targets_to_anchors) and roi_heads.py (select_training_samples).
+Follows torchvision/models/detection/rpn.py (assign_targets_to_anchors), roi_heads.py (select_training_samples) and
+retinanet.py (compute_loss).
 """
 
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class ProposalTargets(NamedTuple):
     positive: jax.Array  # bool [S]
     valid: jax.Array  # bool [S]
     deltas: jax.Array  # float32 [S, 4]; only those of positives mean something
+    box: jax.Array  # int32 [S], of the ground truth; only those of positives mean something
 
 
 def anchor_targets(
@@ -72,6 +74,32 @@ def anchor_targets(
     return jax.lax.stop_gradient(AnchorTargets(samples.index, samples.positive, samples.valid, deltas))
 
 
+class DenseTargets(NamedTuple):
+    """Of every anchor. No gradient passes."""
+
+    label: jax.Array  # int32 [N], 0 where the anchor is not positive
+    positive: jax.Array  # bool [N]
+    counts: jax.Array  # bool [N]: positive or negative; the others are left out of the loss
+    boxes: jax.Array  # float32 [N, 4]; only those of positives mean something
+
+
+def dense_targets(
+    anchors: jax.Array,
+    truth: GroundTruth,
+    *,
+    fg_iou_thresh: float,
+    bg_iou_thresh: float,
+    crowd_thresh: float | None = None,
+) -> DenseTargets:
+    """Matches (with low-quality matches) all anchors [N, 4], without sampling. Args: as `anchor_targets`."""
+    matches = match(
+        box_ops.pairwise_iou(truth.boxes, anchors), truth.valid, fg_iou_thresh, bg_iou_thresh, allow_low_quality=True
+    )
+    negative = _outside_crowds(matches.negative, anchors, truth, crowd_thresh)
+    label = jnp.where(matches.positive, truth.label[matches.box], 0)
+    return jax.lax.stop_gradient(DenseTargets(label, matches.positive, matches.positive | negative, truth.boxes[matches.box]))
+
+
 def proposal_targets(
     key: jax.Array,
     proposals: jax.Array,
@@ -98,7 +126,7 @@ def proposal_targets(
     rois, box = candidates[samples.index], matches.box[samples.index]
     label = jnp.where(samples.positive, truth.label[box], 0)
     deltas = box_ops.encode(truth.boxes[box], rois, reg_weights)
-    return jax.lax.stop_gradient(ProposalTargets(rois, label, samples.positive, samples.valid, deltas))
+    return jax.lax.stop_gradient(ProposalTargets(rois, label, samples.positive, samples.valid, deltas, box))
 
 
 def _outside_crowds(negative: jax.Array, anchors: jax.Array, truth: GroundTruth, thresh: float | None) -> jax.Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,17 @@ def _place(
         if not covered and abs(y - free_y) < h / 2 and abs(x - free_x) < w:
             return x, y
     return places[0]
+
+
+def films(image: np.ndarray, masks: Iterable[np.ndarray], colours: Sequence[Colour], opacity: float = 0.45) -> np.ndarray:
+    """The picture, uint8 [H, W, 3], under a coloured film for each mask bool [H, W]; the first ones on top."""
+    out = image.copy()
+    free = np.ones(image.shape[:2], np.bool_)
+    for mask, colour in zip(masks, colours, strict=True):
+        shown = mask & free
+        out[shown] = (opacity * np.array(colour) + (1 - opacity) * image[shown]).astype(np.uint8)
+        free &= ~mask
+    return out
 
 
 def areas(

@@ -165,6 +165,56 @@ class BoxesResult(Result):
 
 
 @dataclasses.dataclass
+class InstancesResult(BoxesResult):
+    """Boxes with a mask each. Attributes:
+    masks: n COCO run lengths, {"size": [H, W], "counts": text}.
+    """
+
+    masks: list[dict[str, Any]]
+    MARK: ClassVar[str] = "masks"
+
+    @classmethod
+    def of(cls, record: dict[str, Any], common: dict[str, Any]) -> InstancesResult:
+        boxes = BoxesResult.of(record, common)
+        fields = {field.name: getattr(boxes, field.name) for field in dataclasses.fields(boxes)}
+        return cls(**fields, masks=list(record["masks"]))
+
+    def mask(self, n: int) -> np.ndarray:
+        """Where detection n is, bool [H, W]."""
+        from imgrec_jax.data.annotations import mask_values
+
+        return mask_values(self.masks[n], *self.size)
+
+    def above(self, score: float) -> InstancesResult:
+        kept = [mask for mask, value in zip(self.masks, self.scores, strict=True) if value >= score]
+        fewer = BoxesResult.above(self, score)
+        return dataclasses.replace(
+            self, boxes=fewer.boxes, scores=fewer.scores, labels=fewer.labels, names=fewer.names, masks=kept
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        entries = super().to_json()
+        for entry, mask in zip(entries["boxes"], self.masks, strict=True):
+            entry["mask"] = mask
+        return entries
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Entries with a bbox and a segmentation each; evaluation of masks goes by the latter, sizes included."""
+        entries = super().to_coco(image_id, category_ids)
+        return [{**entry, "segmentation": mask} for entry, mask in zip(entries, self.masks, strict=True)]
+
+    def draw(self, image: np.ndarray | None = None, score: float = DRAWN_FROM) -> np.ndarray:
+        """The image with its masks and boxes of at least `score`; each mask has a colour of its own."""
+        shown = self.above(score)
+        colours = [drawing.colour_of(n + 1) for n in range(len(shown.masks))]
+        filmed = drawing.films(
+            drawing.as_rgb(self.image if image is None else image), map(shown.mask, range(len(shown.masks))), colours
+        )
+        texts = [f"{name} {value:.2f}" for name, value in zip(shown.names, shown.scores, strict=True)]
+        return drawing.boxes(filmed, shown.boxes, colours, texts)
+
+
+@dataclasses.dataclass
 class MapResult(Result):
     """Attributes:
     segmentation: the class of each pixel, uint8 [H, W] (uint16 beyond 256 classes).
@@ -212,7 +262,8 @@ class MapResult(Result):
         return drawing.areas(self.image if image is None else image, self.segmentation, self.class_names)
 
 
-KINDS: dict[str, type[Any]] = {kind.MARK: kind for kind in (LabelResult, LabelsResult, BoxesResult, MapResult)}
+# In the order in which a record is asked for them: one with masks has boxes, too.
+KINDS: dict[str, type[Any]] = {kind.MARK: kind for kind in (LabelResult, LabelsResult, InstancesResult, BoxesResult, MapResult)}
 
 
 def result_of(record: dict[str, Any], **common: Any) -> Result:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imgrec_jax.data.annotations import mask_values
+from imgrec_jax.detection.masks import run_lengths
 from imgrec_jax.segmentation.tiling import window_starts
 
 Record = dict[str, Any]
@@ -55,7 +57,7 @@ def merge(
     if len(records) == 1:
         return records[0]
     parts = [_moved(record, window, size) for record, window in zip(records, windows, strict=True)]
-    together = {key: np.concatenate([part[key] for part in parts]) for key in ("boxes", "scores", "labels")}
+    together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     part = np.repeat(np.arange(len(parts)), [len(p["boxes"]) for p in parts])
     order = np.argsort(-together["scores"], kind="stable")
     together, part = {key: values[order] for key, values in together.items()}, part[order]
@@ -76,7 +78,19 @@ def _moved(record: Record, window: Window, size: tuple[int, int]) -> Record:
     for side, (place, is_seam) in seams.items():
         if is_seam:
             whole &= np.abs(boxes[:, side] - place) > _TOUCH
-    return {"boxes": boxes[whole], "scores": record["scores"][whole], "labels": record["labels"][whole]}
+    moved = {"boxes": boxes[whole], "scores": record["scores"][whole], "labels": record["labels"][whole]}
+    if "masks" in record:
+        moved["masks"] = np.empty(int(whole.sum()), object)
+        moved["masks"][:] = [_moved_mask(record["masks"][n], window, size) for n in np.flatnonzero(whole)]
+    return moved
+
+
+def _moved_mask(mask: dict[str, Any], window: Window, size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths of a window as those of the picture."""
+    (top, left), (height, width) = window
+    there = np.zeros(size, np.bool_)
+    there[top : top + height, left : left + width] = mask_values(mask, height, width)
+    return run_lengths(there)
 
 
 def _distinct(boxes: np.ndarray, part: np.ndarray, rows: np.ndarray, nms_thresh: float) -> list[int]:

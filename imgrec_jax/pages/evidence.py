@@ -14,11 +14,12 @@ import numpy as np
 
 from imgrec_jax import assemble
 from imgrec_jax.assemble.data import open_sources
+from imgrec_jax.data.annotations import to_run_lengths
 from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval, errors
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.predictor import Predictor
-from imgrec_jax.inference.results import Result
+from imgrec_jax.inference.results import InstancesResult, Result
 from imgrec_jax.segmentation.metrics import scores as pixel_scores
 
 # Examples of a split that are looked at, spread evenly over it; of maps, which are kept, fewer.
@@ -66,7 +67,7 @@ def gather(run: Predictor, split: str, source: Source) -> Evidence:
     results = run.predict(pictures())
     seconds = time.perf_counter() - began
     for index in indices.tolist():
-        truths.append({key: value for key, value in source[index].items() if key not in ("image", "masks")})
+        truths.append({key: value for key, value in source[index].items() if key not in ("image", "box_mask")})
     return Evidence(split, source, indices, results, truths, seconds)
 
 
@@ -133,3 +134,24 @@ def detection_errors(evidence: Evidence, threshold: float) -> list[errors.ImageE
         truths = (truth["boxes"], np.asarray(truth["box_label"]), np.asarray(truth["box_crowd"], bool))
         found.append(errors.classify(kept.boxes, kept.scores, kept.labels, *truths))
     return found
+
+
+def mask_overlaps(evidence: Evidence, threshold: float) -> np.ndarray | None:
+    """The IoU of each object's mask with the best one of its class among detections of at least `threshold`, 0 without one.
+
+    float64 [objects, no crowds]; None where the run or the data have no masks.
+    """
+    table = evidence.source.info.meta["annotations"]
+    if table.segmentations is None or not all(isinstance(result, InstancesResult) for result in evidence.results):
+        return None
+    best: list[float] = []
+    for index, result in zip(evidence.indices.tolist(), _any(evidence), strict=True):
+        rows = np.arange(table.offsets[index], table.offsets[index + 1])
+        rows = rows[~table.crowd[rows]]
+        size = table.sizes[index].tolist()
+        masks = [to_run_lengths(table.segmentations[row], *size) for row in rows.tolist()]
+        kept = result.above(threshold)
+        for mask, label in zip(masks, table.labels[rows].tolist(), strict=True):
+            mine = [m for m, found in zip(kept.masks, kept.labels.tolist(), strict=True) if found == label]
+            best.append(float(coco_eval.overlaps(mine, [mask]).max(initial=0.0)) if mask else 0.0)
+    return np.array(best)

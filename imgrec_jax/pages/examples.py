@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.inference import drawing
 
 Example = Mapping[str, Any]
@@ -27,7 +28,12 @@ def drawn(example: Example, class_names: Sequence[str]) -> tuple[np.ndarray, str
         names = [_name(class_names, label - 1) for label in labels]
         crowd = np.asarray(example.get("box_crowd", np.zeros(len(valid), bool)))[valid]
         texts = [f"{name} (crowd)" if many else name for name, many in zip(names, crowd, strict=True)]
-        picture = drawing.boxes(image, np.asarray(example["boxes"])[valid], [drawing.colour_of(n) for n in labels], texts)
+        colours = [drawing.colour_of(n) for n in labels]
+        if "box_mask" in example:
+            colours = [drawing.colour_of(n + 1) for n in range(len(labels))]  # neighbours of one class apart
+            packed = np.asarray(example["box_mask"])[valid][:, : image.shape[0]]
+            image = drawing.films(image, bits.each(packed, image.shape[1]), colours)
+        picture = drawing.boxes(image, np.asarray(example["boxes"])[valid], colours, texts)
         return picture, f"{len(labels)} boxes"
     if "segmentation" in example:
         classes = np.asarray(example["segmentation"])

@@ -14,6 +14,7 @@ import numpy as np
 from imgrec_jax import stats
 from imgrec_jax.detection import errors
 from imgrec_jax.inference import drawing
+from imgrec_jax.inference.results import InstancesResult
 from imgrec_jax.pages import evidence as looked
 from imgrec_jax.pages import examples, html, plots
 from imgrec_jax.pages.evidence import Evidence
@@ -139,12 +140,25 @@ def _detection(evidence: Evidence, made: Plots) -> Sections:
     weight = [2 * int((e.kind > 0).sum()) + int(e.missed.sum()) for e in found]
     worst = [n for n in np.argsort(-np.array(weight), kind="stable").tolist() if weight[n]][:12]
     legend = html.note("Green: right; red: wrong, with its kind; dashed grey words: missed objects.")
+    masks = looked.mask_overlaps(evidence, threshold)
     return [
+        *_masks(masks, threshold, made),
         ("Error breakdown", _shown(made, "errors", plots.bars(breakdown, "detections or objects"), text) + explained),
         ("Precision, recall, F1", _threshold_curves(curve, made, "of the score (IoU 0.5, all classes together)")),
         ("Images with the most errors", legend + html.pictures(map(drawn, worst), large=True) if worst else html.note("None.")),
         ("Random images", legend + html.pictures(map(drawn, _picked(len(results), 12)), large=True)),
     ]
+
+
+def _masks(overlap: np.ndarray | None, threshold: float, made: Plots) -> Sections:
+    if overlap is None or not len(overlap):
+        return []
+    found = overlap[overlap > 0]
+    text = f"{len(found):,} of {len(overlap):,} objects are covered by a mask of their class; median IoU of these " + (
+        f"{np.median(found):.3f}" if len(found) else "is not defined"
+    )
+    plot = plots.histogram(overlap.tolist(), f"IoU with the best mask of at least {threshold}", "objects")
+    return [("Masks", _shown(made, "mask_iou", plot, text))]
 
 
 def _judged(result: Any, truth: dict[str, Any], found: errors.ImageErrors, names: list[str]) -> np.ndarray:
@@ -156,12 +170,13 @@ def _judged(result: Any, truth: dict[str, Any], found: errors.ImageErrors, names
         f"{name} {score:.2f}" + ("" if kind in ("correct", "ignored") else f" {kind}")
         for name, score, kind in zip(result.names, result.scores.tolist(), kinds, strict=True)
     ]
+    image = result.image
+    if isinstance(result, InstancesResult):
+        image = drawing.films(drawing.as_rgb(image), map(result.mask, range(len(result.masks))), colours, opacity=0.3)
     lost = np.flatnonzero(~found.found & ~np.asarray(truth["box_crowd"], bool))
     boxes = np.concatenate([np.asarray(result.boxes).reshape(-1, 4), np.asarray(truth["boxes"]).reshape(-1, 4)[lost]])
     labels = np.asarray(truth["box_label"])[lost].tolist()
-    return drawing.boxes(
-        result.image, boxes, [*colours, *[quiet] * len(lost)], [*texts, *(f"missed {names[k - 1]}" for k in labels)]
-    )
+    return drawing.boxes(image, boxes, [*colours, *[quiet] * len(lost)], [*texts, *(f"missed {names[k - 1]}" for k in labels)])
 
 
 def _segmentation(evidence: Evidence, made: Plots) -> Sections:

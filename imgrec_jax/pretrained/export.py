@@ -41,7 +41,7 @@ def _frozen(path: str, variables: Mapping[str, Any]) -> bool:
 
 
 def _table(paths: set[str]) -> dict[str, str]:
-    if any(path.startswith("roi_heads/") for path in paths):
+    if any(path.startswith(("roi_heads/", "head/classification_head/")) for path in paths):
         table = names.of_whole("detector", paths)
         if ("backbone/body/", ("resnet",)) in fit.trunks(paths):
             return table
@@ -57,7 +57,7 @@ def _table(paths: set[str]) -> dict[str, str]:
                     return table
     raise ValueError(
         "torchvision has no network of this architecture; it has classifiers of the zoo but for MobileNetV1 and "
-        "EfficientNet-Lite, Faster R-CNNs over a ResNet with an FPN, and fcn_resnet50/101"
+        "EfficientNet-Lite, detectors over a ResNet with an FPN, and fcn_resnet50/101"
     )
 
 

@@ -25,7 +25,11 @@ _ANCHORS: Sequence[tuple[str, tuple[str, ...]]] = (
     (r"(.*/|)blocks_0_0/relative_position_bias_table", ("swin",)),
 )
 # Paths that every head of classes has somewhere; with `head="new"` they stay as they were drawn.
-HEAD = re.compile(r"^fc/|^(aux_)?classifier_4/|^roi_heads/box_predictor/|^head/|^scores?[_/]|^logits/")
+HEAD = re.compile(
+    r"^fc/|^(aux_)?classifier_4/|^roi_heads/box_predictor/|^roi_heads/mask_predictor/mask_fcn_logits/"
+    r"|^head/(?!classification_head/|regression_head/)|^head/classification_head/cls_logits/|^scores?[_/]|^logits/"
+)
+_CLASSES_LAST = re.compile("/cls_logits/")  # outputs (anchor, class); elsewhere (class, number)
 # What a classifier may have behind its backbone: to know these names in a file of a backbone's model.
 _BEHIND = tuple(
     f"embedding/{name}"
@@ -34,6 +38,8 @@ _BEHIND = tuple(
         *(f"{layer}/{leaf}" for layer in ("bn", "norm", "norm5") for leaf in ("scale", "bias", "mean", "var")),
     )
 )
+# What tells that a file is one of torchvision's detectors.
+_DETECTORS = {"roi_heads.box_predictor.cls_score.weight", "head.classification_head.cls_logits.weight"}
 _HEAD_PATHS = ("fc/kernel", "fc/bias")
 
 
@@ -91,7 +97,7 @@ def find(tensors: Collection[str], paths: Collection[str]) -> Fit:
     have, paths = set(tensors), set(paths)
     fits = []
     where = trunks(paths)
-    if "roi_heads.box_predictor.cls_score.weight" in have:
+    if _DETECTORS & have:
         fits.append(Fit("detector", "resnet", names.of_whole("detector", paths), "backbone/body/", frozenset()))
     elif any(name.startswith("backbone.") for name in have):
         fits.append(Fit("fcn", "resnet", names.of_whole("fcn", paths), "backbone/", frozenset()))
@@ -168,7 +174,7 @@ def _word(name: str) -> str:
 def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
     """A head's tensor [..., theirs * n] with the outputs of the classes that the model tells apart; others are the fresh ones.
 
-    fresh: [..., ours * n], the initial values; n is 4 for box deltas and 1 elsewhere.
+    fresh: [..., ours * n], the initial values; n is 4 for box deltas, the anchors of a cell for RetinaNet, 1 elsewhere.
 
     Raises:
       ValueError: when its last axis is not of `theirs`.
@@ -176,12 +182,20 @@ def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequen
     if value.shape[-1] % len(theirs) or fresh.shape[-1] % len(ours):
         raise ValueError(f"{path} has {value.shape[-1]} outputs; its file is said to tell {len(theirs)} classes apart")
     where = {name.lower(): i for i, name in enumerate(theirs)}
-    old = value.reshape(*value.shape[:-1], len(theirs), -1)
-    new = np.array(fresh, value.dtype).reshape(*fresh.shape[:-1], len(ours), -1)
+    classes_last = bool(_CLASSES_LAST.search(path))
+
+    def apart(tensor: np.ndarray, classes: int) -> np.ndarray:
+        """[..., classes, n], a view."""
+        if classes_last:
+            return tensor.reshape(*tensor.shape[:-1], -1, classes).swapaxes(-1, -2)
+        return tensor.reshape(*tensor.shape[:-1], classes, -1)
+
+    made = np.array(fresh, value.dtype)
+    old, new = apart(value, len(theirs)), apart(made, len(ours))
     for i, name in enumerate(ours):
         if name.lower() in where:
             new[..., i, :] = old[..., where[name.lower()], :]
-    return new.reshape(fresh.shape)
+    return made
 
 
 def resize_positions(value: np.ndarray, tokens: int) -> np.ndarray:

@@ -119,6 +119,10 @@ _TORCHVISION = (
 _DETECTORS = (
     ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"),
     ("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"),
+    ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_coco-eeacb38b.pth"),
+    ("retinanet_resnet50_fpn_v2", "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"),
+    ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"),
+    ("maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"),
 )
 _FCNS = (("fcn_resnet50", "fcn_resnet50_coco-1167a1af.pth"), ("fcn_resnet101", "fcn_resnet101_coco-7ecb50ca.pth"))
 _AT = "https://download.pytorch.org/models/"
@@ -216,6 +220,7 @@ def options_of(layout: str, architecture: str, source: str) -> dict[str, Any]:
         return {"padding": "tf", "norm_epsilon": 1e-3}
     if layout == "timm" and mobile:
         return {"padding": "torch", "norm_epsilon": 1e-5}
-    if layout == "torchvision" and source.startswith("torchvision/fasterrcnn_resnet50_fpn.COCO"):
+    # Of torchvision's released detectors; a file of one has the layout "detector".
+    if re.match(r"torchvision/(fasterrcnn|maskrcnn|retinanet)_resnet50_fpn\.COCO", source):
         return {"norm_epsilon": 0.0}
     return {}

@@ -348,8 +348,10 @@ TABLES: dict[str, dict[str, Callable[[Collection[str]], Rules]]] = {
 # Whole networks that are no classifiers, by torchvision's names; the parts of their backbones go by the first rule.
 WHOLE: dict[str, Rules] = {
     "detector": (
-        (r"box_head/(conv|norm)_(\d)", lambda m: f"box_head.{m[2]}.{'0' if m[1] == 'conv' else '1'}"),
+        (r"(box|mask)_head/(conv|norm)_(\d)", lambda m: f"{m[1]}_head.{m[3]}.{'0' if m[2] == 'conv' else '1'}"),
         (r"box_head/fc/", "box_head.5/"),
+        (r"extra_blocks_(p\d)/", r"extra_blocks.\1/"),
+        (r"_head/conv_(\d)_1/group/", r"_head.conv.\1.1/"),
         (".*", lambda m: _numbers(m[0])),
     ),
     "fcn": ((".*", lambda m: _numbers(m[0])),),
@@ -362,9 +364,14 @@ VGG_ELSEWHERE: Rules = (
     ("^fc7", "classifier.3"),
 )
 # Old names of the same tensors: (regex, replacement) on names of files.
-OLD_NAMES: Sequence[tuple[str, str]] = (
+OLD_NAMES: Rules = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),  # torchvision before 0.15
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (
+        r"^(head\.(?:classification|regression)_head\.conv)\.(\d)\.(weight|bias)$",
+        lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
+    ),
+    (r"mask_head\.mask_fcn(\d)\.(weight|bias)$", lambda m: f"mask_head.{int(m[1]) - 1}.0.{m[2]}"),
     (r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2."),  # DenseNet's released files
     (r"(encoder_layer_\d+\.mlp)\.linear_1\.", r"\1.0."),
     (r"(encoder_layer_\d+\.mlp)\.linear_2\.", r"\1.3."),
@@ -377,6 +384,7 @@ IGNORED = re.compile(r"num_batches_tracked$|^normalization(_\d+)?/|relative_posi
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERAS_NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 _AFTER_FLATTEN = re.compile(r"(embedding/fc6|box_head/fc6|box_head/fc)/kernel$")
+_TRANSPOSED = re.compile("conv5_mask/kernel$")  # a transposed convolution: torch has (in, out, h, w)
 # Dense layers of ours that a layout has as convolutions of the whole map.
 _CONVOLVED = re.compile(r"^conv_head\.weight$|^pre_logits\.fc\d\.weight$|^conv_preds/")
 _SIDE = 7  # torchvision pools to 7x7 before every flatten: vgg.py:42, faster_rcnn.py:251
@@ -449,6 +457,8 @@ def _kernel_from_torch(value: np.ndarray, path: str, shape: tuple[int, ...]) -> 
     ):  # a dense layer as a convolution
         value = value.reshape(value.shape[0], shape[2], *shape[:2])
     if value.ndim == 4:
+        if _TRANSPOSED.search(path):
+            return value.transpose(2, 3, 0, 1)
         value = value.transpose(2, 3, 1, 0)
         return value.reshape(-1, value.shape[-1]) if len(shape) == 2 else value  # a convolution of the whole map is dense
     if value.ndim == 2 and _AFTER_FLATTEN.search(path) and value.shape[1] % _SIDE**2 == 0:
@@ -472,7 +482,7 @@ def to_theirs(value: np.ndarray, path: str, name: str, layout: str) -> np.ndarra
         side = _SIDE if _AFTER_FLATTEN.search(path) else 1
         value = value.reshape(side, side, -1, value.shape[-1])
     if value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)
+        return value.transpose((2, 3, 0, 1) if _TRANSPOSED.search(path) else (3, 2, 0, 1))
     if _AFTER_FLATTEN.search(path):
         maps = value.reshape(_SIDE, _SIDE, -1, value.shape[-1])
         return maps.transpose(3, 2, 0, 1).reshape(value.shape[-1], -1)

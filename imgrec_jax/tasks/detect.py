@@ -1,10 +1,11 @@
-"""Detection: boxes with a class and a score, whatever detector finds them.
+"""Detection: boxes with a class and a score, and a mask where the detector draws one, whatever detector finds them.
 
 A detector brings its losses and its way from features to detections (`Detector`); the two-stage ones are in `two_stage.py`.
 
-Shape letters: B batch, H W C image, G ground-truth boxes, D detections, K foreground classes.
+Shape letters: B batch, H W C image, G ground-truth boxes, D detections, M side of a mask, K foreground classes.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from flax import linen as nn
 from flax import struct
 
 from imgrec_jax import losses, metrics
+from imgrec_jax.detection import masks as mask_ops
 from imgrec_jax.detection.boxes import rescale
 from imgrec_jax.detection.detections import Detections
 from imgrec_jax.detection.targets import GroundTruth
@@ -72,20 +74,25 @@ def make_task(*, detector: Detector, mean: Sequence[float], std: Sequence[float]
     def predict(variables, batch):
         found, _ = apply_model(model, variables, images_of(batch), batch, rng=None, train=False, method=detector.detect)
         original = jax.vmap(rescale)(found.boxes, batch["image_size"], batch["original_size"])
-        return {**found._asdict(), "original_boxes": original}
+        return {**_present(found), "original_boxes": original}
 
     def task_metrics(predictions, batch):
-        found = {name: predictions[name] for name in Detections._fields}
+        found = {name: predictions.get(name) for name in Detections._fields}
         where = {name: batch[name] for name in ("index", "image_size", "original_size")}
         return {"detections": CollectedDetections(**where, **found)}
 
     return Task(init, loss, predict, task_metrics, records=records)
 
 
-def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Of each row: boxes float64 [n, 4] xyxy in pixels of the original image, scores [n] and labels int32 [n], best first.
+def _present(found: Detections) -> dict[str, jax.Array]:
+    return {name: value for name, value in found._asdict().items() if value is not None}
 
-    The boxes are those that evaluation counts, to the last bit.
+
+def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Of each row: boxes float64 [n, 4] xyxy in pixels of the original image, scores [n] and labels int32 [n], best first; of a
+    detector with masks, masks: n COCO run lengths on the original image.
+
+    The boxes and masks are those that evaluation counts, to the last bit.
     """
     # as in `coco_eval.to_rows`
     ratio = np.asarray(batch["original_size"], np.float64) / np.maximum(batch["image_size"], 1)
@@ -95,6 +102,26 @@ def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) ->
         scaled, *(np.asarray(predictions[name]) for name in ("scores", "labels", "valid")), strict=True
     ):
         rows.append({"boxes": boxes[valid], "scores": scores[valid], "labels": labels[valid]})
+    if "masks" in predictions:
+        found = [predictions[name] for name in ("masks", "boxes", "valid")]
+        found += [batch[name] for name in ("image_size", "original_size")]
+        for row, drawn in zip(rows, drawn_in_original(*found), strict=True):
+            row["masks"] = drawn
+    return rows
+
+
+def drawn_in_original(masks: Any, boxes: Any, valid: Any, image_size: Any, original_size: Any) -> list[list[dict[str, Any]]]:
+    """The valid detections' masks on the original images, as COCO run lengths, of each row.
+
+    [B, D, M, M], [B, D, 4] on resized images, [B, D], [B, 2], [B, 2].
+    """
+    rows = []
+    for drawn, found, there, resized, size in zip(
+        *map(np.asarray, (masks, boxes, valid, image_size, original_size)), strict=True
+    ):
+        placed = mask_ops.in_original(found[there], resized, size)
+        pasted = (mask_ops.paste(mask, box, size) for mask, box in zip(drawn[there], placed, strict=True))
+        rows.append([mask_ops.run_lengths(mask) for mask in pasted])
     return rows
 
 
@@ -103,7 +130,8 @@ class CollectedDetections:
     """The detections of all examples seen, as a metric state: average precision is no mean of anything smaller.
 
     Merging puts them side by side; `imgrec_jax/detection/coco_eval.py` turns them into numbers. An example that pads a
-    batch has none.
+    batch has none. Masks become run lengths on the original image when they are merged: those of COCO's validation images take
+    1.6 GB as they are predicted.
     """
 
     index: jax.Array  # int32 [B], position in the split
@@ -113,9 +141,21 @@ class CollectedDetections:
     scores: jax.Array  # float32 [B, D]
     labels: jax.Array  # int32 [B, D]
     valid: jax.Array  # bool [B, D]
+    masks: Any = None  # float32 [B, D, M, M], or merged: the run lengths of the valid ones, row after row
 
     def merge(self, other: "CollectedDetections") -> "CollectedDetections":
-        return jax.tree.map(lambda a, b: np.concatenate([a, b]), self, other)
+        masks = None if self.masks is None else [*self.run_lengths(), *other.run_lengths()]
+        arrays = jax.tree.map(
+            lambda a, b: np.concatenate([a, b]), dataclasses.replace(self, masks=None), dataclasses.replace(other, masks=None)
+        )
+        return dataclasses.replace(arrays, masks=masks)
+
+    def run_lengths(self) -> list[dict[str, Any]]:
+        """Of the valid detections, row after row; only where there are masks."""
+        if isinstance(self.masks, list):
+            return self.masks
+        rows = drawn_in_original(self.masks, self.boxes, self.valid, self.image_size, self.original_size)
+        return [mask for row in rows for mask in row]
 
     def across(self, axis_name: str) -> "CollectedDetections":
         return jax.lax.all_gather(self, axis_name, tiled=True)

@@ -1,9 +1,10 @@
-"""Losses and detections of two-stage detectors: R-CNN, Fast R-CNN, Faster R-CNN (`imgrec_jax/models/rcnn.py`).
+"""Losses and detections of two-stage detectors: R-CNN, Fast, Faster and Mask R-CNN (`imgrec_jax/models/rcnn.py`).
 
 As torchvision computes them (torchvision/models/detection/{rpn,roi_heads}.py), with static shapes: proposals, samples and
 detections have a fixed number of rows and say which of them are valid.
 
-Shape letters: B batch, H W C image, G ground-truth boxes, P proposals, S samples, D detections, K foreground classes.
+Shape letters: B batch, H W C image, G ground-truth boxes, P proposals, S samples, D detections, M side of a mask,
+K foreground classes.
 """
 
 from typing import Any, NamedTuple
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import optax
 
 from imgrec_jax import losses
+from imgrec_jax.detection import masks
 from imgrec_jax.detection.detections import Detections, select_detections
 from imgrec_jax.detection.proposals import select_proposals
 from imgrec_jax.detection.sampling import sample_balanced
-from imgrec_jax.detection.targets import GroundTruth, Sampler, anchor_targets, proposal_targets
+from imgrec_jax.detection.targets import GroundTruth, ProposalTargets, Sampler, anchor_targets, proposal_targets
 from imgrec_jax.models.rcnn import RCNN
 from imgrec_jax.models.rpn import RPNOutput
 from imgrec_jax.tasks.detect import Detector, Terms, ground_truth
@@ -73,6 +75,10 @@ _PARTS = (("rpn", "rpn_", ProposalSettings), ("box", "box_", BoxSettings), ("sel
 NAMES: dict[str, tuple[str, str]] = {
     **{prefix + field: (part, field) for part, prefix, kind in _PARTS for field in kind._fields},
     **{field: ("", field) for field in ("bbox_reg_weights", "smooth_l1_beta", "crowd_thresh")},
+}
+
+OPTIONS: dict[str, Any] = {
+    name: getattr(getattr(DEFAULTS, part) if part else DEFAULTS, field) for name, (part, field) in NAMES.items()
 }
 
 
@@ -189,10 +195,27 @@ def _box_terms(
     logits, deltas = model.classify(images, features, targets.rois, valid, train=train)
     deltas = jnp.take_along_axis(deltas, targets.label[..., None, None], axis=2)[:, :, 0]
     box = _box_loss(deltas - targets.deltas, targets.positive, settings.smooth_l1_beta)
-    return {
+    terms = {
         "loss_classifier": (losses.softmax_cross_entropy(logits, targets.label), valid),
         "loss_box_reg": (box, valid),
     }
+    if not model.has_masks:
+        return terms
+    most = int(settings.box.batch_size_per_image * settings.box.positive_fraction)  # positives come first
+    return terms | _mask_terms(model, features, jax.tree.map(lambda x: x[:, :most], targets), batch, train)
+
+
+def _mask_terms(model: RCNN, features: Any, targets: ProposalTargets, batch: dict[str, jax.Array], train: bool) -> Terms:
+    """The loss of the masks of positive proposals: the mean over their pixels."""
+    valid = targets.positive & batch["example_valid"][:, None]
+    logits = masks.of_classes(model.draw(features, targets.rois, valid, train=train), targets.label)
+
+    def truth_of(bits, box, rois, image_size):
+        return masks.crop_masks(bits, box, rois, image_size, logits.shape[-1])
+
+    truth = jax.vmap(truth_of)(batch["box_mask"], targets.box, targets.rois, batch["image_size"])
+    values = optax.sigmoid_binary_cross_entropy(logits, truth)
+    return {"loss_mask": (jnp.mean(values, axis=(2, 3)), valid)}
 
 
 def _image_keys(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
@@ -247,4 +270,8 @@ def detect(model: RCNN, images: jax.Array, batch: dict[str, jax.Array], settings
             pre_nms_top_n=settings.selection.pre_nms_top_n,
         )
 
-    return jax.vmap(one)(logits, deltas, proposals, valid, batch["image_size"])
+    found = jax.vmap(one)(logits, deltas, proposals, valid, batch["image_size"])
+    if not model.has_masks:
+        return found
+    drawn = masks.of_classes(model.draw(features, found.boxes, found.valid, train=train), found.labels)
+    return found._replace(masks=jnp.where(found.valid[..., None, None], jax.nn.sigmoid(drawn), 0.0))

@@ -1,4 +1,4 @@
-"""Our Faster R-CNNs with torchvision's seeded weights, and how to compare with what torchvision answers."""
+"""Our detectors with torchvision's seeded weights, and how to compare with what torchvision answers."""
 
 import functools
 
@@ -7,26 +7,48 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax.detection.sampling import sample_by_priority
-from imgrec_jax.models.rcnn import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
+from imgrec_jax.models.rcnn import (
+    fasterrcnn_resnet50_fpn,
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
+from imgrec_jax.models.retinanet import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from imgrec_jax.pretrained.merge import merge
+from imgrec_jax.tasks import one_stage, two_stage
 from imgrec_jax.tasks.detect import make_task
-from imgrec_jax.tasks.two_stage import make_detector, settings
 from tests import torchvision_names as names
 from tests.detection.reference import iou
 from tests.goldens import make_faster_rcnn as golden
+from tests.goldens import make_mask_rcnn, make_retinanet
 
-MODELS = {"v1": fasterrcnn_resnet50_fpn, "v2": fasterrcnn_resnet50_fpn_v2}
+MODELS = {
+    "v1": fasterrcnn_resnet50_fpn,
+    "v2": fasterrcnn_resnet50_fpn_v2,
+    "mask_v1": maskrcnn_resnet50_fpn,
+    "mask_v2": maskrcnn_resnet50_fpn_v2,
+    "retina_v1": retinanet_resnet50_fpn,
+    "retina_v2": retinanet_resnet50_fpn_v2,
+}
+GOLDENS = {
+    **dict.fromkeys(("v1", "v2"), golden),
+    **dict.fromkeys(make_mask_rcnn.CASES, make_mask_rcnn),
+    **dict.fromkeys(make_retinanet.CASES, make_retinanet),
+}
 
 
 def fixed_sampler(key, positive, negative, batch_size, positive_fraction):
-    """Takes the samples that `make_faster_rcnn.FixedSampler` takes."""
+    """Takes the samples that `make_faster_rcnn.fixed_sampler` takes."""
     priority = jnp.asarray(golden.priority(positive.size))
     return sample_by_priority(priority, positive, negative, batch_size, positive_fraction)
 
 
 def task(case: str, hyper: dict):
     """Our detector with the images and the sampler of the golden file."""
-    detector = make_detector(MODELS[case](), settings(**hyper), fixed_sampler)
+    if case.startswith("retina"):
+        detector = one_stage.make_detector(MODELS[case](), one_stage.settings(**hyper))
+    else:
+        detector = two_stage.make_detector(MODELS[case](), two_stage.settings(**hyper), fixed_sampler)
     return make_task(detector=detector, mean=golden.MEAN, std=golden.STD)
 
 
@@ -35,23 +57,32 @@ def variables(case: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]):
     """Ours, with every one of torchvision's tensors in its place."""
     spec = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)}
     empty = jax.eval_shape(task(case, {}).init, jax.random.key(0), spec)
-    converted = names.faster_rcnn(golden.weights(case, dict(shapes)))
+    converted = names.detector(GOLDENS[case].weights(case, dict(shapes)))
     return merge(empty, converted.tensors, source_names=converted.source_names)[0]
 
 
 def batch(images, truth=None) -> dict[str, np.ndarray]:
-    """Images [H, W, 3] (and (boxes, labels) each) padded as torchvision pads them: to multiples of 32, bottom right."""
+    """Images [H, W, 3] (and (boxes, labels) each, or with masks) padded as torchvision pads: to multiples of 32."""
     sizes = np.array([image.shape[:2] for image in images], np.int32)
     height, width = -(-sizes.max(0) // 32) * 32
     pixels = np.zeros((len(images), height, width, 3), np.float32)
     for row, image in zip(pixels, images, strict=True):
         row[: image.shape[0], : image.shape[1]] = image
+    masks = None if truth is None or len(truth[0]) < 3 else [drawn for *_, drawn in truth]
+    truth = truth and [(boxes, label) for boxes, label, *_ in truth]
     truth = truth or [(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))] * len(images)
     slots = max(1, *(len(label) for _, label in truth))
     boxes = np.stack([np.pad(b, ((0, slots - len(b)), (0, 0))) for b, _ in truth])
     label = np.stack([np.pad(label, (0, slots - len(label))) for _, label in truth]).astype(np.int32)
     valid = np.arange(slots) < np.array([[len(label)] for _, label in truth])
+    drawn = {}
+    if masks is not None:
+        whole = np.zeros((len(images), slots, height, width), bool)
+        for row, mask in zip(whole, masks, strict=True):
+            row[: len(mask), : mask.shape[1], : mask.shape[2]] = mask
+        drawn["box_mask"] = np.packbits(whole, axis=-1)
     return {
+        **drawn,
         "image": pixels,
         "index": np.arange(len(sizes), dtype=np.int32),
         "image_size": sizes,
@@ -86,7 +117,7 @@ def by_torch_name(params, name: str, shape: tuple[int, ...]) -> np.ndarray:
     for key in next(iter(path.tensors)).split("/"):
         value = value[key]
     if len(shape) == 4:
-        return np.transpose(value, (3, 2, 0, 1))
+        return np.transpose(value, (2, 3, 0, 1) if "conv5_mask" in name else (3, 2, 0, 1))
     if len(shape) == 2 and shape[1] % 49 == 0:  # follows a flattened 7 x 7 crop: (7, 7, C) here, (C, 7, 7) there
         return np.reshape(value, (7, 7, -1, shape[0])).transpose(3, 2, 0, 1).reshape(shape)
     return np.transpose(value)

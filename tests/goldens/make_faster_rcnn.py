@@ -98,6 +98,25 @@ def priority(count: int) -> np.ndarray:
     return _PRIORITY[:count]
 
 
+def fixed_sampler(utils):
+    """A sampler that takes candidates by `priority`, where torchvision draws at random; utils: its detection._utils."""
+    import torch
+
+    class FixedSampler(utils.BalancedPositiveNegativeSampler):
+        def __call__(self, matched):
+            masks = [[], []]
+            for labels in matched:
+                order = torch.from_numpy(priority(len(labels))).argsort(descending=True)
+                quota = int(self.batch_size_per_image * self.positive_fraction)
+                positive = order[labels[order] >= 1][:quota]
+                negative = order[labels[order] == 0][: self.batch_size_per_image - len(positive)]
+                for mask, index in zip(masks, (positive, negative), strict=True):
+                    mask.append(torch.zeros(len(labels), dtype=torch.uint8).index_fill_(0, index, 1))
+            return tuple(masks)
+
+    return FixedSampler
+
+
 def torchvision_model(case: str, **options):
     """(model, {name: shape}) with seeded weights; v1 has frozen norms, as with pretrained weights."""
     import torch
@@ -111,22 +130,8 @@ def torchvision_model(case: str, **options):
         body = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.misc.FrozenBatchNorm2d)
         model = faster_rcnn.FasterRCNN(backbone_utils._resnet_fpn_extractor(body, 5), 91, **options)
 
-    class FixedSampler(_utils.BalancedPositiveNegativeSampler):
-        """Takes candidates by `priority`, where torchvision draws at random."""
-
-        def __call__(self, matched):
-            masks = [[], []]
-            for labels in matched:
-                order = torch.from_numpy(priority(len(labels))).argsort(descending=True)
-                quota = int(self.batch_size_per_image * self.positive_fraction)
-                positive = order[labels[order] >= 1][:quota]
-                negative = order[labels[order] == 0][: self.batch_size_per_image - len(positive)]
-                for mask, index in zip(masks, (positive, negative), strict=True):
-                    mask.append(torch.zeros(len(labels), dtype=torch.uint8).index_fill_(0, index, 1))
-            return tuple(masks)
-
     for part in (model.rpn, model.roi_heads):
-        part.fg_bg_sampler.__class__ = FixedSampler
+        part.fg_bg_sampler.__class__ = fixed_sampler(_utils)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights(case, shapes).items()})
     return model, shapes

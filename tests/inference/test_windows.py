@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from imgrec_jax.data.annotations import mask_values
+from imgrec_jax.detection import masks
 from imgrec_jax.inference import windows
 
 
@@ -41,3 +43,18 @@ def test_what_both_see_is_one_object_and_the_best_are_kept():
     np.testing.assert_allclose(merged["scores"], [0.95, 0.9, 0.7], atol=1e-6)
     alone = windows.merge([whole], cut[:1], (100, 175), nms_thresh=0.5, most=3)
     assert alone is whole
+
+
+def test_masks_of_windows_are_put_into_the_picture():
+    """A mask of the right window, moved by its place; the cut one goes with its box."""
+    whole, right = windows.Window((0, 0), (10, 20)), windows.Window((0, 10), (10, 10))
+    mask = np.zeros((10, 10), bool)
+    mask[2:6, 3:8] = True
+    text = masks.run_lengths(mask)
+    record = {"boxes": np.array([[3.0, 2, 8, 6], [0, 1, 4, 4]]), "scores": np.array([0.9, 0.8]), "labels": np.array([1, 1])}
+    none = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, int), "masks": []}
+    merged = windows.merge([none, {**record, "masks": [text, text]}], [whole, right], (10, 20), nms_thresh=0.5, most=5)
+    np.testing.assert_array_equal(merged["boxes"], [[13, 2, 18, 6]])
+    expected = np.zeros((10, 20), bool)
+    expected[2:6, 13:18] = True
+    np.testing.assert_array_equal(mask_values(merged["masks"][0], 10, 20), expected)

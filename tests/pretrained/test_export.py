@@ -25,7 +25,16 @@ def detector(name):
     return make(num_classes=91, norm="batch"), (jnp.zeros((1, 64, 64, 3)), *boxes)
 
 
+def one_stage(name):
+    options = {"num_classes": 91, "norm": "batch"}
+    if name == "v1":
+        return detectors.make_resnet_fpn(kind="retina", **options), (jnp.zeros((1, 128, 128, 3)),)
+    return detectors.make_retinanet_resnet50_fpn_v2(**options), (jnp.zeros((1, 128, 128, 3)),)
+
+
 MODELS = {
+    "retinanet_resnet50_fpn": lambda: one_stage("v1"),
+    "retinanet_resnet50_fpn_v2": lambda: one_stage("v2"),
     "fasterrcnn_resnet50_fpn": lambda: detector("v1"),
     "fasterrcnn_resnet50_fpn_v2": lambda: detector("v2"),
     "fcn_resnet50": lambda: (segmenters.SEGMENTERS["fcn_resnet50"](num_classes=21), (jnp.zeros((1, 64, 64, 3)),)),
@@ -60,6 +69,8 @@ def read_back(name, state):
 
 
 LARGE = (
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
     "fcn_resnet50",

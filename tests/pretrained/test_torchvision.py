@@ -70,7 +70,7 @@ def test_errors_name_the_tensor():
         names.vgg16({"classifier.0.weight": np.zeros((2, 50))})
     both = {"rpn.head.conv.weight": np.zeros((1, 1, 3, 3)), "rpn.head.conv.0.0.weight": np.zeros((1, 1, 3, 3))}
     with pytest.raises(ValueError, match="mixes two naming schemes"):
-        names.faster_rcnn(both)
+        names.detector(both)
 
 
 def published_keys() -> dict[str, dict[str, tuple[int, ...]]]:
@@ -90,26 +90,38 @@ def test_every_published_detector_name_has_its_own_place():
     current = sections["fasterrcnn_resnet50_fpn"]
     old = sections["fasterrcnn_resnet50_fpn legacy names"]
     zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in current.items()}
-    ours = names.faster_rcnn(zeros)
+    ours = names.detector(zeros)
     assert len(ours.tensors) == 295
 
     differing = [n for n in current if "fpn." in n or n.startswith("rpn.head.conv.")]
     legacy_state = {n: v for n, v in zeros.items() if n not in differing}
     legacy_state |= {n: np.broadcast_to(np.float32(0), shape) for n, shape in old.items()}
-    legacy = names.faster_rcnn(legacy_state)
+    legacy = names.detector(legacy_state)
     assert {n: v.shape for n, v in legacy.tensors.items()} == {n: v.shape for n, v in ours.tensors.items()}
 
     v2 = sections["fasterrcnn_resnet50_fpn_v2"]
-    converted = names.faster_rcnn({n: np.broadcast_to(np.float32(0), s) for n, s in v2.items()})
+    converted = names.detector({n: np.broadcast_to(np.float32(0), s) for n, s in v2.items()})
     assert len(converted.tensors) == sum("num_batches" not in n for n in v2)
     assert converted.tensors["roi_heads/box_head/fc/kernel"].shape == (12544, 1024)
     assert {"roi_heads/box_head/conv_3/kernel", "roi_heads/box_head/norm_3/mean"} <= set(converted.tensors)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fasterrcnn_resnet50_fpn", "detector"), ("fcn_resnet50", "fcn")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("fasterrcnn_resnet50_fpn", "detector"),
+        ("retinanet_resnet50_fpn", "detector"),
+        ("retinanet_resnet50_fpn_v2", "detector"),
+        ("fcn_resnet50", "fcn"),
+    ],
+)
 def test_the_product_s_table_says_the_same(name, kind):
     leaves = jax.tree_util.tree_leaves_with_path(abstract(name))
     ndims = {"/".join(part.key for part in path[1:]): leaf.ndim for path, leaf in leaves}
     table = of_whole(kind, set(ndims))
     assert table.keys() == ndims.keys()
-    assert {path: names.our_path(theirs, ndims[path]) for path, theirs in table.items()} == {path: path for path in ndims}
+    rename = names.RENAME_DETECTOR if kind == "detector" else ()
+    for path, theirs in table.items():
+        assert list(
+            names.convert({theirs: np.zeros((49,) * min(ndims[path], 2) + (1,) * (ndims[path] - 2))}, rename).tensors
+        ) == [path]

@@ -41,3 +41,13 @@ def test_a_nan_that_an_early_version_kept_as_best_gives_way():
 
 def test_an_equal_value_is_no_better():
     assert updates([0.5, 0.5])[0] == [True, False]
+
+
+def test_of_equal_values_the_one_of_the_lower_loss_is_better_but_no_progress():
+    stop = EarlyStop("accuracy", "max", 3, None)
+    seen = [(0.5, 1.0), (0.5, 0.8), (0.5, 0.9), (0.4, 0.1)]
+    assert [stop.update(n, {"accuracy": a, "loss": loss}) for n, (a, loss) in enumerate(seen)] == [True, True, False, False]
+    assert stop.memory == {"best": 0.5, "best_step": 1, "waited": 3, "loss": 0.8} and stop.exhausted
+    assert not EarlyStop("accuracy", "max", None, {"best": 0.5, "best_step": 1, "waited": 0}).update(
+        2, {"accuracy": 0.5, "loss": 0.1}
+    )

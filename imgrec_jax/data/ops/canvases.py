@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from imgrec_jax.data.batch import Batch, stack
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.geometry import Example, Op, Size, box_areas
 from imgrec_jax.data.ops.pixels import white
 from imgrec_jax.data.pipeline import Order, rng_for
@@ -114,14 +115,20 @@ def resize(min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *,
         ratio = np.array(new[::-1], np.float32) / np.array(old[::-1], np.float32)
         for key in {"boxes", "proposals"} & example.keys():
             out[key] = example[key] * np.tile(ratio, 2)
-        if "masks" in example:
-            masks = [cv2.resize(mask.view(np.uint8), new[::-1], interpolation=cv2.INTER_NEAREST) for mask in example["masks"]]
-            out["masks"] = np.array(masks, np.bool_).reshape(-1, *new)
+        if "box_mask" in example:
+            rows, columns = (_nearest(a, b) for a, b in zip(old, new, strict=True))
+            masks = (mask[rows][:, columns] for mask in bits.each(example["box_mask"], old[1]))
+            out["box_mask"] = bits.pack_each(masks, new)
         height, width = (int(v) for v in example.get("original_size", old))
         out["canvas"] = canvas_of((height, width), max(min_sizes), max_size, canvases)
         return out
 
     return op
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """The pixel that each of `new` takes of `old`, int64 [new], rounded in float32 as torch's interpolate does."""
+    return np.minimum((np.arange(new) * np.float32(old / new)).astype(np.int64), old - 1)
 
 
 def collate_boxes(
@@ -152,6 +159,10 @@ def collate_boxes(
             batch["boxes"], batch["box_valid"] = _pad([e["boxes"] for e in examples], max_boxes, np.float32)
             batch["box_label"], _ = _pad([e["box_label"] for e in examples], max_boxes, np.int32)
             batch["box_crowd"], _ = _pad([e["box_crowd"] for e in examples], max_boxes, np.bool_)
+        if "box_mask" in examples[0]:
+            batch["box_mask"] = np.zeros((len(examples), max_boxes, canvas[0], -(-canvas[1] // 8)), np.uint8)
+            for target, mask in zip(batch["box_mask"], [e["box_mask"] for e in examples], strict=True):
+                target[: mask.shape[0], : mask.shape[1], : mask.shape[2]] = mask
         if max_proposals:
             proposals = [e["proposals"][:max_proposals] for e in examples]
             batch["proposals"], batch["proposal_valid"] = _pad(proposals, max_proposals, np.float32)
@@ -178,7 +189,7 @@ def _limit_boxes(example: Example, max_boxes: int, drop: bool) -> Example:
             "config.data.max_boxes, or set config.data.drop_extra_boxes=True to keep the largest"
         )
     keep = np.sort(np.argsort(-box_areas(example["boxes"]), kind="stable")[:max_boxes])
-    return {**example, **{key: example[key][keep] for key in ("boxes", "box_label", "box_crowd")}}
+    return {**example, **{key: example[key][keep] for key in example if key == "boxes" or key.startswith("box_")}}
 
 
 def _common_canvas(examples: Sequence[Example]) -> Size:

@@ -4,9 +4,9 @@ Coordinates are continuous pixels: pixel (i, j) covers [j, j + 1) x [i, i + 1), 
 image of height H spans 0..H. A matrix is float64 [3, 3] and maps input (x, y, 1) to output (x, y, 1); `b @ a` applies a
 first. Sizes are (height, width). An op is `op(example, rng) -> example`; keys that are absent are not touched.
 
-Keys warped: image [H, W, C] bilinear, outside = `fill` (0..255; of 1/255 in a float image); boxes [N, 4] xyxy; masks
-[N, H, W] bool, segmentation [H, W], instances [H, W] and pixel_valid [H, W] bool nearest neighbour, outside = 0 and False
-(void); proposals [P, 4]. Every `box_*` key is filtered with the boxes. Shape letters: H W C image, N boxes, P proposals.
+Keys warped: image [H, W, C] bilinear, outside = `fill` (0..255; of 1/255 in a float image); boxes [N, 4] xyxy; box_mask, bits
+of [N, H, W] (`bits`), segmentation [H, W], instances [H, W] and pixel_valid [H, W] bool nearest neighbour, outside = 0 and
+False (void); proposals [P, 4]. Every `box_*` key is filtered with the boxes. Shape letters: H W C image, N boxes, P proposals.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.pixels import white
 from imgrec_jax.data.ops.resample import FILTERS, resample
 
@@ -133,26 +134,28 @@ def _warp_instances(example: Example, matrix: np.ndarray, size: Size, min_side: 
     exact = warp_boxes(example["boxes"], matrix)
     boxes = clip_boxes(exact, size)
     visible = box_areas(boxes) / np.maximum(box_areas(exact), 1e-12)
-    masks = example.get("masks")
-    if masks is not None:
-        area = masks.sum((1, 2)) * abs(np.linalg.det(matrix[:2, :2]))
-        masks = (
-            np.stack([warp_array(m, matrix, size, nearest=True) for m in masks])
-            if len(masks)
-            else np.zeros((0, *size), np.bool_)
-        )
+    out = dict(example)
+    gone = np.zeros(len(boxes), np.bool_)
+    if "box_mask" in example:
+        before = bits.areas(example["box_mask"])
+        area = before * abs(np.linalg.det(matrix[:2, :2]))
+        width, tight = example["image"].shape[1], np.zeros((len(boxes), 4), np.float32)
+        out["box_mask"] = np.zeros((len(boxes), size[0], -(-size[1] // 8)), np.uint8)
+        for n, mask in enumerate(bits.each(example["box_mask"], width)):
+            warped = warp_array(mask, matrix, size, nearest=True)
+            tight[n] = boxes_of_masks(warped[None])[0]
+            out["box_mask"][n] = bits.pack(warped)
+        after = bits.areas(out["box_mask"])
+        gone = (before > 0) & (after == 0)
         # Corners bound a turned object loosely, and so does what is left of one that the border cuts; its mask does not.
         tighten = (area > 0) & ((visible < 1) | (not is_axis_aligned(matrix)))
-        tight = boxes_of_masks(masks)
         tight = np.concatenate([np.maximum(boxes[:, :2], tight[:, :2]), np.minimum(boxes[:, 2:], tight[:, 2:])], axis=1)
         boxes = np.where(tighten[:, None], tight, boxes)
-        visible = np.where(tighten, masks.sum((1, 2)) / np.maximum(area, 1e-12), visible)
+        visible = np.where(tighten, after / np.maximum(area, 1e-12), visible)
     sides = boxes[:, 2:] - boxes[:, :2]
-    keep = (sides >= min_side).all(1) & (visible >= min_visible)
-    kept = {k: v[keep] for k, v in example.items() if k.startswith("box_")}
+    keep = (sides >= min_side).all(1) & (visible >= min_visible) & ~gone
+    kept = {k: v[keep] for k, v in out.items() if k.startswith("box_")}
     kept["boxes"] = boxes[keep]
-    if masks is not None:
-        kept["masks"] = masks[keep]
     return kept
 
 
@@ -168,8 +171,9 @@ def warp_example(
     """Warp every geometric key of `example` by `matrix` onto an output of `size`.
 
     A box is clipped to the output and dropped, with its box_* entries, when a side is below `min_side` pixels or when less
-    than `min_visible` of it stays inside. Objects with a mask are tightened to it after a rotation or where the border cuts
-    them, and their visible fraction is that of the mask. A segmentation without `pixel_valid` gains one.
+    than `min_visible` of it stays inside, or nothing of its mask is left. Objects with a mask are tightened to it after a
+    rotation or where the border cuts them, and their visible fraction is that of the mask. A segmentation without
+    `pixel_valid` gains one.
     """
     out = dict(example)
     input_size = example["image"].shape[:2]

@@ -11,12 +11,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.geometry import Example, Op, box_areas, clip_boxes
 
 
 def select_boxes(example: Example, keep: np.ndarray) -> Example:
-    """The example with only the boxes where `keep` [N] is True, and their masks and box_* entries."""
-    per_box = {k: v[keep] for k, v in example.items() if k in ("boxes", "masks") or k.startswith("box_")}
+    """The example with only the boxes where `keep` [N] is True, and their box_* entries, masks among them."""
+    per_box = {k: v[keep] for k, v in example.items() if k == "boxes" or k.startswith("box_")}
     return {**example, **per_box}
 
 
@@ -72,17 +73,27 @@ def drop_crowd() -> Op:
     return op
 
 
+def drop_without_mask() -> Op:
+    """Remove objects of whose mask nothing is left, or that never had one: a mask head would learn that they are nothing."""
+
+    def op(example: Example, rng: np.random.Generator) -> Example:
+        return select_boxes(example, bits.areas(example["box_mask"]) > 0)
+
+    return op
+
+
 def segmentation_from_instances() -> Op:
     """Semantic map int32 [H, W] from masks and labels: 0 is background, small objects lie over large ones, and pixels of
     crowd regions alone are void."""
 
     def op(example: Example, rng: np.random.Generator) -> Example:
-        masks, crowd = example["masks"], example["box_crowd"]
+        masks, crowd = example["box_mask"], example["box_crowd"]
         segmentation = np.zeros(example["image"].shape[:2], np.int32)
-        for i in np.argsort(-masks.sum((1, 2)), kind="stable"):
+        width = segmentation.shape[1]
+        for i in np.argsort(-bits.areas(masks), kind="stable"):
             if not crowd[i]:
-                segmentation[masks[i]] = example["box_label"][i]
-        void = masks[crowd].any(0) & (segmentation == 0)
+                segmentation[bits.unpack(masks[i], width)] = example["box_label"][i]
+        void = bits.unpack(np.bitwise_or.reduce(masks[crowd], axis=0), width) & (segmentation == 0)
         return {**example, "segmentation": segmentation, "pixel_valid": ~void}
 
     return op

@@ -71,9 +71,13 @@ class Prepared:
         self._folder, self._form = folder, form
         self.where: dict[tuple[str, int, int], tuple[str, int]] = {}
         for listed in sorted(folder.glob("[0-9a-f]*.json")):  # a file that is being written begins with a dot
-            for record, (name, size, changed) in enumerate(json.loads(listed.read_text("utf-8"))):
-                self.where[(name, size, changed)] = (listed.stem, record)
+            self.add(listed.stem, json.loads(listed.read_text("utf-8")))
         self._readers: dict[str, BytesReader] = {}
+
+    def add(self, shard: str, part: Sequence[Sequence]) -> None:
+        """What a shard holds: (name, size, time) each."""
+        for record, (name, size, changed) in enumerate(part):
+            self.where[(name, size, changed)] = (shard, record)
 
     def read(self, name: str, stamp: Stamp) -> np.ndarray:
         """[H, W, C]; KeyError for what is not prepared."""
@@ -139,9 +143,9 @@ def _prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_
         jobs.append((folder / hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16], part))
     with _pool() as pool:
         done = _in_order(pool, store.root, form, jobs)
-        for _ in progress(done, f"preparing {len(todo):,} images", len(jobs)):
-            pass
-    return Prepared(folder, form)
+        for path, part in progress(done, f"preparing {len(todo):,} images", len(jobs)):
+            there.add(path.name, part)
+    return there
 
 
 def _announce(store: Store, todo: Sequence[str], form: Form, folder: Path, mean_pixels: int, total: int) -> None:
@@ -185,11 +189,13 @@ def _leave_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _in_order(pool: Executor, root: Path, form: Form, jobs: Sequence[tuple[Path, list]]) -> Iterator[None]:
+def _in_order(pool: Executor, root: Path, form: Form, jobs: Sequence[tuple[Path, list]]) -> Iterator[tuple[Path, list]]:
+    """The jobs, as they are done."""
     waiting = [pool.submit(_write_shard, root, form, path, part) for path, part in jobs]
     try:
-        for future in waiting:
-            yield future.result()
+        for job, future in zip(jobs, waiting, strict=True):
+            future.result()
+            yield job
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -4,8 +4,11 @@ Two layouts, told apart by `kind`; folders above `images` and `masks` may be any
   .../images/NAME.jpg, .../masks/NAME.png           "index": grey or palette PNG, the value is the class
                                                     "binary": what is not 0 is class 1; in a lossy file (JPEG), what is
                                                     128 or more
+                                                    "instance_map": the value is the number of an object of class 1,
+                                                    0 is none
   .../NAME/images/*.png, .../NAME/masks/*.png       "instances": one image, one mask file for each object of class 1
 
+For detection, the two kinds that tell objects apart give boxes around their masks.
 Splits are the folders of that name where there are any (`train/images/...`). Otherwise they are cut from all images in the
 order of the SHA-256 of "SEED/NAME", which depends on the names alone: adding an image moves few others to another split.
 Shape letters: H W image.
@@ -13,6 +16,7 @@ Shape letters: H W image.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import sys
@@ -22,13 +26,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imgrec_jax.data.annotated import DetectionSource
+from imgrec_jax.data.annotations import encode_mask, from_images
 from imgrec_jax.data.files import Files, list_files, split_by_hash
 from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, check_image, decode_image, decoder_warnings, is_lossy, open_image
+from imgrec_jax.data.ops.geometry import boxes_of_masks
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part, split_range
 
 CLASS_NAMES = ("background", "foreground")
-KINDS = ("index", "binary", "instances")
+KINDS = ("index", "binary", "instance_map", "instances")
+OF_OBJECTS = ("instance_map", "instances")
 FRACTIONS = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
 _SHOWN_FROM = 500  # images, which take seconds to read
 _BYTES_PER_PIXEL = 6  # decoded: RGB, class, and an instance number of two bytes
@@ -135,9 +143,119 @@ class MaskFolder:
 
 
 def open_masks(request: Request, **options) -> Source:
-    """A mask folder or zip; options: of `open_mask_folder`."""
+    """A mask folder or zip; options: of `open_mask_folder`. For detection, objects with their boxes and masks."""
     options = {"in_memory": request.in_memory, "max_pixels": request.max_pixels, **options}
+    if "boxes" in request.targets:
+        return open_objects(request.folder, request.split, targets=request.targets, **options)
     return open_mask_folder(request.folder, request.split, **options)
+
+
+def open_objects(
+    root: str | Path,
+    split: str,
+    *,
+    kind: str,
+    targets: Sequence[str] = ("boxes",),
+    class_names: Sequence[str] = CLASS_NAMES,
+    void: int | None = 255,
+    images: str = "images",
+    masks: str = "masks",
+    mask_suffix: str = "",
+    fractions: Sequence[tuple[str, float]] = FRACTIONS,
+    split_seed: int = 0,
+    in_memory: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> DetectionSource:
+    """Opens a split of a mask folder as objects of one class with boxes; every mask is read here, and kept as run lengths.
+
+    Args: as `open_mask_folder`; kind: of OF_OBJECTS; targets: as `DetectionSource`; class_names: the last is the class's.
+
+    Raises:
+      ValueError: as `open_mask_folder`; for a kind that does not tell objects apart, or more classes than one.
+    """
+    if kind not in OF_OBJECTS:
+        raise ValueError(f"data.options.kind={kind!r} does not tell objects apart; detection expects one of {OF_OBJECTS}")
+    if len(class_names) not in (1, 2):
+        raise ValueError(f"data.options.class_names={tuple(class_names)}: expected one class, or the background and one")
+    files = list_files(root, max_pixels)
+    base, _, _ = parse_split(split)
+    everything = pair(files, kind=kind, images=images, masks=masks, mask_suffix=mask_suffix)
+    entries = take_split(everything, base, fractions, split_seed)
+    return objects_of_entries(
+        files,
+        entries,
+        split,
+        kind=kind,
+        targets=targets,
+        class_name=class_names[-1],
+        in_memory=in_memory,
+        max_pixels=max_pixels,
+    )
+
+
+def objects_of_entries(
+    files: Files,
+    entries: Sequence[Entry],
+    split: str,
+    *,
+    kind: str,
+    targets: Sequence[str],
+    class_name: str,
+    in_memory: bool | None,
+    max_pixels: int,
+) -> DetectionSource:
+    """The part of the base split of these entries that `split` names; as `open_objects`."""
+    base, _, _ = parse_split(split)
+    checked = [check_entry(files, entry, kind, max_pixels) for entry in entries]
+    start, stop = split_range(split, len(entries))
+    chosen = entries[start:stop]
+    steps = progress(chosen, f"reading the masks of {files.root}") if len(chosen) > _SHOWN_FROM else chosen
+    rows = [objects_of(files, entry, kind, number, max_pixels) for number, entry in enumerate(steps, start=start + 1)]
+    annotations = from_images(rows, class_names=(class_name,))
+
+    def read(index: int) -> dict:
+        path = chosen[index].image
+        return {"image": decode_image(files.read(path), str(files.root / path), max_pixels)}
+
+    if in_memory or (in_memory is None and sum(pixels for pixels, _ in checked) * 3 <= MAX_BYTES_IN_MEMORY):
+        read = functools.cache(read)
+    described = (f"{path}:{files.size(path)}" for entry in entries for path in (entry.image, *entry.masks))
+    identity = digest("files", (kind, class_name, *described))
+    name = f"{files.root} {base}" + ("" if len(chosen) == len(entries) else f"[{start}:{stop}]")
+    source = DetectionSource(name, annotations, read, targets, identity, origin=str(files.root))
+    if len(chosen) < len(entries):
+        source.info = dataclasses.replace(source.info, base_size=len(entries))
+    return source
+
+
+def objects_of(files: Files, entry: Entry, kind: str, number: int, max_pixels: int) -> dict:
+    """One image with its objects as `from_images` takes it; a mask without a pixel is no object."""
+    if kind == "instances":
+        masks = [_nonzero(mask_values(files, path)) for path in entry.masks]
+    else:
+        values = _instance_map(files, entry)
+        masks = [values == n for n in np.unique(values[values > 0])]
+    masks = [mask for mask in masks if mask.any()]
+    height, width = check_image(files.read(entry.image), str(files.root / entry.image), max_pixels)[:2]
+    return {
+        "image_id": number,
+        "file_name": str(entry.image),
+        "size": (height, width),
+        "boxes": np.concatenate([boxes_of_masks(mask[None]) for mask in masks]) if masks else np.zeros((0, 4)),
+        "labels": np.ones(len(masks), np.int64),
+        "crowd": np.zeros(len(masks), np.bool_),
+        "ids": np.arange(1, len(masks) + 1),
+        "areas": [float(mask.sum()) for mask in masks],
+        "segmentations": [encode_mask(mask) for mask in masks],
+    }
+
+
+def _instance_map(files: Files, entry: Entry) -> np.ndarray:
+    """int32 [H, W]: 0, or the number of an object."""
+    values, name = mask_values(files, entry.masks[0]), files.root / entry.masks[0]
+    if values.ndim == 3:
+        raise ValueError(f"{name} is a colour image; kind='instance_map' expects grey or palette PNG of object numbers")
+    return values.astype(np.int32)
 
 
 def open_mask_folder(
@@ -210,8 +328,8 @@ def open_entries(
 
     def read(entry: Entry) -> dict:
         image = decode_image(files.read(entry.image), str(files.root / entry.image), max_pixels)
-        if kind == "instances":
-            return {"image": image, **_from_instances(files, entry, image.shape[:2])}
+        if kind in OF_OBJECTS:
+            return {"image": image, **_from_instances(files, entry, kind, image.shape[:2])}
         return {"image": image, **_from_mask(files, entry, kind, len(class_names), void)}
 
     if in_memory or (in_memory is None and sum(pixels for pixels, _ in checked) * _BYTES_PER_PIXEL <= MAX_BYTES_IN_MEMORY):
@@ -296,11 +414,15 @@ def _nonzero(values: np.ndarray) -> np.ndarray:
     return values != 0
 
 
-def _from_instances(files: Files, entry: Entry, size: tuple[int, int]) -> dict:
+def _from_instances(files: Files, entry: Entry, kind: str, size: tuple[int, int]) -> dict:
     """Where masks overlap, the last one in the order of names lies on top."""
     instances = np.zeros(size, np.uint16)
-    for number, path in enumerate(entry.masks, start=1):
-        instances[_nonzero(mask_values(files, path))] = number
+    if kind == "instance_map":
+        values = _instance_map(files, entry)
+        instances[:] = np.searchsorted(np.unique(np.append(values, 0)), values)  # 0, 1, 2, ...
+    else:
+        for number, path in enumerate(entry.masks, start=1):
+            instances[_nonzero(mask_values(files, path))] = number
     return {
         "segmentation": (instances > 0).astype(np.uint8),
         "pixel_valid": np.ones(size, np.bool_),

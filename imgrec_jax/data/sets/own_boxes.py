@@ -1,4 +1,4 @@
-"""Own images with boxes: a folder with COCO json, Pascal VOC's three folders, or YOLO's text files, as it is.
+"""Own images with boxes: a folder with COCO json, Pascal VOC's three folders, YOLO's text files or a mask for each object.
 
 Classes, splits and where the images lie are found; splits that are not given are cut, seeded, and with what must stay together
 (groups, files of equal content) in one. Sizes, canvases and anchors that fit the objects are proposed for a small detector.
@@ -20,7 +20,7 @@ import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder
 from imgrec_jax.data.annotations import Annotations, from_images
-from imgrec_jax.data.files import folders, is_hidden, stamp, walk
+from imgrec_jax.data.files import folders, is_hidden, list_files, stamp, walk
 from imgrec_jax.data.images import MAX_PIXELS, decode_image, read_image_file, read_regular
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
@@ -39,7 +39,7 @@ from imgrec_jax.data.own.found import (
 )
 from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store
-from imgrec_jax.data.sets import coco, voc, yolo
+from imgrec_jax.data.sets import coco, mask_folder, voc, yolo
 from imgrec_jax.data.source import Request, parse_split
 
 _LONGEST = (320, 480, 640)  # of an image's side; the first at which most objects have _SMALLEST pixels
@@ -88,13 +88,18 @@ def find(root: Path, max_pixels: int = MAX_PIXELS, *, allow_outside: bool = Fals
         raise FileNotFoundError(f"config.data.manual_dir={root} is no folder; give the one with your images and annotations")
     while (inner := _only_folder(root)) is not None:
         root = inner
-    for look in (_find_voc, functools.partial(_find_yolo, max_pixels=max_pixels, allow_outside=allow_outside), _find_coco):
+    for look in (
+        _find_voc,
+        functools.partial(_find_masks, max_pixels=max_pixels),
+        functools.partial(_find_yolo, max_pixels=max_pixels, allow_outside=allow_outside),
+        _find_coco,
+    ):
         if (found := look(root)) is not None:
             return found
     there = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))[:10]
     raise ValueError(
         f"{root} holds {there}; expected Pascal VOC (Annotations/ and JPEGImages/), YOLO (data.yaml, or images/ and labels/), "
-        "or a COCO json with images, annotations and categories"
+        "a COCO json with images, annotations and categories, or NAME/images/ and NAME/masks/ with a file for each object"
     )
 
 
@@ -126,6 +131,25 @@ def _find_voc(root: Path) -> Given | None:
         splits = {split: voc.read_folder(root, stem, class_names) for split, stem in named.items()}
         return Given("Pascal VOC", splits, [])
     return Given("Pascal VOC", {"": voc.read_stems(root, [path.stem for path in files], class_names)}, [])
+
+
+def _find_masks(root: Path, max_pixels: int) -> Given | None:
+    """A folder for each image, with `images` and `masks` in it; the folders above may name splits."""
+    holders = {path.parent for path in folders(root) if path.name == "masks" and (path.parent / "images").is_dir()}
+    if not holders or root in holders:  # images/ and masks/ at the top are maps of classes
+        return None
+    files = list_files(root, max_pixels)
+    entries: dict[str, list[mask_folder.Entry]] = {}
+    for entry in mask_folder.pair(files, kind="instances"):
+        entries.setdefault(canonical_split(entry.name.split("/")[0]) or "", []).append(entry)
+    splits = {}
+    for split, of_split in entries.items():
+        for entry in of_split:
+            mask_folder.check_entry(files, entry, "instances", max_pixels)
+        rows = [mask_folder.objects_of(files, entry, "instances", n, max_pixels) for n, entry in enumerate(of_split, start=1)]
+        table = from_images(rows, class_names=mask_folder.CLASS_NAMES[1:])
+        splits[split] = FolderSplit(table, tuple(root / entry.image for entry in of_split), str(root))
+    return Given("a mask file for each object", splits, [])
 
 
 def _find_yolo(root: Path, max_pixels: int, allow_outside: bool) -> Given | None:
@@ -417,7 +441,10 @@ class OwnBoxes:
             f"{fit.anchor_sizes} pixels, "
             f"height / width {fit.aspect_ratios}"
         )
+        masks = train.all_have_masks()
+        self.lines.append("every object has a mask" if masks else "boxes without masks")
         return {
+            "model.kind": "mask" if masks else "faster",
             "model.num_classes": len(self.class_names) + 1,
             "model.anchor_sizes": fit.anchor_sizes,
             "model.aspect_ratios": fit.aspect_ratios,

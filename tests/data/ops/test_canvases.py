@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops import canvases as batches
 
 TOOLS = Path(__file__).parents[3] / "shared" / "tools"
@@ -97,11 +98,14 @@ def test_order_with_a_canvas_that_no_image_needs():
 def test_resize_moves_boxes_masks_and_proposals():
     mask = np.zeros((1, 10, 20), np.bool_)
     mask[0, 2:4, 5:10] = True
-    given = example((10, 20), [[5, 2, 10, 4]], masks=mask, proposals=np.float32([[0, 0, 20, 10]]))
+    given = example((10, 20), [[5, 2, 10, 4]], box_mask=bits.pack(mask), proposals=np.float32([[0, 0, 20, 10]]))
     out = batches.resize((20,), 100, ((32, 64),))(given, np.random.default_rng(0))
     np.testing.assert_array_equal(out["boxes"], [[10, 4, 20, 8]])
     np.testing.assert_array_equal(out["proposals"], [[0, 0, 40, 20]])
-    assert out["masks"][0, 4:8, 10:20].all() and out["masks"].sum() == 40
+    masks = bits.unpack(out["box_mask"], 40)
+    assert masks[0, 4:8, 10:20].all() and masks.sum() == 40
+    batch = batches.collate_boxes(max_boxes=3)([{**out, "box_crowd": np.zeros(1, bool)}])
+    assert batch["box_mask"].shape == (1, 3, 32, 8) and bits.areas(batch["box_mask"][0]).tolist() == [40, 0, 0]
     assert out["canvas"] == (32, 64) and out["image"].dtype == np.uint8
 
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops import geometry as geo
 
 SIZE = (40, 60)
@@ -23,7 +24,12 @@ def scene(boxes, size=SIZE, masks=True):
         "box_crowd": np.zeros(len(boxes), np.bool_),
         "segmentation": (instances * np.arange(1, len(boxes) + 1)[:, None, None]).max(0, initial=0).astype(np.int32),
     }
-    return {**example, "masks": instances} if masks else example
+    return {**example, "box_mask": bits.pack(instances)} if masks else example
+
+
+def masks_of(example):
+    """bool [N, H, W]"""
+    return bits.unpack(example["box_mask"], example["image"].shape[1])
 
 
 def test_flip_by_hand():
@@ -52,7 +58,7 @@ def test_a_quarter_turn_is_rot90():
     out = geo.warp_example(example, matrix, (40, 40))
     np.testing.assert_array_equal(out["image"], np.rot90(example["image"]))
     np.testing.assert_array_equal(out["boxes"], [[4, 20, 10, 35]])
-    np.testing.assert_array_equal(geo.boxes_of_masks(out["masks"]), out["boxes"])
+    np.testing.assert_array_equal(geo.boxes_of_masks(masks_of(out)), out["boxes"])
 
 
 def test_scaling_equals_resize():
@@ -77,8 +83,8 @@ def test_boxes_follow_pixels(seed):
     example = scene([(10, 8, 30, 20), (35, 22, 50, 36)])
     out = op(example, np.random.default_rng(seed))
     assert out["image"].shape == example["image"].shape
-    assert len(out["boxes"]) == len(out["masks"]) == len(out["box_label"]) == len(out["box_crowd"]) > 0
-    for box, label, mask in zip(out["boxes"], out["box_label"], out["masks"], strict=True):
+    assert len(out["boxes"]) == len(out["box_mask"]) == len(out["box_label"]) == len(out["box_crowd"]) > 0
+    for box, label, mask in zip(out["boxes"], out["box_label"], masks_of(out), strict=True):
         np.testing.assert_array_equal(mask, out["segmentation"] == label)
         drawn = geo.boxes_of_masks(out["image"][None, ..., label - 1] > 127)[0]
         assert np.abs(box - drawn).max() <= 1
@@ -94,7 +100,8 @@ def test_warp_and_back(seed):
     there = geo.warp_example(example, canvas @ matrix, (120, 140))
     back = geo.warp_example(there, np.linalg.inv(canvas @ matrix), SIZE)
     assert np.abs(back["boxes"] - example["boxes"]).max() <= 1
-    both, either = (back["masks"] & example["masks"]).sum(), (back["masks"] | example["masks"]).sum()
+    returned, first = masks_of(back), masks_of(example)
+    both, either = (returned & first).sum(), (returned | first).sum()
     assert both / either > 0.95
     # twice nearest neighbour: only pixels at an outline may change class
     outline = cv2.morphologyEx(example["segmentation"].astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
@@ -118,17 +125,30 @@ def test_boxes_that_leave_the_image():
 def test_a_cut_object_is_tightened_to_its_mask():
     """An L whose foot is cut away: what stays is the 3-pixel stem, and the visible fraction counts pixels of the mask."""
     example = scene([(10, 10, 30, 30)])
-    example["masks"][0, 10:27, 13:30] = False  # stem 3 x 20 at x = 10, foot 20 x 3 at y = 27: 60 + 51 pixels
+    shape = masks_of(example)
+    shape[0, 10:27, 13:30] = False  # stem 3 x 20 at x = 10, foot 20 x 3 at y = 27: 60 + 51 pixels
+    example["box_mask"] = bits.pack(shape)
     out = geo.warp_example(example, geo.translation(0, 15), SIZE)  # rows 25.. leave the image of height 40
     np.testing.assert_array_equal(out["boxes"], [[10, 25, 13, 40]])
     assert len(geo.warp_example(example, geo.translation(0, 15), SIZE, min_visible=46 / 111)["boxes"]) == 0
     assert len(geo.warp_example(example, geo.translation(0, 15), SIZE, min_visible=45 / 111)["boxes"]) == 1
 
 
+def test_an_object_whose_mask_vanishes_is_dropped_though_its_box_stays():
+    """A pixel in a box of 20: at a third of the size, nearest neighbour reads one beside it."""
+    example = scene([(10, 10, 30, 30), (40, 10, 50, 30)])
+    shape = np.zeros((2, *SIZE), np.bool_)
+    shape[0, 9, 9] = shape[1, 10:30, 40:50] = True
+    out = geo.warp_example({**example, "box_mask": bits.pack(shape)}, geo.scaling(1 / 3, 1 / 3), (13, 20))
+    np.testing.assert_array_equal(out["box_label"], [2])
+    never = geo.warp_example({**example, "box_mask": bits.pack(shape & False)}, geo.scaling(1 / 3, 1 / 3), (13, 20))
+    assert len(never["boxes"]) == 2  # an object without a mask has lost none
+
+
 def test_images_without_boxes_and_plain_images():
     op = geo.random_affine(rotate=10, scale=(0.5, 2))
     out = op(scene([]), np.random.default_rng(0))
-    assert out["boxes"].shape == (0, 4) and out["masks"].shape == (0, *SIZE)
+    assert out["boxes"].shape == (0, 4) and masks_of(out).shape == (0, *SIZE)
     plain = op({"image": np.zeros((8, 8, 1), np.uint8), "label": 3}, np.random.default_rng(0))
     assert plain["label"] == 3 and plain["image"].shape == (8, 8, 1)
 
@@ -142,9 +162,9 @@ def test_proposals_move_and_clip():
 def test_instance_maps_move_with_the_masks():
     """Ids beyond one byte survive."""
     example = scene([(14, 10, 44, 32)])
-    example["instances"] = np.where(example["masks"][0], 1000, 0).astype(np.uint16)
+    example["instances"] = np.where(masks_of(example)[0], 1000, 0).astype(np.uint16)
     out = geo.random_affine(rotate=30, scale=(0.7, 1.5))(example, np.random.default_rng(2))
-    np.testing.assert_array_equal(out["instances"], np.where(out["masks"][0], 1000, 0))
+    np.testing.assert_array_equal(out["instances"], np.where(masks_of(out)[0], 1000, 0))
 
 
 def test_the_same_generator_gives_the_same_example():

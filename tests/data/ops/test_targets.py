@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops import targets as target_ops
 
 RNG = np.random.default_rng(0)
@@ -58,7 +59,7 @@ def test_semantic_map_puts_small_over_large_and_voids_crowds():
     masks[2, :, 8:12] = True  # crowd
     boxes = [[5, 5, 8, 8], [0, 0, 10, 10], [8, 0, 12, 20]]
     op = target_ops.segmentation_from_instances()
-    out = op(example(boxes, masks=masks, box_crowd=np.array([False, False, True])), RNG)
+    out = op(example(boxes, box_mask=bits.pack(masks), box_crowd=np.array([False, False, True])), RNG)
     expected = np.zeros((20, 30), np.int32)
     expected[:10, :10] = 2
     expected[5:8, 5:8] = 1

@@ -10,6 +10,7 @@ import pytest
 
 from imgrec_jax.data import annotated as detection_source
 from imgrec_jax.data.annotations import Annotations, from_images, mask_values
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.sets import coco
 from tests.data import coco_folder
 
@@ -41,13 +42,13 @@ def test_order_labels_and_boxes(folder):
 def test_masks_of_polygons_and_run_lengths(folder):
     expected = np.zeros((20, 30), np.bool_)
     expected[3:9, 2:10] = True
-    masks = folder.annotations.masks(2)
+    masks = bits.unpack(folder.annotations.masks(2), 30)
     assert not masks[0].any()  # has no segmentation
     np.testing.assert_array_equal(masks[1], expected)
     column = np.zeros((20, 30), np.bool_)
     column[:, 0] = True
-    np.testing.assert_array_equal(folder.annotations.masks(3), [column])
-    assert folder.annotations.masks(0).shape == (0, 20, 30)
+    np.testing.assert_array_equal(bits.unpack(folder.annotations.masks(3), 30), [column])
+    assert folder.annotations.masks(0).shape == (0, 20, 4)
 
 
 def test_examples(folder):
@@ -111,7 +112,7 @@ def test_table_survives_the_disk(tmp_path):
     loaded = Annotations.load(tmp_path / "t.npz", masks=True)
     assert loaded.segmentations[1] is None and loaded.file_names == ("ä.png",) and loaded.category_ids == (2, 9)
     np.testing.assert_array_equal(mask_values(loaded.segmentations[0], 4, 6), mask)
-    np.testing.assert_array_equal(loaded.masks(0), [mask, np.zeros_like(mask)])
+    np.testing.assert_array_equal(bits.unpack(loaded.masks(0), 6), [mask, np.zeros_like(mask)])
     bare = Annotations.load(tmp_path / "t.npz", masks=False)
     assert loaded.boxes.dtype == loaded.areas.dtype == np.float64 and loaded.targets(0)["boxes"].dtype == np.float32
     with pytest.raises(ValueError, match="hold no masks"):
@@ -182,8 +183,8 @@ def test_real_coco_images():
         example = source[index]
         np.testing.assert_array_equal(example["image"].shape[:2], example["original_size"])
         inside = [m[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1].sum() for m, (x1, y1, x2, y2) in masked(example)]
-        np.testing.assert_allclose(inside, example["masks"].sum((1, 2)), atol=10)  # masks lie in their boxes
+        np.testing.assert_allclose(inside, bits.areas(example["box_mask"]), atol=10)  # masks lie in their boxes
 
 
 def masked(example):
-    return zip(example["masks"], example["boxes"], strict=True)
+    return zip(bits.unpack(example["box_mask"], example["image"].shape[1]), example["boxes"], strict=True)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.geometry import boxes_of_masks
 from imgrec_jax.data.sets import scene_drawing as drawing
 from imgrec_jax.data.sets import scenes
@@ -91,7 +92,10 @@ def check_source(source):
         np.testing.assert_array_equal(example["image"], scene.image)
         np.testing.assert_allclose(example["boxes"], scene.boxes, atol=1e-4)
         np.testing.assert_array_equal(example["box_label"], scene.labels)
-        np.testing.assert_array_equal(example["masks"], scene.instances == np.arange(1, len(scene.boxes) + 1)[:, None, None])
+        np.testing.assert_array_equal(
+            bits.unpack(example["box_mask"], scene.instances.shape[1]),
+            scene.instances == np.arange(1, len(scene.boxes) + 1)[:, None, None],
+        )
         np.testing.assert_array_equal(example["segmentation"], scene.segmentation)
         assert example["pixel_valid"].all() and not example["box_crowd"].any()
         assert example["file_name"] == f"scene_{index:05d}.png" and example["image_id"] == index + 1
@@ -103,7 +107,7 @@ def test_through_tfds_and_without_it(tmp_path, monkeypatch):
     tfds_source = scenes.open_source("validation", tmp_path / "a", lambda: DIGITS, preset="tiny", targets=everything)
     check_source(tfds_source)
     part = scenes.open_source("validation[4:10]", tmp_path / "a", lambda: pytest.fail("made again"), preset="tiny")
-    assert len(part) == 6 and part[1]["file_name"] == "scene_00005.png" and "masks" not in part[1]
+    assert len(part) == 6 and part[1]["file_name"] == "scene_00005.png" and "box_mask" not in part[1]
     assert part.info.meta["annotations"].image_ids.tolist() == [5, 6, 7, 8, 9, 10]
     assert "tensorflow" not in sys.modules
 
