@@ -232,8 +232,8 @@ def compare(arguments: argparse.Namespace) -> None:
                 offset, gap = max(offset, distance), max(gap, difference)
     extra = sum(len(found["scores"]) for found in mine.values()) - matched
     print(f"{matched} of {total} detections found, {extra} more here; boxes to {offset:.2g} px, scores to {gap:.2g}")
-    here = {name: evaluated[name] for name in NUMBERS}
-    result = {"file": arguments.file, "proposals": arguments.proposals, "numbers_there": theirs["numbers"], "numbers_here": here,
+    there, here = theirs["numbers"], {name: evaluated[name] for name in NUMBERS}
+    result = {"file": arguments.file, "proposals": arguments.proposals, "numbers_there": there, "numbers_here": here,
               "largest": worst, "detections": total, "matched": matched, "extra": extra, "boxes_px": offset,
               "scores": gap}  # fmt: skip
     (Path(__file__).parent / f"result_{arguments.kind}.json").write_text(json.dumps(result, indent=1) + "\n")
