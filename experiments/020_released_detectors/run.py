@@ -74,7 +74,7 @@ def overfit(arguments: argparse.Namespace) -> None:
         "--config.schedule.warmup_steps=None", "--config.schedule.warmup_factor=0.0", "--config.schedule.boundaries_epochs=()",
         "--config.train.total_epochs=None",
         f"--config.train.total_steps={arguments.steps}", "--config.data.validation_split=", "--config.select.metric=",
-        "--config.checkpoint.every_steps=50",
+        "--config.checkpoint.every_steps=10",
         f"--workdir={arguments.out}/overfit",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "imgrec_jax.main", *command], check=True)
