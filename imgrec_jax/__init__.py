@@ -62,10 +62,10 @@ def train(
 
     Ctrl-C saves and returns. Raises what `imgrec_jax.run.loop.train` does.
     """
-    from imgrec_jax.run import loop
+    from imgrec_jax.pages import training
     from imgrec_jax.run.writers import emit
 
-    return loop.train(experiment, workdir, say or emit, callbacks=callbacks, restart=restart)
+    return training.train(experiment, workdir, say or emit, callbacks=callbacks, restart=restart)
 
 
 def evaluate(

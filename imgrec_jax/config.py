@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -73,6 +74,10 @@ def base() -> ConfigDict:
     config.log.every_steps = 100
     config.log.show = ("loss", "accuracy")
     config.log.tensorboard = True
+    config.log.writers = ()  # more places for curves and pictures: "mlflow", "wandb"
+    config.log.pictures = True  # answers and plots beside the curves, wherever these are shown
+    config.log.samples = 8  # images of the data that the workdir keeps, so that exports can be checked without the data
+    config.log.report = False  # write the report, as `imgrec report` does, at the end of training
 
     config.profile = ConfigDict()  # a trace for TensorBoard or Perfetto, in the workdir's `profile`
     config.profile.first_step = placeholder(int)  # counted from this start of the program; None for no trace
@@ -361,7 +366,10 @@ def find_file(name: str) -> Path:
         return known[name]
     beside = sorted(map(str, path.parent.glob("*.py"))) if path.parent != Path() and path.parent.is_dir() else []
     there = f"; in {path.parent} there are {beside}" if beside else ""
-    raise ConfigFileError(f"there is no config {name}{there}; those that come with the package: {', '.join(known) or 'none'}")
+    raise ConfigFileError(
+        f"there is no config {name}{there}; those that come with the package: {', '.join(known) or 'none'}"
+        + did_you_mean(name, known)
+    )
 
 
 def load_file(path: Path, variant: str = "") -> ConfigDict:
@@ -462,5 +470,11 @@ def _no_key(key: str, known: dict[str, object]) -> str:
     section = key.rpartition(".")[0]
     valid = [name for name in known if name.startswith(f"{section}.")] if section else []
     valid = valid or sorted({name.split(".")[0] for name in known})
-    close = [RENAMED_KEYS[key]] if RENAMED_KEYS.get(key) in known else difflib.get_close_matches(key, known, 1)
-    return f"the config has no key {key!r}{f'; did you mean {close[0]!r}?' if close else '.'} Keys there: {', '.join(valid)}"
+    close = f"; did you mean {RENAMED_KEYS[key]!r}?" if RENAMED_KEYS.get(key) in known else did_you_mean(key, known)
+    return f"the config has no key {key!r}{close or '.'} Keys there: {', '.join(valid)}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'adam'?", or "" where nothing known is like the word."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -59,13 +59,15 @@ class Selection(NamedTuple):
 
 
 class Cadence(NamedTuple):
-    """How often what happens; checkpoint_every None keeps no checkpoints. profile: (first step, number of steps) or None."""
+    """How often what happens; checkpoint_every None keeps no checkpoints. profile: (first step, number of steps) or None.
+    samples: images that the folder keeps."""
 
     eval_every: int
     checkpoint_every: int | None
     keep_checkpoints: int
     log_every: int
     profile: tuple[int, int] | None
+    samples: int = 0
 
 
 class Compute(NamedTuple):
@@ -85,7 +87,7 @@ class Experiment(NamedTuple):
       card: what the run's folder says of it beside the config (see `run.workdir`): class names, input, splits.
       seed: the one seed.
       variable_shapes: of the model.
-      show: names of the metrics for the terminal; tensorboard: whether to write its events.
+      show: names of the metrics for the terminal; boards: names of `run.boards` that show them.
     """
 
     config: ConfigDict
@@ -100,4 +102,4 @@ class Experiment(NamedTuple):
     cadence: Cadence
     compute: Compute
     show: tuple[str, ...]
-    tensorboard: bool
+    boards: tuple[str, ...]

@@ -21,7 +21,7 @@ from imgrec_jax.run.stop import Stop, caught
 
 FLAGS = flags.FLAGS
 # Modules of this package that are commands of `imgrec` beside training.
-COMMANDS: tuple[str, ...] = ("explain", "export", "predict", "report", "sweep")
+COMMANDS: tuple[str, ...] = ("explain", "export", "predict", "report", "serve", "sweep")
 
 
 def define_flags() -> None:
@@ -173,7 +173,9 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
             return
         say(summary(experiment, folder))
-        loop.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
+        from imgrec_jax.pages import training
+
+        training.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
         if experiment.cadence.checkpoint_every:
             say(f"in {folder}: checkpoints, metrics.jsonl, config.json; to evaluate: imgrec --workdir={folder} --mode=eval")
     except Exception as error:
@@ -308,8 +310,10 @@ def imgrec() -> None:
 
         name = sys.argv[1]
         if name not in COMMANDS:
-            known = f"; commands: {', '.join(COMMANDS)}" if COMMANDS else ""
-            raise SystemExit(f"error: imgrec knows no command {name!r}{known}. To train: imgrec --config=mnist")
+            from imgrec_jax.config import did_you_mean
+
+            known = f"; commands: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS) or '.'}"
+            raise SystemExit(f"error: imgrec knows no command {name!r}{known} To train: imgrec --config=mnist")
         del sys.argv[1]
         return importlib.import_module(f"imgrec_jax.{name}").main()
     return main()

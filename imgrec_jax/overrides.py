@@ -21,7 +21,7 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
         from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
 
         notes = [switch(config, key, overrides[key]) for key in NAME_KEYS if key in overrides]
-        config = complete(config)
+        config = complete(config, settle=False)
     for key, text in overrides.items():
         override(config, key, text)
     settle_durations(config, overrides)
@@ -35,7 +35,7 @@ def settle_durations(config, overridden: Iterable[str]) -> None:
         section, _, name = key.rpartition(".")
         unit = next((u for u in units if name.endswith(u)), None)
         others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
-        if section and all(other in config[section] for other in others):
+        if section and others and all(other in config[section] for other in others) and config[section][name] is not None:
             for other in others:
                 config[section][other] = None
 

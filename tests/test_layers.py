@@ -47,10 +47,11 @@ ALLOWED = {
     },
     "inference": PURE | {"assemble", "compiled", "data", "inference", "parallel", "pretrained", "run", "tasks"},
     "attribution": {"attribution", "inference", "tasks"},
-    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "run", "stats"},
+    "serving": {"attribution", "data", "inference", "pages", "serving"},
+    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "parallel", "run", "stats"},
 }
 # The commands: flags only, logic below.
-COMMANDS = {"explain", "export", "main", "predict", "report", "sweep"}
+COMMANDS = {"explain", "export", "main", "predict", "report", "serve", "sweep"}
 NEVER_IN_DATA = {"jax", "flax", "optax", "tensorflow", "torch"}
 
 

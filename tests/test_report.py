@@ -1,12 +1,13 @@
 """The report of a run of every task, and of two runs."""
 
+import itertools
 import json
 import re
 
 import pytest
 
 from imgrec_jax import report
-from tests import small_runs
+from tests import chromium, small_runs
 
 
 def call(*words):
@@ -59,3 +60,35 @@ def test_without_the_data_it_says_so_and_reports_what_it_can(finished, tmp_path,
     assert call("--workdir", copy) == 0
     assert "without pictures" in capsys.readouterr().err and "Learning curves" in (copy / "report" / "index.html").read_text()
     assert "which run?" in str(call())
+
+
+def test_the_report_is_written_at_the_end_of_training_and_once(small_data, tmp_path, monkeypatch):
+    import imgrec_jax
+    from imgrec_jax.pages import report
+
+    def train(**changes):
+        config = small_runs.config_of("classification", small_data["classification"], log__report=True, **changes)
+        said = []
+        imgrec_jax.train(imgrec_jax.build(config), tmp_path / "run", said.append)
+        return said
+
+    written = []
+    monkeypatch.setattr(report, "write", lambda folder, say: written.append(folder) or 1 / (len(written) - 1))
+    assert any("no report (division by zero); imgrec report --workdir=" in line for line in train())
+    (tmp_path / "run" / "report").mkdir()
+    train()  # a run at its end, whose report is missing
+    (tmp_path / "run" / "report" / "index.html").write_text("a report")
+    train()
+    assert written == [tmp_path / "run"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium.CHROMIUM is None, reason="there is no Chromium on this machine")
+@pytest.mark.parametrize("task", small_runs.TASKS)
+def test_the_report_opens_without_a_word_or_a_request_on_a_phone_and_on_a_desk(finished, tmp_path, task):
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    assert call("--workdir", finished[task], "--out", tmp_path) == 0
+    for width, dark in itertools.product(chromium.WIDTHS, (False, True)):
+        with chromium.opened((tmp_path / "index.html").as_uri(), width, dark) as page:
+            page.screenshot(path=tmp_path / f"{width}_{dark}.png")
+            assert page.locator("h2").count() > 5

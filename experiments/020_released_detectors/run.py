@@ -1,19 +1,24 @@
 """A detector file in torchvision's released layout, evaluated here and by torchvision on the same JPEG files.
 
-    python experiments/020_released_detectors/run.py reference --weights=A.safetensors --data=DIR --out=DIR
-      (needs torch, torchvision, pycocotools) makes DIR/detector.pth, a file as references/detection/train.py saves it, with 91
+    python experiments/020_released_detectors/run.py overfit --coco=COCO --data=DIR --out=OUT
+      copies three images of COCO/train2017 with their annotations to DIR, trains the detector on them from random weights (v2:
+      --body=RUN takes the body of the run of v1) and exports OUT/overfit.safetensors with torchvision's names.
+    python experiments/020_released_detectors/run.py reference --weights=OUT/overfit.safetensors --data=DIR --out=OUT
+      (needs torch, torchvision, pycocotools) makes OUT/detector.pth, a file as references/detection/train.py saves it, with 91
       outputs and beside the weights `args`, from a run's `imgrec export --format=torchvision` (without --weights from seeded
-      random ones); and DIR/torchvision.json, what torchvision finds with it, and pycocotools' twelve numbers.
-    python experiments/020_released_detectors/run.py ours --data=DIR --out=DIR
-      evaluates DIR/detector.pth with `--mode=eval`, without training, and predicts.
-    python experiments/020_released_detectors/run.py compare --out=DIR
+      random ones), and OUT/released.pth, the weights alone, as torchvision releases them; and OUT/torchvision.json, what
+      torchvision finds with it, and pycocotools' twelve numbers.
+    python experiments/020_released_detectors/run.py ours --data=DIR --out=OUT
+      evaluates the file with `--mode=eval`, without training, and predicts.
+    python experiments/020_released_detectors/run.py compare --data=DIR --out=OUT
       compares: the twelve numbers, and detections one by one.
 
---kind=v1 or v2 (fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2).
+--kind=v1 or v2 (fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2); --file=detector.pth or released.pth.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +32,54 @@ NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 def annotations(arguments: argparse.Namespace) -> Path:
     return Path(arguments.data) / "annotations" / "instances_val2017.json"
+
+
+# Landscape images of one canvas; the last has an object of fewer than 32 x 32 pixels.
+IMAGES = ("000000000030.jpg", "000000000092.jpg", "000000000471.jpg")
+
+
+def subset(coco: Path, folder: Path) -> None:
+    """A COCO folder of IMAGES alone, with all categories."""
+    stored = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    images = [image for image in stored["images"] if image["file_name"] in IMAGES]
+    ids = {image["id"] for image in images}
+    kept = {**stored, "images": images, "annotations": [a for a in stored["annotations"] if a["image_id"] in ids]}
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "val2017").mkdir(exist_ok=True)
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(kept))
+    for name in IMAGES:
+        shutil.copy(coco / "train2017" / name, folder / "val2017" / name)
+
+
+def overfit(arguments: argparse.Namespace) -> None:
+    """Batch norms are live while it learns; the exported file has their statistics, which v1 takes as frozen ones."""
+    subset(Path(arguments.coco), Path(arguments.data))
+    body = [
+        f"--config.pretrained.path={arguments.body}", "--config.pretrained.head=new",
+        r"--config.pretrained.allow_missing=('^backbone/fpn', '^rpn', '^roi_heads')",
+        r"--config.pretrained.allow_unexpected=('^backbone/fpn', '^rpn', '^roi_heads')",
+        "--config.pretrained.allow_wrong_shape=('^backbone/fpn', '^rpn', '^roi_heads')",
+        r"--config.optim.frozen=('^backbone/body/',)",
+    ] if arguments.body else ["--config.optim.frozen=()"]  # fmt: skip
+    command = [
+        f"--config={ROOT}/configs/coco_faster_rcnn.py:folder", f"--config.data.manual_dir={arguments.data}",
+        *NETWORK[arguments.kind], "--config.model.norm=batch", *sizes(arguments),
+        "--config.data.train_split=val", "--config.data.allow_overlap=true",
+        f"--config.data.canvases=(({arguments.min_size}, {-(-arguments.min_size * 3 // 2)}),)",
+        f"--config.data.batch_size={len(IMAGES)}", "--config.data.train_ops={}", *body,
+        "--config.detection.rpn_pre_nms_top_n_train=300", "--config.detection.rpn_post_nms_top_n_train=100",
+        "--config.detection.rpn_batch_size_per_image=64", f"--config.detection.box_batch_size_per_image={arguments.rois}",
+        "--config.optim.name=adamw", "--config.optim.learning_rate=1e-3", "--config.optim.clip_norm=10.0",
+        "--config.optim.weight_decay=()", "--config.schedule.name=one_cycle",
+        "--config.schedule.warmup_steps=None", "--config.schedule.warmup_factor=0.0", "--config.schedule.boundaries_epochs=()",
+        "--config.train.total_epochs=None",
+        f"--config.train.total_steps={arguments.steps}", "--config.data.validation_split=", "--config.select.metric=",
+        "--config.checkpoint.every_steps=50",
+        f"--workdir={arguments.out}/overfit",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "imgrec_jax.main", *command], check=True)
+    export = ["--format=torchvision", f"--workdir={arguments.out}/overfit", f"--out={arguments.out}/overfit.safetensors"]
+    subprocess.run([sys.executable, "-m", "imgrec_jax.export", *export], check=True)
 
 
 def as_91_outputs(state: dict, category_ids: list[int]) -> dict:
@@ -71,6 +124,7 @@ def reference(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.save({"model": state, "args": args, "epoch": 25, "shape": torch.Size([3, 800])}, out / "detector.pth")
+    torch.save(model.state_dict(), out / "released.pth")
     model.eval()
     found, rows = {}, []
     for image in truth.loadImgs(truth.getImgIds()):
@@ -92,15 +146,19 @@ def reference(arguments: argparse.Namespace) -> None:
     (out / "torchvision.json").write_text(json.dumps({"numbers": numbers, "found": found}))
 
 
+NETWORK = {"v1": ["--config.model.norm_epsilon=1e-5"], "v2": ["--config.model.name=fasterrcnn_resnet50_fpn_v2"]}
+
+
+def sizes(arguments: argparse.Namespace) -> list[str]:
+    return [f"--config.data.min_size=({arguments.min_size},)", f"--config.data.max_size={arguments.max_size}"]
+
+
 def flags(arguments: argparse.Namespace) -> list[str]:
-    network = {"v1": ["--config.model.norm_epsilon=1e-5"], "v2": ["--config.model.name=fasterrcnn_resnet50_fpn_v2"]}[
-        arguments.kind
-    ]
     return [
-        f"--config={ROOT}/configs/coco_faster_rcnn.py:folder", f"--config.data.manual_dir={arguments.data}", *network,
-        "--config.data.train_split=val", "--config.data.allow_overlap=true", "--config.data.resize=torchvision",
-        f"--config.data.min_size=({arguments.min_size},)", f"--config.data.max_size={arguments.max_size}",
-        "--config.data.eval_batch_size=1", f"--config.pretrained.path={arguments.out}/detector.pth",
+        f"--config={ROOT}/configs/coco_faster_rcnn.py:folder", f"--config.data.manual_dir={arguments.data}",
+        *NETWORK[arguments.kind], "--config.data.train_split=val", "--config.data.allow_overlap=true",
+        "--config.data.resize=torchvision", *sizes(arguments),
+        "--config.data.eval_batch_size=1", f"--config.pretrained.path={arguments.out}/{arguments.file}",
         "--config.pretrained.head=match", "--config.optim.frozen=()",
     ]  # fmt: skip
 
@@ -177,15 +235,21 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("reference", "ours", "compare"))
+    parser.add_argument("part", choices=("overfit", "reference", "ours", "compare"))
     parser.add_argument("--kind", choices=sorted(NAMES), default="v1")
     parser.add_argument("--weights")
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--min_size", type=int, default=160)
-    parser.add_argument("--max_size", type=int, default=256)
+    parser.add_argument("--coco", help="overfit: a COCO folder with train2017/ and annotations/")
+    parser.add_argument("--body", default="", help="overfit: a run to take the body of")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rois", type=int, default=64, help="overfit: that the box head learns from, an image")
+    parser.add_argument("--file", choices=("detector.pth", "released.pth"), default="detector.pth")
+    parser.add_argument("--min_size", type=int, default=128)
+    parser.add_argument("--max_size", type=int, default=192)
     arguments = parser.parse_args()
-    {"reference": reference, "ours": ours, "compare": compare}[arguments.part](arguments)
+    parts = {"overfit": overfit, "reference": reference, "ours": ours, "compare": compare}
+    parts[arguments.part](arguments)
 
 
 if __name__ == "__main__":

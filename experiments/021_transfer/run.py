@@ -8,7 +8,8 @@ The split is by image and the same for all: the first 80 images of a class (in t
 seed) may be trained on, the other 20 are the test; nothing is chosen by the test. A seed draws which of the 80 are seen.
 The probe is multinomial logistic regression (L2, C = 1) on standardised embeddings, as `configs/transfer.py:probe` without
 augmentation: a body that stands still gives each image one embedding, so it is computed once. `train` runs the product's
-own train step on 64 x 64 images, 32 a step, with AdamW and one cycle, as `configs/transfer.py` does.
+own train step on images of 64 x 64 pixels (--side), 32 a step, as many steps for every count, with AdamW and one cycle, as
+`configs/transfer.py` does, and its rates; random weights have no layer decay.
 """
 
 import argparse
@@ -104,25 +105,30 @@ def train(arguments: argparse.Namespace) -> None:
     """One compiled step for all seeds and counts: the number of steps is the same for all."""
     folder, steps = arguments.data, arguments.steps
     name, path, _ = LITE0 if arguments.network == "lite0" else ("mobilenet_v1_075", arguments.tfjs, {})
-    pictures, labels, tested = images(folder, 64)
-    config = configs.load(f"{HERE.parents[1]}/configs/transfer.py")
+    side = arguments.side
+    pictures, labels, tested = images(folder, side)
+    config = configs.load(f"{HERE.parents[1]}/configs/transfer.py{':scratch' * (arguments.how == 'scratch')}")
     with config.unlocked():
-        config.model.name, config.model.num_classes, config.pretrained.path = name, 10, path
+        config.model.name, config.model.num_classes = name, 10
+        config.pretrained.path = path if arguments.how == "pretrained" else ""
         config.data.name, config.data.validation_split, config.data.test_split = "mnist", "", "test"
         config.train.total_epochs, config.train.total_steps = None, steps
         config.select.metric = ""
+        if arguments.how == "scratch":
+            config.data.mean = config.data.std = (0.5, 0.5, 0.5)
     config = assemble.complete(config)
     task = assemble.inference(config).task
     optimiser = assemble.optimizer
     schedule = optimiser.make_schedule(config, steps, 10)
     from imgrec_jax.step import init_state, make_train_step, named_key
 
-    spec = {"image": jax.ShapeDtypeStruct((32, 64, 64, 3), np.uint8)}
+    spec = {"image": jax.ShapeDtypeStruct((32, side, side, 3), np.uint8)}
     step = compiled = None
+    init = jax.jit(lambda key: task.init(key, spec))
     predict = jax.jit(lambda variables, batch: task.predict(variables, batch)["label"])
     for count in arguments.counts:
         for seed in range(arguments.seeds):
-            variables = jax.jit(lambda key: task.init(key, spec))(named_key(seed, "init"))
+            variables = init(named_key(seed, "init"))
             if arguments.how == "pretrained":
                 variables, _ = pretrained.make_initialise(config)(jax.device_get(variables))
             tx = optimiser.make_optimizer(config, schedule, params=variables["params"])
@@ -156,9 +162,10 @@ def train(arguments: argparse.Namespace) -> None:
 
 def moved(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Moved by up to 3 pixels."""
+    side = batch.shape[1]
     padded = np.pad(batch, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="edge")
     places = rng.integers(0, 7, (len(batch), 2))
-    return np.stack([image[y : y + 64, x : x + 64] for image, (y, x) in zip(padded, places, strict=True)])
+    return np.stack([image[y : y + side, x : x + side] for image, (y, x) in zip(padded, places, strict=True)])
 
 
 def record(network: str, how: str, count: int, seed: int, accuracy: float) -> None:
@@ -208,6 +215,7 @@ def main() -> None:
     parser.add_argument("--counts", type=lambda text: [int(n) for n in text.split(",")], default=list(COUNTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--side", type=int, default=64)
     arguments = parser.parse_args()
     {"probe": probe, "train": train, "table": table}[arguments.part](arguments)
 

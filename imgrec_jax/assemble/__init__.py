@@ -150,10 +150,11 @@ def build(config: ConfigDict) -> Experiment:
             keep_checkpoints=config.checkpoint.keep,
             log_every=config.log.every_steps,
             profile=(profile.first_step, profile.steps) if profile.first_step is not None else None,
+            samples=config.log.samples,
         ),
         compute=Compute(jnp.promote_types(DTYPES[config.dtype], jnp.float32), layout, config.parallel.remat),
         show=tuple(config.log.show),
-        tensorboard=config.log.tensorboard,
+        boards=tuple(dict.fromkeys(("tensorboard",) * config.log.tensorboard + tuple(config.log.writers))),
     )
 
 

@@ -18,7 +18,7 @@ from imgrec_jax.assemble.ops import BEFORE, OP, factory_of
 from imgrec_jax.config import OP_SECTIONS, base, flatten
 from imgrec_jax.data.proposals import SearchOptions
 
-_KINDS = {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple}
+_KINDS = {"tuple": tuple, "int": int, "float": float, "bool": bool, "str": str}  # of tuple[int, int], tuple
 
 
 class Option(NamedTuple):
@@ -121,8 +121,11 @@ def _section(config: ConfigDict, key: str) -> ConfigDict:
     return config
 
 
-def complete(config: ConfigDict) -> ConfigDict:
-    """A copy in which every option of every component that is named has a key, at its default where the config says nothing."""
+def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
+    """A copy in which every option of every component that is named has a key, at its default where the config says nothing.
+
+    settle: what is open of the preprocessing is that of the pretrained weights; not while values are still to be given.
+    """
     config = config.copy_and_resolve_references()
     locked = config.is_locked
     with config.unlocked():
@@ -132,7 +135,8 @@ def complete(config: ConfigDict) -> ConfigDict:
             for name, given in _section(config, where).items():
                 if isinstance(given, ConfigDict):
                     _fill(given, _op(where, name, given))
-        pretrained.settle(config)
+        if settle:
+            pretrained.settle(config)
     if locked:
         config.lock()
     return config

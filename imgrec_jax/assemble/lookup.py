@@ -7,6 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from imgrec_jax.config import did_you_mean
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 # Arguments that no config gives.
@@ -24,7 +26,7 @@ def options_of(section: ConfigDict) -> dict[str, Any]:
 def choice(key: str, value: str, known: Any) -> str:
     """`value`, if it is one of `known`."""
     if value not in known:
-        raise ConfigError(f"config.{key}={value!r} is unknown; choose one of {sorted(known)}")
+        raise ConfigError(f"config.{key}={value!r} is unknown; choose one of {sorted(known)}{did_you_mean(value, known)}")
     return value
 
 

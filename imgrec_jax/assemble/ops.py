@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import ConfigError, check_options, options_of
-from imgrec_jax.config import is_own
+from imgrec_jax.config import did_you_mean, is_own
 from imgrec_jax.data.ops import crops, elastic, geometry, mixing, photometric, randaugment, targets
 
 # In the order in which they are applied, whatever the order in a config.
@@ -27,6 +27,7 @@ OPS: dict[str, Callable] = {
     "erase": photometric.erase,
 }
 BATCH_OPS: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
+_FORM = "; expected a function of the op's options that returns the op: (example, rng) -> example, both dicts of arrays"
 # Ops that only some tasks have the targets for.
 TASKS_OF_OP = {
     "mixup": ("classification",),
@@ -52,7 +53,7 @@ def factory_of(where: str, name: str, given: Any) -> Callable:
         if name not in known:
             raise ConfigError(
                 f"config.{where}.{name} is unknown; choose one of {sorted(known)}, or give your own: "
-                f"config.{where}.{name}={{'op': 'my_file.py:name'}}"
+                f"config.{where}.{name}={{'op': 'my_file.py:name'}}{did_you_mean(name, known)}"
             )
         return known[name]
     if name in known:
@@ -84,5 +85,9 @@ def make_ops(where: str, section: ConfigDict, *, of_batches: bool = False) -> li
         try:
             made.append(factories[name](**given))
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"config.{where}.{name}: {error}{own.where(error)}") from error
+            raise ConfigError(
+                f"config.{where}.{name}: {error}{own.where(error)}{_FORM if OP in options[name] else ''}"
+            ) from error
+        if OP in options[name] and not (callable(made[-1]) and own.takes(made[-1], 2)):
+            raise ConfigError(f"config.{where}.{name}: what {options[name][OP]} returns is no op{_FORM}")
     return made

@@ -1,6 +1,7 @@
 """Pretrained weights: of other frameworks or of a run of this project, merged into the fresh variables of a model."""
 
 import functools
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,10 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from imgrec_jax.assemble import as_trained
 from imgrec_jax.assemble.lookup import ConfigError, choice
+from imgrec_jax.models.resnet import RESNETS
+from imgrec_jax.models.zoo import ARCHITECTURES
 from imgrec_jax.pretrained import fetch, files, fit, merge, names
 from imgrec_jax.pretrained.known import (
     COCO_91,
@@ -74,16 +78,13 @@ def check(config: ConfigDict) -> None:
                 raise ConfigError(f"config.pretrained.{key}: {pattern!r} is no regular expression: {error}") from error
 
 
-_UNSET = (((0.0,), (1.0,)), ((), ()))  # nothing said of the mean and the standard deviation
-
-
 def settle(config: ConfigDict) -> None:
-    """Sets data.mean and data.std, where nothing was said of them, to what the weights were trained with; in place.
+    """Sets what the config leaves open of the preprocessing to what the weights were trained with; in place.
 
     What cannot be read is left for `make_initialise` to report.
     """
-    section, data = config.pretrained, config.data
-    if not section.path or section.preprocessing == "none" or (tuple(data.mean), tuple(data.std)) not in _UNSET:
+    section = config.pretrained
+    if not section.path or section.preprocessing == "none":
         return
     known = KNOWN.get(section.path)
     try:
@@ -91,9 +92,7 @@ def settle(config: ConfigDict) -> None:
     except (ValueError, OSError):
         return
     if preprocessing is not None:
-        data.mean, data.std = preprocessing.mean, preprocessing.std
-        if "channels" in section.adapt and data.train_ops.get("to_channels", {}).get("channels") == 1:  # one for grey
-            data.mean, data.std = ((sum(v) / len(v),) for v in (preprocessing.mean, preprocessing.std))
+        as_trained.settle(config, preprocessing)
 
 
 def preprocessing_of(loaded: Loaded) -> Preprocessing | None:
@@ -161,7 +160,9 @@ def _read_run(folder: Path) -> Loaded:
     flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
     classes = tuple(card.get("class_names", ()))
     classes = ("__background__", *classes) if config.task == "detection" else classes
-    preprocessing = Preprocessing(None, None, mean=tuple(config.data.mean), std=tuple(config.data.std))
+    shape = card.get("image_shape", ())
+    side = shape[0] if config.task == "classification" and len(shape) == 3 and shape[0] == shape[1] else None
+    preprocessing = Preprocessing(None, side, mean=tuple(config.data.mean), std=tuple(config.data.std))
     kept = card.get("pretrained") or {}
     return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes)
 
@@ -224,12 +225,25 @@ def _check_options(model: ConfigDict, layout: str, source: str) -> None:
         )
 
 
+def _epsilon(model: ConfigDict) -> float:
+    """Of the norms of the backbone."""
+    name = model.get("backbone") or model.name
+    if name not in ARCHITECTURES:
+        return float(model.get("norm_epsilon") or 1e-5)
+    own = inspect.signature(ARCHITECTURES[name].make).parameters
+    default = own["norm_epsilon"].default if "norm_epsilon" in own else 1e-5
+    given = model.get("trunk", {}).get("norm_epsilon")
+    if given is None and (name == model.name or name in RESNETS):
+        given = model.get("norm_epsilon")
+    return float(default if given is None else given)
+
+
 def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     section = config.pretrained
     loaded = load(section)
     fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
     found = fit.find(loaded.tensors, fresh)
-    have, layout = loaded.tensors, found.layout
+    have, layout = fit.unfold(loaded.tensors, found.names, _epsilon(config.model)), found.layout
     _check_options(config.model, layout, section.path)
     tensors = {
         path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
@@ -238,6 +252,8 @@ def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, 
     }
     lines = [f"pretrained weights of {loaded.source}, names of {layout}", *_licence(loaded)]
     preprocessing = preprocessing_of(loaded)
+    if preprocessing:
+        lines.append(as_trained.describe(config, preprocessing))
     first = fit.first_convolution(tensors)
     if preprocessing and preprocessing.bgr and first:
         tensors[first] = tensors[first][:, :, ::-1]

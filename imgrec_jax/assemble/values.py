@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import base, flatten
+from imgrec_jax.run.boards import BOARDS
 from imgrec_jax.stats import CRITERIA
 
 Check = tuple[Callable[[Any], bool], str]
@@ -118,6 +119,8 @@ VALUES: dict[str, Check] = {
     "checkpoint.keep": _integer(1),
     "log.every_steps": _integer(1),
     "log.show": _each(_TEXT),
+    "log.writers": _each((lambda v: v in BOARDS, f"one of {', '.join(BOARDS)}")),
+    "log.samples": _integer(0),
     "profile.first_step": _or_none(_integer(0)),
     "profile.steps": _integer(1),
     **{f"{name}_steps": _or_none(_integer(1)) for name in ("train.total", "eval.every", "checkpoint.every")},

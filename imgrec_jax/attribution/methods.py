@@ -9,12 +9,14 @@ Shape letters: N images of a call, H W C image, h w F map of a layer.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 Score = Callable[[jax.Array], jax.Array]
 AT_ONCE = 32  # images of one call
@@ -32,7 +34,12 @@ def in_chunks(function: Score, images: np.ndarray) -> np.ndarray:
 
 def gradient_of(score: Score) -> Score:
     """images [N, H, W, C] -> the gradient of each one's score by its values, the same shape."""
-    return jax.jit(jax.grad(lambda images: jnp.sum(score(images))))
+    return functools.partial(_gradient, score if isinstance(score, Partial) else Partial(score))
+
+
+@jax.jit
+def _gradient(score: Any, images: jax.Array) -> jax.Array:
+    return jax.grad(lambda images: jnp.sum(score(images)))(images)
 
 
 def gradients(score: Score, image: np.ndarray) -> np.ndarray:

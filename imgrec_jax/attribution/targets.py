@@ -1,16 +1,19 @@
 """What is explained: the score of a class, of a detection, or of the pixels of a class, as a function of images.
 
+What is aimed at (a class, a box, an area) is an argument of its program: targets of one kind on images of one shape share it.
 Shape letters: N images, H W C image, D detections, K classes.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from imgrec_jax.attribution.methods import Looked, Score
 from imgrec_jax.inference import layers
@@ -33,24 +36,44 @@ class Target(NamedTuple):
 
 def of_class(task: Task, label: int, name: str) -> Target:
     """The logit of a class of an image."""
+    logit, probability = _class_functions(task)
+    return Target(name, Partial(logit, jnp.int32(label)), Partial(probability, jnp.int32(label)))
+
+
+@functools.lru_cache(maxsize=8)
+def _class_functions(task: Task) -> tuple[Function, Function]:
     assert task.logits is not None
     logits = task.logits
-    return Target(
-        name,
-        lambda variables, batch: logits(variables, batch)[:, label],
-        lambda variables, batch: task.predict(variables, batch)["probs"][:, label],
-    )
+
+    def logit(label: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        return jnp.take(logits(variables, batch), label, axis=1)
+
+    def probability(label: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        return jnp.take(task.predict(variables, batch)["probs"], label, axis=1)
+
+    return logit, probability
 
 
 def of_area(task: Task, label: int, name: str, area: np.ndarray) -> Target:
     """The logit of a class summed over an area, bool [H, W]; the mean probability there."""
+    total, confidence = _area_functions(task)
+    aim = jnp.int32(label), jnp.asarray(area, jnp.float32)
+    return Target(name, Partial(total, *aim), Partial(confidence, *aim))
+
+
+@functools.lru_cache(maxsize=8)
+def _area_functions(task: Task) -> tuple[Function, Function]:
     assert task.logits is not None
-    logits, pixels, size = task.logits, jnp.asarray(area, jnp.float32), max(int(area.sum()), 1)
+    logits = task.logits
 
-    def confidence(variables: dict, batch: dict) -> jax.Array:
-        return jnp.sum(jax.nn.softmax(logits(variables, batch))[..., label] * pixels, axis=(1, 2)) / size
+    def total(label: jax.Array, area: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        return jnp.sum(jnp.take(logits(variables, batch), label, axis=3) * area, axis=(1, 2))
 
-    return Target(name, lambda v, b: jnp.sum(logits(v, b)[..., label] * pixels, axis=(1, 2)), confidence)
+    def confidence(label: jax.Array, area: jax.Array, variables: dict, batch: dict) -> jax.Array:
+        probs = jnp.take(jax.nn.softmax(logits(variables, batch)), label, axis=3)
+        return jnp.sum(probs * area, axis=(1, 2)) / jnp.maximum(jnp.sum(area), 1)
+
+    return total, confidence
 
 
 def of_box(task: Task, label: int, name: str, box: np.ndarray) -> Target:
@@ -58,9 +81,13 @@ def of_box(task: Task, label: int, name: str, box: np.ndarray) -> Target:
 
     The overlap is taken as it is: what is differentiated is the score. box: [4] xyxy in pixels of the network's image.
     """
-    wanted = jnp.asarray(box, jnp.float32)
+    score = Partial(_box_function(task), jnp.int32(label), jnp.asarray(box, jnp.float32))
+    return Target(name, score, score)
 
-    def score(variables: dict, batch: dict) -> jax.Array:
+
+@functools.lru_cache(maxsize=8)
+def _box_function(task: Task) -> Function:
+    def score(label: jax.Array, wanted: jax.Array, variables: dict, batch: dict) -> jax.Array:
         found = task.predict(variables, batch)
         boxes = jax.lax.stop_gradient(found["boxes"])
         corner = jnp.minimum(boxes[..., 2:], wanted[2:]) - jnp.maximum(boxes[..., :2], wanted[:2])
@@ -70,7 +97,7 @@ def of_box(task: Task, label: int, name: str, box: np.ndarray) -> Target:
         alike = found["valid"] & (found["labels"] == label)
         return jnp.max(jnp.where(alike, iou * found["scores"], 0.0), axis=1)
 
-    return Target(name, score, score)
+    return score
 
 
 class Explained(NamedTuple):
@@ -89,13 +116,10 @@ class Explained(NamedTuple):
     target: Target
 
     def score(self) -> Score:
-        return self._of_images(self.target.score)
+        return Partial(_of_images, self.target.score, self.variables, self.batch)
 
     def confidence(self) -> Score:
-        return jax.jit(self._of_images(self.target.confidence))
-
-    def _of_images(self, function: Function) -> Score:
-        return lambda images: function(self.variables, rows_of(self.batch, images))
+        return functools.partial(_compiled, Partial(_of_images, self.target.confidence, self.variables, self.batch))
 
     def look(self, layer: str) -> Looked:
         """The layer's map and the gradient of the score by it.
@@ -103,24 +127,38 @@ class Explained(NamedTuple):
         Raises:
           ValueError: for a layer that is no map of the model, with those that are.
         """
-        known = layers.maps(self.target.score, self.variables, rows_of(self.batch, jnp.asarray(self.image[None])))
-        if layer not in known:
-            raise ValueError(f"--layer={layer} is no map of the model; it has {list(known)}")
-
-        @jax.jit
-        def both(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-            batch = rows_of(self.batch, images)
-            found = layers.watched(self.target.score, (layer,))(variables, batch)[1][layer]
-            shifted = layers.added(self.target.score)
-            by_map = jax.grad(lambda shift: jnp.sum(shifted({layer: shift}, variables, batch)))(jnp.zeros_like(found))
-            return found[0], by_map[0]
-
-        found, gradient = both(self.variables, jnp.asarray(self.image[None]))
+        try:
+            found, gradient = _looked(self.target.score, self.variables, self.batch, self.image[None], layer=layer)
+        except LookupError:
+            raise ValueError(f"--layer={layer} is no map of the model; it has {list(self.layers())}") from None
         return Looked(np.asarray(found, np.float32), np.asarray(gradient, np.float32))
 
     def layers(self) -> dict[str, tuple[int, ...]]:
         """{path: shape} of the maps that `look` takes, in the order in which they are computed."""
         return layers.maps(self.target.score, self.variables, rows_of(self.batch, jnp.asarray(self.image[None])))
+
+
+def _of_images(function: Function, variables: Any, batch: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    return function(variables, rows_of(batch, images))
+
+
+@jax.jit
+def _compiled(score: Any, images: jax.Array) -> jax.Array:
+    return score(images)
+
+
+@functools.partial(jax.jit, static_argnames="layer")
+def _looked(
+    score: Any, variables: Any, batch: Mapping[str, Any], images: jax.Array, *, layer: str
+) -> tuple[jax.Array, jax.Array]:
+    """(map, gradient of the score by it) of the one image; LookupError where the layer is no map of it."""
+    batch = rows_of(batch, images)
+    found = layers.watched(score, (layer,))(variables, batch)[1].get(layer)
+    if found is None or not layers.is_map(found.shape, images.shape[0]):
+        raise LookupError(layer)
+    shifted = layers.added(score)
+    by_map = jax.grad(lambda shift: jnp.sum(shifted({layer: shift}, variables, batch)))(jnp.zeros_like(found))
+    return found[0], by_map[0]
 
 
 def rows_of(batch: Mapping[str, Any], images: jax.Array | np.ndarray) -> dict[str, Any]:

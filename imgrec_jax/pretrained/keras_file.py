@@ -1,8 +1,9 @@
-"""Reads the tensors of Keras files and of TensorFlow.js layers models, without Keras or TensorFlow.
+"""Reads the tensors of Keras files and of TensorFlow.js models, without Keras or TensorFlow.
 
   .keras        a zip archive of config.json and model.weights.h5 (Keras 3)
   .h5, .hdf5    what Keras 2 and 3 save by that name (a whole model or its weights), and `.weights.h5` of Keras 3
-  model.json    a TensorFlow.js layers model: a manifest, and shards of raw bytes beside it; also an address's folder of these
+  model.json    a TensorFlow.js model: a manifest, and shards of raw bytes beside it; also an address's folder of these. Of a
+                graph model the nodes' names say the layers, where it was converted from Keras
 
 Names are `layer/variable`: `block1_conv1/kernel`. HDF5 files need h5py (`pip install 'imgrec-jax[keras]'`).
 """
@@ -25,6 +26,18 @@ _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _TFJS_DTYPES = {
     "float32": np.float32, "int32": np.int32, "bool": np.uint8, "uint8": np.uint8, "uint16": np.uint16, "float16": np.float16,
 }  # fmt: skip
+# Of a graph model: how the name of a node ends -> the variable of the layer that comes before. Its converter multiplies batch
+# norms into the convolutions (tensorflowjs/converters/fold_batch_norms.py), which leaves an offset; `fit.unfold` takes it.
+FOLDED = "folded_bias"
+_NODES = (
+    (r"/(?:Conv2D|depthwise|MatMul)(?:/ReadVariableOp|_weights)$", "/kernel"),
+    (r"/(?:Conv2D|depthwise)_bn_offset$", f"/{FOLDED}"),
+    (r"/BiasAdd/ReadVariableOp$", "/bias"),
+    (r"/FusedBatchNormV3/ReadVariableOp$", "/moving_mean"),
+    (r"/FusedBatchNormV3/ReadVariableOp_1$", "/moving_variance"),
+    (r"/ReadVariableOp$", "/gamma"),
+    (r"/ReadVariableOp_1$", "/beta"),
+)
 _MOST_UNPACKED = 20  # times the size of the archive
 
 
@@ -108,8 +121,9 @@ def shards(path: Path) -> list[Path]:
 
 
 def read_tfjs(path: Path) -> dict[str, np.ndarray]:
-    """{`layer/variable`: array} of a layers model; path: its model.json."""
-    manifest = json.loads(path.read_text()).get("weightsManifest")
+    """{`layer/variable`: array} of a layers model or a graph model; path: its model.json."""
+    model = json.loads(path.read_text())
+    manifest = model.get("weightsManifest")
     if not manifest:
         raise WeightsFileError("a JSON without weightsManifest; expected the model.json of a TensorFlow.js model")
     tensors = {}
@@ -124,6 +138,19 @@ def read_tfjs(path: Path) -> dict[str, np.ndarray]:
         for entry in group["weights"]:
             array, offset = _tfjs_tensor(entry, data, offset)
             tensors[re.sub(r":0$", "", entry["name"])] = array
+    return _by_layer(tensors) if "node" in (model.get("modelTopology") or {}) else tensors
+
+
+def _by_layer(nodes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Constants of a graph by the names of Keras's layers; integers, which are shapes and axes, are left out."""
+    tensors = {}
+    for node, value in nodes.items():
+        if np.issubdtype(value.dtype, np.floating):
+            for end, variable in _NODES:
+                if re.search(end, node):
+                    node = re.sub(end, "", node).rpartition("/")[2] + variable
+                    break
+            tensors[node] = value
     return tensors
 
 

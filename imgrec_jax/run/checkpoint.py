@@ -12,6 +12,7 @@ reader thinks of them: another config, another version of a library or a failing
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -278,9 +279,7 @@ class Checkpointer:
 
     def __init__(self, workdir: Path, *, keep: int = 2):
         """Args: workdir; keep: how many of the last checkpoints stay, at least 2, so that a damaged one has a predecessor."""
-        ocp = load_orbax()
-        self._ocp, self.workdir, self._keep = ocp, Path(workdir).absolute(), max(keep, 2)
-        self._writer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self.workdir, self._keep = Path(workdir).absolute(), max(keep, 2)
         self._finisher = ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, Future] | None = None
         try:
@@ -291,6 +290,12 @@ class Checkpointer:
         except OSError as error:
             raise CheckpointError(f"cannot keep checkpoints in {self.workdir}: {error}; choose another --workdir") from error
         distributed.wait("checkpoint folders")
+
+    @functools.cached_property
+    def _writer(self) -> Any:
+        """Made when something is to be written: the first step need not wait for orbax."""
+        ocp = load_orbax()
+        return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
     @staticmethod
     def _tidy(folder: Path) -> None:
@@ -324,7 +329,7 @@ class Checkpointer:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
             distributed.wait("checkpoint begun")
-            self._writer.save(partial / STATE, args=self._ocp.args.StandardSave(state))
+            self._writer.save(partial / STATE, args=load_orbax().args.StandardSave(state))
 
         self._guard(start, step)
         keep_best = clock["selection"]["best_step"] if clock.get("selection") else None
@@ -373,7 +378,8 @@ class Checkpointer:
         finally:
             self._finisher.shutdown(wait=True)
             with contextlib.suppress(Exception):
-                self._writer.close()
+                if "_writer" in self.__dict__:
+                    self._writer.close()
 
 
 def _write(path: Path, text: str) -> None:

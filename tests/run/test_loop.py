@@ -281,6 +281,8 @@ def test_a_duration_of_another_unit_replaces_the_configs(digits_dir):
     config.train.total_epochs = 2.0
     settle_durations(config, ["train.total_epochs"])
     assert config.train.total_steps is None and config.train.total_epochs == 2.0
+    settle_durations(config, ["train.total_epochs", "train.total_steps"])  # --config.train.total_steps=None takes nothing back
+    assert config.train.total_epochs == 2.0
 
 
 def test_default_workdir():

@@ -18,6 +18,7 @@ import numpy as np
 
 from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.pixels import white
+from imgrec_jax.data.ops.resample import FILTERS, resample
 
 Example = dict
 Op = Callable[[Example, np.random.Generator], Example]
@@ -286,14 +287,32 @@ def resize(size: Size) -> Op:
     return random_affine(size=size, fit="stretch")
 
 
-def resize_and_center_crop(shorter: int, size: Size) -> Op:
-    """Bring the shorter side to `shorter` pixels and cut the middle `size` out (ImageNet evaluation), in one warp."""
+def resize_and_center_crop(shorter: int, size: Size, *, interpolation: str = "bilinear", antialias: bool = False) -> Op:
+    """Bring the shorter side to `shorter` pixels and cut the middle `size` out (ImageNet evaluation).
+
+    In one bilinear warp; or with `antialias` as torchvision and timm do it to files that Pillow has opened, with their
+    `interpolation`, "bilinear" or "bicubic".
+
+    Raises:
+      ValueError: for another interpolation, or "bicubic" without antialias.
+    """
+    if interpolation not in FILTERS or (interpolation != "bilinear" and not antialias):
+        raise ValueError(
+            f"interpolation={interpolation!r}, antialias={antialias}; expected one of {sorted(FILTERS)}, and "
+            "antialias=True for any but bilinear"
+        )
 
     def op(example: Example, rng: np.random.Generator) -> Example:
-        height, width = example["image"].shape[:2]
-        factor = shorter / min(height, width)
-        # torchvision rounds the corner of the crop to a whole pixel of the resized image
-        left, top = (round((length * factor - out) / 2) for length, out in ((width, size[1]), (height, size[0])))
-        return warp_example(example, translation(-left, -top) @ scaling(factor, factor), size)
+        image = example["image"]
+        sides = image.shape[:2]
+        # torchvision rounds the sides down, and the corner of the crop to a whole pixel of the resized image
+        exact = [shorter * side / min(sides) for side in sides]
+        whole = [int(side) if antialias else side for side in exact]
+        top, left = (round((side - out) / 2) for side, out in zip(whole, size, strict=True))
+        moved = translation(-left, -top)
+        out = warp_example(example, moved @ scaling(whole[1] / sides[1], whole[0] / sides[0]), size)
+        if antialias:
+            out["image"] = warp_array(resample(image, whole, interpolation), moved, size, nearest=False)
+        return out
 
     return op

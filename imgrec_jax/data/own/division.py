@@ -77,7 +77,8 @@ def divide(
     folds = isinstance(shares, int)
     shares = np.full(shares, 1 / shares) if isinstance(shares, int) else np.asarray(shares, np.float64)
     part_of = np.full(len(names), -1, np.int64)
-    keys = [hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
+    salt = f"{seed}/".encode()
+    keys = [hashlib.sha256(salt + name.encode("utf-8", "surrogateescape")).digest() for name in names]
     _, group_at, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     _, class_at = np.unique(strata, return_inverse=True)
     classes = int(class_at.max(initial=-1)) + 1

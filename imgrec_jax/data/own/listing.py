@@ -117,14 +117,14 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     if root.is_file() and root.suffix.lower() == ".npz":
         return _arrays(root, reading)
     store = open_store(root, reading.max_pixels)
-    inner = _only_file(store)
+    pictures = [name for name in store.stamps if name.lower().endswith(PICTURES)]
+    inner = None if pictures else _only_file(store)
     if inner is not None and root.is_dir():
         return read(root / inner, reading)
-    pictures = [name for name in store.stamps if name.lower().endswith(PICTURES)]
     table = _only_table(store, pictures, reading.multi_label)
-    others = [name for name in store.stamps if not name.lower().endswith(PICTURES) and name != table]
+    others = sorted(store.stamps.keys() - set(pictures) - {table}) if len(pictures) < len(store.stamps) else []
     listing = _table(store, table, reading, store.path(table)) if table else _folders(store, pictures)
-    if not table:
+    if not table and reading.group:
         listing.groups = [find_group(name) for name in listing.names]
     _by_header(listing, reading)
     if others:
@@ -152,7 +152,7 @@ def _patient(store: Store, name: str, key: str) -> str:
 def _only_file(store: Store) -> str | None:
     """The one archive or npz of a folder without images."""
     whole = [name for name in store.stamps if name.lower().endswith((*ARCHIVES, ".npz"))]
-    return whole[0] if len(whole) == 1 and not any(name.lower().endswith(PICTURES) for name in store.stamps) else None
+    return whole[0] if len(whole) == 1 else None
 
 
 def _only_table(store: Store, pictures: Sequence[str], multi_label: bool) -> str | None:
@@ -224,11 +224,12 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
             at += 1
     split_of = {top: splits[top] or "" if as_splits else "" for top in tops}
     place = {folder: (parts[at], split_of[parts[depth]]) for folder, parts in with_images.items() if len(parts) > at}
-    for name, folder in zip(pictures, above, strict=True):
-        if found := place.get(folder):
-            listing.add(name, *found)
-        else:
-            listing.strays.append((name, "lies in no folder of a class"))
+    pairs = list(zip(pictures, above, strict=True))
+    listing.strays = [(name, "lies in no folder of a class") for name, folder in pairs if folder not in place]
+    pairs = [pair for pair in pairs if pair[1] in place] if listing.strays else pairs
+    listing.names = [name for name, _ in pairs]
+    listing.labels, listing.splits = ([place[folder][n] for _, folder in pairs] for n in (0, 1))
+    listing.groups = [""] * len(pairs)
     held = {parts[: at + 1] for parts in holders if len(parts) > at}
     empty = {parts[: at + 1] for parts in every.values() if len(parts) > at} - held
     empty = {f for f in empty if f[:depth] == (holders[0][:depth] if holders else ())}

@@ -1,0 +1,81 @@
+"""The preprocessing that weights were trained with: used where a config leaves it open, and what of it is used, in one line."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from imgrec_jax.pretrained.known import Preprocessing
+
+_UNSET = (((0.0,), (1.0,)), ((), ()))  # nothing said of the mean and the standard deviation
+_MAX_OVER_MIN = 1333 / 800  # of torchvision's detectors: the longer side to the shorter one
+
+
+def settle(config: ConfigDict, its: Preprocessing) -> None:
+    """Sets what the config leaves open to what the weights were trained with; in place.
+
+    Mean and standard deviation; where sizes are to be found in the data, too, the size of classifiers and detectors. With the
+    weights' own classes (`head="keep"`), whose published scores are of it, evaluation also resizes and crops as they did.
+    Other classes may differ at the border: for them images are taken whole.
+    """
+    data = config.data
+    if (tuple(data.mean), tuple(data.std)) in _UNSET:
+        data.mean, data.std = its.mean, its.std
+        if "channels" in config.pretrained.adapt and data.train_ops.get("to_channels", {}).get("channels") == 1:
+            data.mean, data.std = ((sum(v) / len(v),) for v in (its.mean, its.std))  # one for grey
+    if config.task == "classification" and its.crop and "size" in data.options and data.options.size is None:
+        _settle_size(config, its)
+    if config.task == "detection" and (shorter := _of_detector(its)) and not data.min_size and data.max_size is None:
+        data.min_size, data.max_size = (shorter,), int(shorter * _MAX_OVER_MIN)
+
+
+def _settle_size(config: ConfigDict, its: Preprocessing) -> None:
+    data, size = config.data, (its.crop, its.crop)
+    if "resize" not in data.eval_ops or data.eval_ops.resize.get("size") is not None:
+        return
+    if config.pretrained.head != "keep" or its.resize_shorter is None:
+        data.options.size = size  # the ops follow it
+        return
+    del data.eval_ops["resize"]
+    data.eval_ops.resize_and_center_crop = ConfigDict(_cropping(its))
+    data.options.size = ()
+    for name in ("random_affine", "random_resized_crop"):
+        if name in data.train_ops and data.train_ops[name].get("size") is None:
+            data.train_ops[name].size = size
+
+
+def _cropping(its: Preprocessing) -> dict[str, Any]:
+    """Options of `resize_and_center_crop`."""
+    size = (its.crop, its.crop)
+    return {
+        "shorter": its.resize_shorter, "size": size, "interpolation": its.interpolation, "antialias": its.antialias,
+    }  # fmt: skip
+
+
+def _of_detector(its: Preprocessing) -> int:
+    """The shorter side that a detector was trained with; 0 of other weights."""
+    return its.resize_shorter if its.resize_shorter and not its.crop and not its.antialias else 0
+
+
+def describe(config: ConfigDict, its: Preprocessing) -> str:
+    """What of it the config uses, and what not."""
+    data = config.data
+    used: list[str] = []
+    other: list[str] = []
+    same = [len(a) == len(b) and max(abs(x - y) for x, y in zip(a, b, strict=True)) < 1e-4
+            for a, b in ((data.mean, its.mean), (data.std, its.std))]  # fmt: skip
+    (used if all(same) else other).append("mean and standard deviation")
+    if config.task == "classification" and its.crop:
+        cropped, resized = (data.eval_ops.get(name, {}) for name in ("resize_and_center_crop", "resize"))
+        side = f"{its.crop} x {its.crop} pixels"
+        form = f"the middle {side} of {its.resize_shorter}, {its.interpolation}" if its.resize_shorter else side
+        given = tuple((cropped or resized).get("size") or ())
+        if cropped and all(cropped.get(key) == value for key, value in _cropping(its).items()):
+            used.append(form)
+        elif given == (its.crop, its.crop):
+            used.append(side)
+            other += [f"their crop ({form}): images are taken whole"] if its.resize_shorter else []
+        else:
+            other.append(form + (f" (here {given[0]} x {given[1]})" if given else ""))
+    if config.task == "detection" and (shorter := _of_detector(its)):
+        (used if tuple(data.min_size)[-1:] == (shorter,) else other).append(f"a shorter side of {shorter} pixels")
+    return f"preprocessing as trained: {', '.join(used) or 'nothing'}" + (f"; not used: {', '.join(other)}" if other else "")

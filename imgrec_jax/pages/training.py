@@ -1,0 +1,61 @@
+"""Training with what people look at: pictures on the boards while it trains, and the report when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+
+import jax
+
+from imgrec_jax import parallel
+from imgrec_jax.experiment import Experiment
+from imgrec_jax.pages.watch import Watch
+from imgrec_jax.run import loop, start, workdir
+from imgrec_jax.run.record import Callback
+from imgrec_jax.run.stop import Stop
+
+
+def train(
+    experiment: Experiment,
+    folder: str | PathLike,
+    say: Callable[[str], None],
+    *,
+    callbacks: Sequence[Callback] = (),
+    restart: bool = False,
+    stop: Stop | None = None,
+) -> loop.Results:
+    """`loop.train`, with pictures where the config wants them on a board, and the report where it wants one."""
+    watch = _watch(experiment)
+    results = loop.train(experiment, folder, say, callbacks=callbacks, restart=restart, stop=stop, watch=watch)
+    if experiment.config.log.report and parallel.is_lead() and _has_ended(workdir.resolve(folder), experiment):
+        _report(workdir.resolve(folder), say)
+    return results
+
+
+def _watch(experiment: Experiment) -> Watch | None:
+    """None where nobody looks, or where a batch is no array of one process."""
+    wanted = experiment.config.log.pictures and experiment.boards and experiment.data.evals
+    simple = jax.process_count() == 1 and isinstance(experiment.compute.layout, parallel.Sharded)
+    return Watch(experiment, jax.device_count()) if wanted and simple else None
+
+
+def _has_ended(folder: Path, experiment: Experiment) -> bool:
+    """Whether the run is at its end, and no report of that is there."""
+    found = start.find(folder) if experiment.cadence.checkpoint_every else None
+    if found is None or found.clock["phase"] != start.WHOLE:
+        return False
+    ended = found.clock["stopped"] or found.clock["step"] >= experiment.optimisation.total_steps
+    page, metrics = folder / "report" / "index.html", folder / workdir.METRICS
+    return ended and not (page.exists() and metrics.exists() and page.stat().st_mtime >= metrics.stat().st_mtime)
+
+
+def _report(folder: Path, say: Callable[[str], None]) -> None:
+    """Writes the report; one that cannot be written is said, for the run is whole without it."""
+    from imgrec_jax.pages import report
+
+    try:
+        say(f"wrote {report.write(folder, say)}")
+    except Exception as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        say(f"note: no report ({line}); imgrec report --workdir={folder} tries again")

@@ -1,0 +1,277 @@
+"""Where a run's numbers and pictures go beside its folder: TensorBoard, Weights & Biases, MLflow.
+
+A board is told of every record once more after a kill, because the run makes these steps again, and of all that
+`metrics.jsonl` kept when a run goes on; it shows each once. A service that fails costs its curves, not the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from imgrec_jax.data.files import write_whole
+
+Pictures = Mapping[str, np.ndarray]  # {name: uint8 [H, W, 3]}
+
+
+class Board(Protocol):
+    """What numbers and pictures are shown on. All are called with the number of the record, from 0, and its step."""
+
+    def write(self, number: int, step: int, values: Mapping[str, float]) -> None:
+        """Scalars of a record, finite, by "SPLIT/NAME"; called again for records that were written before."""
+
+    def show(self, number: int, step: int, pictures: Pictures) -> None:
+        """Pictures that belong to the record; called again like `write`."""
+
+    def close(self, finished: bool) -> None:
+        """The end of this start, or of the run."""
+
+
+class Place(NamedTuple):
+    """folder: the workdir; config: {key: value}, flat, of a run that begins."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+
+class TensorBoard:
+    """Event files in WORKDIR/tensorboard; opened at the first write, because the package is slow to import."""
+
+    PACKAGE = "tensorboardX"
+
+    def __init__(self, place: Place):
+        self._folder = place.folder / "tensorboard"
+        self._writer: Any = None
+        self._seen: set[tuple[str, int]] = set()
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._seen = set(_events(self._folder))
+            self._writer = SummaryWriter(str(self._folder))
+        return self._writer
+
+    def write(self, number: int, step: int, values: Mapping[str, float]) -> None:
+        writer = self._open()
+        for name, value in values.items():
+            if (name, step) not in self._seen:
+                writer.add_scalar(name, value, step)
+                self._seen.add((name, step))
+        writer.flush()
+
+    def show(self, number: int, step: int, pictures: Pictures) -> None:
+        writer = self._open()
+        for name, image in pictures.items():
+            if (name, step) not in self._seen:
+                writer.add_image(name, image, step, dataformats="HWC")
+                self._seen.add((name, step))
+        writer.flush()
+
+    def close(self, finished: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _events(folder: Path) -> Iterator[tuple[str, int]]:
+    """(name, step) of everything in the event files of a folder, up to where a kill cut them off."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        at = 0
+        while at + 12 <= len(data):  # length, its checksum, content, its checksum
+            stop = at + 12 + struct.unpack("<Q", data[at : at + 8])[0]
+            if stop + 4 > len(data):
+                break
+            event = Event.FromString(data[at + 12 : stop])
+            yield from ((value.tag, event.step) for value in event.summary.value)
+            at = stop + 4
+
+
+class MLflow:
+    """A run of MLflow, at MLFLOW_TRACKING_URI and of the experiment MLFLOW_EXPERIMENT_NAME; WORKDIR/mlflow.json keeps which."""
+
+    PACKAGE = "mlflow"
+
+    def __init__(self, place: Place):
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        self._client = MlflowClient()
+        self._seen: set[tuple[str, int]] = set()
+        kept = place.folder / "mlflow.json"
+        if kept.exists():
+            self._id = json.loads(kept.read_text())["run_id"]
+            try:
+                metrics = self._client.get_run(self._id).data.metrics
+            except MlflowException as error:
+                raise ValueError(
+                    f"{kept} names the MLflow run {self._id}, and it is not at {self._client.tracking_uri}: set "
+                    "MLFLOW_TRACKING_URI as it was at the start, or remove that file for a new run there"
+                ) from error
+            self._client.update_run(self._id, status="RUNNING")
+            self._seen = {(m.key, m.step) for key in metrics for m in self._client.get_metric_history(self._id, key)}
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "imgrec_jax")
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        made = self._client.create_run(experiment, run_name=place.folder.resolve().name, tags={"workdir": str(place.folder)})
+        self._id = made.info.run_id
+        _keep(kept, {"run_id": self._id})
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:500]) for key, value in place.config.items()]
+        for start in range(0, len(params), 100):  # as many as a call takes
+            self._client.log_batch(self._id, params=params[start : start + 100])
+
+    def write(self, number: int, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        new = [Metric(_plain(name), value, now, step) for name, value in values.items()]
+        new = [metric for metric in new if (metric.key, step) not in self._seen]
+        for start in range(0, len(new), 1000):
+            self._client.log_batch(self._id, metrics=new[start : start + 1000])
+        self._seen |= {(metric.key, step) for metric in new}
+
+    def show(self, number: int, step: int, pictures: Pictures) -> None:
+        for name, image in pictures.items():  # one written again lies where it lay
+            self._client.log_image(self._id, image, artifact_file=f"{_plain(name)}/{step:08}.png")
+
+    def close(self, finished: bool) -> None:
+        self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
+
+
+def _plain(name: str) -> str:
+    """A name of the letters that MLflow takes."""
+    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
+
+
+class WandB:
+    """A run of Weights & Biases, of the project WANDB_PROJECT; WORKDIR/wandb.json keeps which, and what it was told.
+
+    Nothing can be read back from it offline: what is to be written is noted before it is, so that a kill between the two loses
+    a record rather than doubling it.
+    """
+
+    PACKAGE = "wandb"
+
+    def __init__(self, place: Place):
+        import wandb
+
+        self._kept = place.folder / "wandb.json"
+        fresh: dict[str, Any] = {"id": secrets.token_hex(4), "next": 0, "shown": -1}
+        self._state = json.loads(self._kept.read_text()) if self._kept.exists() else fresh
+        _keep(self._kept, self._state)
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "imgrec_jax"), id=self._state["id"], resume="allow",
+            name=place.folder.resolve().name, dir=str(place.folder), config=dict(place.config),
+            settings=wandb.Settings(console="off"),
+        )  # fmt: skip
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        self._image = wandb.Image
+
+    def write(self, number: int, step: int, values: Mapping[str, float]) -> None:
+        if number >= self._state["next"]:
+            self._note(next=number + 1)
+            self._run.log({**values, "step": step}, step=number)
+
+    def show(self, number: int, step: int, pictures: Pictures) -> None:
+        if number > self._state["shown"]:
+            self._note(shown=number)
+            self._run.log({**{name: self._image(image) for name, image in pictures.items()}, "step": step}, step=number)
+
+    def _note(self, **values: int) -> None:
+        self._state |= values
+        _keep(self._kept, self._state)
+
+    def close(self, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+def _keep(path: Path, value: Any) -> None:
+    write_whole(path, lambda partial: partial.write_text(json.dumps(value) + "\n"))
+
+
+BOARDS: dict[str, type[Any]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+
+
+def require(names: Iterable[str]) -> None:
+    """Raises ValueError for a board whose package is missing."""
+    for name in names:
+        if importlib.util.find_spec(BOARDS[name].PACKAGE) is None:
+            raise ValueError(f"config.log.writers: {name} is not installed; pip install 'imgrec-jax[{name}]'")
+
+
+class Boards:
+    """All boards of a run; one that fails is left out from then on, with a line that says so."""
+
+    def __init__(self, names: Sequence[str], place: Place, say: Callable[[str], None]):
+        """Opens them.
+
+        Raises:
+          ValueError: for one that cannot be.
+        """
+        self._say, self._open = say, dict[str, Board]()
+        for name in names:
+            try:
+                self._open[name] = BOARDS[name](place)
+            except ValueError:
+                raise
+            except Exception as error:
+                raise ValueError(f"config.log.writers: {name} cannot be opened ({_line(error)})") from error
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def catch_up(self, records: Iterable[dict[str, Any]]) -> None:
+        """Writes what a board missed of the records of a run that goes on."""
+        if self._open:
+            for number, record in enumerate(records):
+                self.write(number, record["step"], record["split"], record)
+
+    def write(self, number: int, step: int, split: str, values: Mapping[str, Any]) -> None:
+        scalars = {f"{split}/{name}": float(value) for name, value in values.items() if _is_shown(name, value, values)}
+        self._each(lambda board: board.write(number, step, scalars))
+
+    def show(self, number: int, step: int, pictures: Pictures) -> None:
+        self._each(lambda board: board.show(number, step, pictures))
+
+    def _each(self, action: Callable[[Board], None]) -> None:
+        for name, board in list(self._open.items()):
+            try:
+                action(board)
+            except Exception as error:
+                del self._open[name]
+                again = "what is missing there is written when the run is started again"
+                self._say(f"note: {name} cannot be written to ({_line(error)}); the run goes on without it, {again}")
+                with contextlib.suppress(Exception):
+                    board.close(False)
+
+    def close(self, finished: bool) -> None:
+        self._each(lambda board: board.close(finished))
+
+
+def _is_shown(name: str, value: Any, values: Mapping[str, Any]) -> bool:
+    """Not counts, nor an objective that is the loss: `metrics.jsonl` keeps them, nobody looks at their curves."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    same = name == "objective" and values.get("loss") == value
+    return not same and name not in ("step", "epoch", "examples") and not name.endswith(("_count", "_correct"))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

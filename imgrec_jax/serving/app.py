@@ -1,0 +1,168 @@
+"""The pages of the demo: `/`, `/predict` and `/health`. Everything that is wrong is a JSON {"error": line} with its status."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+import anyio
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from imgrec_jax.inference.outputs import plain
+from imgrec_jax.inference.predictor import Predictor
+from imgrec_jax.inference.results import Result
+from imgrec_jax.pages import html
+from imgrec_jax.serving import uploads
+from imgrec_jax.serving.uploads import Limits, UploadError
+from imgrec_jax.serving.work import METHODS, BadImage, Worker
+
+DRAWING = 2  # pictures that are drawn at a time: each is decoded again
+LOCAL = ("127.0.0.1", "localhost")
+
+
+class Server:
+    """A run behind HTTP.
+
+    Attributes:
+      inside: requests that are being read or answered; more than `most` are refused.
+      counts: of answered, refused (429), bad (4xx) and failed (500) requests.
+    """
+
+    def __init__(self, run: Predictor, worker: Worker, limits: Limits, most: int):
+        self._run, self._worker, self._limits, self._most = run, worker, limits, most
+        self.inside, self.counts = 0, Counter[str]()
+
+    @cached_property
+    def _drawing(self) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(DRAWING)
+
+    def app(self, hosts: tuple[str, ...] | None) -> Starlette:
+        """The application; hosts: names that it answers to, which keeps other sites' pages out; None for all."""
+        routes = [
+            Route("/", self._page),
+            Route("/health", self._health),
+            Route("/predict", self._predict, methods=["POST"]),
+        ]
+        trusted = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)] if hosts else []
+        return Starlette(routes=routes, middleware=trusted, exception_handlers={HTTPException: _refused})
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a page or a client needs to know of the run."""
+        run = self._run
+        return {
+            "run": run.workdir.name,
+            "task": run.config.task,
+            "checkpoint": run.checkpoint,
+            "step": run.step,
+            "class_names": list(run.class_names),
+            "image_shape": list(run.image_shape) if run.image_size else None,
+            "explain": list(METHODS),
+            "explain_default": self._worker.usual,
+            "max_bytes": self._limits.bytes,
+            "max_pixels": self._limits.pixels,
+        }
+
+    async def _page(self, request: Request) -> Response:
+        return HTMLResponse(*self._whole_page)
+
+    @cached_property
+    def _whole_page(self) -> tuple[str, int, dict[str, str]]:
+        """(the page, its status, its headers: nothing may be fetched from elsewhere, and no other script may run)."""
+        text = (resources.files("imgrec_jax.serving") / "page.html").read_text(encoding="utf-8")
+        text = text.replace("{{name}}", html.escape(self._run.workdir.name))
+        text = text.replace("{{run}}", json.dumps(self.described).replace("<", "\\u003c"))
+        script = re.findall(r"<script>(.*?)</script>", text, re.S)[0]
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = {
+            "default-src": "'none'",
+            "script-src": f"'sha256-{digest}'",
+            "style-src": "'unsafe-inline'",
+            "img-src": "data: blob:",
+            "media-src": "blob:",
+            "connect-src": "'self'",
+            "base-uri": "'none'",
+            "form-action": "'none'",
+            "frame-ancestors": "'none'",
+        }
+        return text, 200, {"Content-Security-Policy": "; ".join(f"{key} {value}" for key, value in policy.items())}
+
+    async def _health(self, request: Request) -> Response:
+        values = {**self.described, "inside": self.inside, "queue": self._most, "compiled": len(self._run.compiled)}
+        return JSONResponse({"status": "ok" if self._worker.ready.is_set() else "compiling", **values, **self.counts})
+
+    async def _predict(self, request: Request) -> Response:
+        if self.inside >= self._most:
+            self.counts["refused"] += 1
+            await uploads.drain(request, self._limits)
+            return _error(429, f"{self._most} requests are waiting already; try again in a moment", {"Retry-After": "1"})
+        self.inside += 1
+        try:
+            answer = await self._answer(request)
+            self.counts["answered"] += 1
+            return JSONResponse(answer)
+        except UploadError as error:
+            self.counts["bad"] += 1
+            return _error(error.status, error.line)
+        except BadImage as error:
+            self.counts["bad"] += 1
+            return _error(400, str(error))
+        except Exception as error:
+            self.counts["failed"] += 1
+            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"error: {line}", file=sys.stderr, flush=True)
+            return _error(500, f"the image could not be answered ({line})")
+        finally:
+            self.inside -= 1
+
+    async def _answer(self, request: Request) -> dict[str, Any]:
+        upload = await uploads.read(request, self._limits)
+        picture, method = uploads.flag(upload.fields, "picture"), uploads.choice(upload.fields, "explain", METHODS)
+        found = await asyncio.wrap_future(self._worker.submit(upload.name, upload.data, method))
+        answer = plain(found.result.to_json())
+        if picture:
+            answer["picture"] = await anyio.to_thread.run_sync(_drawn, found.result, limiter=self._drawing)
+        if method:
+            answer["explanation"] = None if found.explanation is None else html.data_uri(found.explanation)
+            answer["explained"] = found.said
+        return answer
+
+
+def _drawn(result: Result) -> str:
+    """The answer drawn on its image, as a PNG of at most `html.LARGEST` pixels a side."""
+    return html.data_uri(_shrunk(result.draw()))
+
+
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    import cv2
+
+    step = max(image.shape[:2]) / html.LARGEST
+    if step <= 1:
+        return image
+    size = max(int(image.shape[1] / step), 1), max(int(image.shape[0] / step), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _error(status: int, line: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": line}, status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = "/ (the page), /health, and POST /predict"
+    return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}; there are {known}")

@@ -1,0 +1,190 @@
+"""Boards show every record once, whatever was killed; pictures and samples are there; a board that fails costs itself alone."""
+
+import json
+import struct
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+import imgrec_jax
+from imgrec_jax import assemble
+from imgrec_jax.data.source import ArraySource, SourceInfo
+from imgrec_jax.run import boards, samples
+from tests import small_runs
+
+
+class Killed(Exception):
+    pass
+
+
+def config(data, **changes):
+    return small_runs.config_of("classification", data, **changes)
+
+
+def train(config, workdir, *, kill_at=None, say=lambda line: None):
+    """Trains; kill_at: (step, split) at whose record it ends, as a kill would end it."""
+
+    def callback(step, split, values):
+        if (step, split) == kill_at:
+            raise Killed
+
+    try:
+        return imgrec_jax.train(imgrec_jax.build(config), workdir, say, callbacks=[callback])
+    except Killed:
+        return None
+
+
+def recorded(workdir):
+    """{(name, step): value} of what boards are to show, from metrics.jsonl."""
+    found = {}
+    for record in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()):
+        values = {name: value for name, value in record.items() if boards._is_shown(name, value, record)}
+        found |= {(f"{record['split']}/{name}", record["step"]): value for name, value in values.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(small_data):
+    return small_data["classification"]
+
+
+def test_tensorboard_shows_each_record_once_after_kills_and_what_a_kill_lost(data, tmp_path):
+    settings = config(data, log__tensorboard=True, log__pictures=False)
+    train(settings, tmp_path, kill_at=(6, "train"))  # the checkpoint before is of step 4: two steps are made again
+    for file in (tmp_path / "tensorboard").iterdir():
+        file.write_bytes(file.read_bytes()[:-25])  # a kill in the midst of an event
+    train(settings, tmp_path)
+    seen = Counter(boards._events(tmp_path / "tensorboard"))
+    assert set(seen) == set(recorded(tmp_path)) | {("train/img_per_s", step) for step in (2, 4, 6)} and set(seen.values()) == {
+        1
+    }
+
+
+def test_a_run_that_gets_a_board_later_shows_its_past(data, tmp_path):
+    train(config(data), tmp_path, kill_at=(6, "train"))
+    train(config(data, log__tensorboard=True, log__pictures=False), tmp_path)
+    assert set(recorded(tmp_path)) <= set(boards._events(tmp_path / "tensorboard"))
+
+
+def test_equal_runs_with_and_without_pictures_write_equal_metrics(data, finished, tmp_path):
+    train(config(data, log__tensorboard=True), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished["classification"] / "metrics.jsonl").read_bytes()
+    names = {name for name, _ in boards._events(tmp_path / "tensorboard")}
+    assert {"train/batch", "validation/answers", "validation_plots/confusion", "validation_plots/reliability"} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task, plot", [("detection", "errors"), ("segmentation", "iou_per_class")])
+def test_pictures_of_every_task(small_data, tmp_path, task, plot):
+    said = []
+    settings = small_runs.config_of(task, small_data[task], log__tensorboard=True)
+    imgrec_jax.train(imgrec_jax.build(settings), tmp_path, said.append)
+    names = {name for name, _ in boards._events(tmp_path / "tensorboard")}
+    split = next(name.partition("/")[0] for name in names if name.endswith("/answers"))
+    assert {"train/batch", f"{split}_plots/{plot}"} <= names, [line for line in said if "note" in line]
+
+
+def test_a_board_that_fails_costs_itself_alone(data, tmp_path, monkeypatch):
+    class Broken:
+        PACKAGE = "json"
+
+        def __init__(self, place):
+            pass
+
+        def write(self, number, step, values):
+            raise ConnectionError("nobody answers")
+
+    monkeypatch.setitem(boards.BOARDS, "mlflow", Broken)
+    said = []
+    results = train(config(data, log__writers=("mlflow", "tensorboard"), log__pictures=False), tmp_path, say=said.append)
+    assert results["test"] and sum("mlflow cannot be written to (nobody answers)" in line for line in said) == 1
+    assert ("train/loss", 6) in set(boards._events(tmp_path / "tensorboard"))
+
+
+def test_a_board_that_is_unknown_or_not_installed_is_told_before_the_first_step(data, tmp_path, monkeypatch):
+    with pytest.raises(assemble.ConfigError, match="log.writers"):
+        imgrec_jax.build(config(data, log__writers=("paper",)))
+    monkeypatch.setattr(boards.WandB, "PACKAGE", "no_such_package")
+    with pytest.raises(ValueError, match=r"wandb is not installed; pip install 'imgrec-jax\[wandb\]'"):
+        train(config(data, log__writers=("wandb",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_mlflow_goes_on_in_the_same_run_and_writes_nothing_twice(data, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    workdir, settings = tmp_path / "run", config(data, log__writers=("mlflow",))
+    train(settings, workdir, kill_at=(6, "train"))
+    train(settings, workdir)
+    client = mlflow.MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("imgrec_jax").experiment_id])
+    assert len(found) == 1 and found[0].info.status == "FINISHED" and found[0].data.params["model.name"]
+    history = [(m.key, m.step) for key in found[0].data.metrics for m in client.get_metric_history(found[0].info.run_id, key)]
+    wanted = recorded(workdir)
+    assert max(Counter(history).values()) == 1 and {(boards._plain(name), step) for name, step in wanted} <= set(history)
+    pictures = {item.path for item in client.list_artifacts(found[0].info.run_id)}
+    assert {"train", "validation", "validation_plots"} <= pictures
+    (workdir / "checkpoints").rename(tmp_path / "away")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    with pytest.raises(ValueError, match="set MLFLOW_TRACKING_URI as it was at the start"):
+        boards.MLflow(boards.Place(workdir, {}))
+
+
+def wandb_records(data):
+    """The records of a .wandb file: after 7 bytes LevelDB's log, blocks of 32 KiB of (checksum, length, kind, content)."""
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        if 2**15 - at % 2**15 < 7:  # too little of the block is left for a part
+            at += 2**15 - at % 2**15
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+def test_wandb_goes_on_offline_in_the_same_run_and_writes_nothing_twice(data, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    for name, value in {"MODE": "offline", "SILENT": "true", "CACHE_DIR": tmp_path / "cache"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", str(value))
+    workdir, settings = tmp_path / "run", config(data, log__writers=("wandb",))
+    train(settings, workdir, kill_at=(6, "train"))
+    train(settings, workdir)
+    rows, ids = [], set()
+    for path in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
+        for content in wandb_records(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(content)
+            if record.WhichOneof("record_type") == "run":
+                ids.add(record.run.run_id)
+            if record.WhichOneof("record_type") == "history":
+                row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+                rows += [(name, row["step"]) for name in row if "/" in name]
+    assert len(ids) == 1 and max(Counter(rows).values()) == 1 and set(recorded(workdir)) <= set(rows)
+    assert {"train/batch", "validation/answers"} <= {name for name, _ in rows}
+
+
+def test_samples_are_kept_once_small_and_of_any_type(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 40, 60, 3), np.uint8)
+    source = ArraySource({"image": images}, SourceInfo("x"))
+    samples.keep(tmp_path / "a", source, 8)
+    kept = [cv2.imread(str(path))[..., ::-1] for path in samples.files(tmp_path / "a")]
+    np.testing.assert_array_equal(kept, images[:8])
+    before = small_runs.contents(tmp_path / "a")
+    samples.keep(tmp_path / "a", ArraySource({"image": images[::-1]}, SourceInfo("x")), 8)
+    assert small_runs.contents(tmp_path / "a") == before
+    samples.keep(tmp_path / "none", source, 0)
+    assert not (tmp_path / "none").exists()
+    noise = ArraySource({"image": rng.random((4, 900, 1200, 1), np.float32)}, SourceInfo("x"))
+    samples.keep(tmp_path / "b", noise, 8)
+    files = samples.files(tmp_path / "b")
+    assert 1 <= len(files) <= 4 and sum(path.stat().st_size for path in files) <= samples.BYTES
+    assert cv2.imread(str(files[0])).shape == (384, 512, 3)

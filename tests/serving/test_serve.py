@@ -1,0 +1,263 @@
+"""The demo server in this process: its answers are the run's, and what is wrong with a request is a line of JSON."""
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import re
+import shutil
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imgrec_jax
+from imgrec_jax import serve
+from tests import small_runs
+
+pytest.importorskip("starlette", reason="the extra [serve] is not installed")
+httpx = pytest.importorskip("httpx")
+import uvicorn  # noqa: E402
+
+from imgrec_jax.serving.app import LOCAL, Server  # noqa: E402
+from imgrec_jax.serving.uploads import Limits  # noqa: E402
+from imgrec_jax.serving.work import BadImage, Worker  # noqa: E402
+
+LIMITS = Limits(bytes=200_000, pixels=1_000_000)
+
+
+def encoded(kind="PNG", mode="RGB", size=(40, 30), seed=0, **options):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = Image.fromarray(pixels).convert(mode) if mode != "I;16" else Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def huge_png(side=20_000):
+    """A header that promises side x side pixels, and little behind it."""
+    parts = {b"IHDR": struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(bytes(100)), b"IEND": b""}
+    coded = b"\x89PNG\r\n\x1a\n"
+    for name, data in parts.items():
+        coded += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return coded
+
+
+@contextlib.contextmanager
+def served(run, *, most=8, start=True):
+    """(client, worker, server) of a server in a thread."""
+    worker = Worker(run, rows=4)
+    if start:
+        worker.start()
+    server = Server(run, worker, LIMITS, most)
+    web = uvicorn.Server(uvicorn.Config(server.app(LOCAL), log_level="warning"))
+    with serve.listen("127.0.0.1", 0) as place:
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [place]})
+        thread.start()
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{place.getsockname()[1]}", timeout=60) as client:
+                yield client, worker, server
+        finally:
+            web.should_exit = True
+            thread.join(20)
+            if worker.ready.is_set() or start:
+                worker.stop(20)
+
+
+@pytest.fixture(scope="module")
+def run(finished):
+    return imgrec_jax.load(finished["classification"])
+
+
+@pytest.fixture(scope="module")
+def client(run):
+    with served(run) as (client, _, _):
+        yield client
+
+
+def picture_of(uri):
+    assert uri.startswith("data:image/png;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+@pytest.mark.parametrize(
+    "task", ["classification", *(pytest.param(task, marks=pytest.mark.slow) for task in ("detection", "segmentation"))]
+)
+def test_the_answer_is_that_of_predict_as_a_form_and_as_base64(finished, task, tmp_path):
+    run, data = imgrec_jax.load(finished[task]), encoded(size=(32, 32))
+    (tmp_path / "a b.png").write_bytes(data)
+    want = json.loads(json.dumps({**run.predict(tmp_path / "a b.png")[0].to_json(), "file": "a b.png"}))
+    text = base64.b64encode(data).decode()
+    bodies: list[dict] = [{"files": {"image": ("a b.png", data)}, "data": {"picture": "true"}}]
+    bodies += [
+        {"json": {"image": text, "name": "a b.png", "picture": True}} for text in (text, f"data:image/png;base64,{text}")
+    ]
+    with served(run) as (client, _, _):
+        answers = [client.post("/predict", **body) for body in bodies]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        assert picture_of(found.pop("picture")).shape[1] >= 320
+        assert found.keys() == want.keys() and found["file"] == "a b.png"
+        if task == "classification":
+            assert found["probability"] == pytest.approx(want["probability"], abs=1e-6) and found["label"] == want["label"]
+        else:
+            assert found == want
+    assert len(run.compiled) <= 2  # one row, and a batch
+
+
+def test_an_explanation_comes_with_the_answer_and_compiles_once(client, run):
+    from imgrec_jax.attribution import methods
+
+    before = methods._gradient._cache_size()
+    for seed in range(4):
+        data = {"explain": "gradients"}
+        found = client.post("/predict", files={"image": ("x.png", encoded(seed=seed))}, data=data).json()
+        assert picture_of(found["explanation"]).ndim == 3 and found["explained"] == ""
+    assert methods._gradient._cache_size() - before == 1
+    without = client.post("/predict", files={"image": ("x.png", PNG)}, data={"explain": "gradcam"}).json()
+    assert without["explanation"] is None and "this model has no map" in without["explained"] and without["label"]
+
+
+@pytest.mark.parametrize("kind, mode", [("JPEG", "CMYK"), ("PNG", "I;16"), ("GIF", "P"), ("PNG", "LA"), ("TIFF", "RGB")])
+def test_images_of_every_mode_are_answered(client, kind, mode):
+    assert client.post("/predict", files={"image": ("ü x.img", encoded(kind, mode))}).status_code == 200
+
+
+PNG = encoded()
+BAD = {
+    "cut.png": (PNG[:-40], 400, "damaged PNG"),
+    "cut.jpg": (encoded("JPEG")[:300], 400, "damaged header"),
+    "text.jpg": (b"hello " * 20, 400, "no image"),
+    "empty.png": (b"", 400, "empty file"),
+    "huge.png": (huge_png(), 413, "20000 x 20000 pixels"),
+    "large.bin": (b"x" * 300_000, 413, "200,000 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_upload_is_named(client, name):
+    data, status, reason = BAD[name]
+    answers = [client.post("/predict", files={"image": (name, data)})]
+    answers.append(client.post("/predict", json={"image": base64.b64encode(data).decode(), "name": name}))
+    for answer in answers:
+        assert answer.status_code == status and reason in answer.json()["error"]
+        assert status == 413 or name in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "request_, status, reason",
+    [
+        ({"content": b"x"}, 415, "of type 'nothing'"),
+        ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "expected a form"),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "JSON that cannot be read"),
+        ({"json": ["x"]}, 400, 'without the text "image"'),
+        ({"json": {"image": "§§"}}, 400, "no base64"),
+        ({"files": {"other": ("x.png", PNG)}}, 400, 'field "image"'),
+        ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
+        ({"content": b"--y", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, "cannot be read"),
+        ({"files": {"image": ("x.png", PNG)}, "data": {"explain": "magic"}}, 400, "choose of gradcam"),
+        ({"files": {"image": ("x.png", PNG)}, "data": {"picture": "perhaps"}}, 400, "true or false"),
+    ],
+)
+def test_a_request_that_is_none_is_told_what_is_expected(client, request_, status, reason):
+    answer = client.post("/predict", **request_)
+    assert answer.status_code == status and reason in answer.json()["error"], answer.text
+
+
+def test_other_addresses_methods_and_hosts_are_refused(client):
+    for answer, status in ((client.get("/nowhere"), 404), (client.get("/predict"), 405)):
+        assert answer.status_code == status and "/predict" in answer.json()["error"]
+    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_health_tells_of_the_run(client, run):
+    found = client.get("/health").json()
+    assert found["status"] == "ok" and found["task"] == "classification" and found["step"] == run.step
+    assert found["class_names"] == list(run.class_names) and found["inside"] == 0 and found["answered"] > 0
+
+
+def test_what_waits_is_answered_in_one_batch_and_a_bad_image_alone_fails(run, monkeypatch):
+    worker = Worker(run, rows=4)
+    images = [encoded(seed=seed) for seed in range(3)]
+    futures = [worker.submit(f"{n}.png", data) for n, data in enumerate([images[0], b"no image", *images[1:]])]
+    sizes = []
+    stream = run.stream
+    monkeypatch.setattr(run, "stream", lambda all_, **options: sizes.append(len(all_)) or stream(all_, **options))
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    worker.start()
+    with pytest.raises(BadImage, match="1.png"):
+        futures.pop(1).result(30)
+    probs = [future.result(30).result.probs for future in futures]
+    worker.stop(5)
+    monkeypatch.undo()
+    alone = [run.predict(Image.open(io.BytesIO(data)))[0].probs for data in images]
+    np.testing.assert_allclose(probs, alone, atol=1e-6)
+    assert sizes == [4]
+
+
+def test_past_the_queue_it_says_429_and_goes_on(run):
+    waiting = []
+    with served(run, most=1, start=False) as (client, worker, server):
+        first = threading.Thread(target=lambda: waiting.append(client.post("/predict", files={"image": ("x.png", PNG)})))
+        first.start()
+        while not server.inside:
+            time.sleep(0.01)
+        second = client.post("/predict", files={"image": ("x.png", PNG)})
+        assert second.status_code == 429 and second.headers["retry-after"] == "1" and "waiting" in second.json()["error"]
+        worker.start()
+        first.join(60)
+    assert waiting[0].status_code == 200 and server.inside == 0
+
+
+def test_a_fault_of_the_program_is_one_line(run, monkeypatch, capsys):
+    with served(run) as (client, worker, _):
+        assert worker.ready.wait(60)
+        with monkeypatch.context() as broken:
+            broken.setattr(run, "stream", lambda *_, **__: 1 / 0)
+            answer = client.post("/predict", files={"image": ("x.png", PNG)})
+        assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"]
+        assert "Traceback" not in answer.text + capsys.readouterr().err
+        assert client.post("/predict", files={"image": ("x.png", PNG)}).status_code == 200
+
+
+def test_the_page_fetches_nothing_from_elsewhere_and_runs_its_own_script_alone(client):
+    answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    script = re.findall(r"<script>(.*?)</script>", answer.text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert len(script) == 1 and f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+    assert "://" not in answer.text and "{{" not in answer.text
+    described = re.findall(r'id="run">(.*?)</script>', answer.text)[0]
+    assert json.loads(described)["image_shape"] == [28, 28, 1]
+
+
+def test_the_command_ends_in_one_line_and_names_what_is_wrong(finished, tmp_path):
+    workdir = shutil.copytree(finished["classification"], tmp_path / "run")
+    command = [sys.executable, "-m", "imgrec_jax.serve", f"--workdir={workdir}", "--port=0"]
+    process = small_runs.launch(command)
+    line = process.stdout.readline()
+    place = re.search(r"http://(127\.0\.0\.1):(\d+)", line)
+    assert place, (line, process.stderr.read())
+    taken = serve.parser().parse([f"--workdir={workdir}", f"--port={place[2]}"])
+    with pytest.raises(ValueError, match=r"Address already in use\); give another --port"):
+        serve.run(taken)
+    with socket.create_connection((place[1], int(place[2])), timeout=10):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and out == "stopped; 0 images were answered\n" and "Traceback" not in err
+    for flags, reason in (
+        ([f"--workdir={tmp_path / 'nowhere'}", "--port=0"], "there is no run"),
+        ([f"--workdir={workdir}", "--port=70000"], "expected 0 to 65535"),
+        ([f"--workdir={workdir}", "--queue=0"], "--queue=0; expected 1 or more"),
+    ):
+        with pytest.raises(SystemExit, match=reason):
+            serve.main(flags)
