@@ -27,6 +27,7 @@ OPS: dict[str, Callable] = {
     "erase": photometric.erase,
 }
 BATCH_OPS: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
+_FORM = "; expected a function of the op's options that returns the op: (example, rng) -> example, both dicts of arrays"
 # Ops that only some tasks have the targets for.
 TASKS_OF_OP = {
     "mixup": ("classification",),
@@ -84,5 +85,9 @@ def make_ops(where: str, section: ConfigDict, *, of_batches: bool = False) -> li
         try:
             made.append(factories[name](**given))
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"config.{where}.{name}: {error}{own.where(error)}") from error
+            raise ConfigError(
+                f"config.{where}.{name}: {error}{own.where(error)}{_FORM if OP in options[name] else ''}"
+            ) from error
+        if OP in options[name] and not (callable(made[-1]) and own.takes(made[-1], 2)):
+            raise ConfigError(f"config.{where}.{name}: what {options[name][OP]} returns is no op{_FORM}")
     return made

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -97,6 +98,17 @@ def where(error: BaseException) -> str:
     files = {path for path, _ in _LOADED}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f" ({frames[-1].filename} line {frames[-1].lineno})" if frames else ""
+
+
+def takes(function: Callable, count: int, *words: str) -> bool:
+    """Whether a function can be called with so many arguments by place, and these words by name; True where nobody can say."""
+    try:
+        inspect.signature(function).bind(*[None] * count, **dict.fromkeys(words))
+    except TypeError:
+        return False
+    except ValueError:  # of what is not written in Python
+        return True
+    return True
 
 
 def _code(key: str, name: str) -> Code:

@@ -177,6 +177,7 @@ def test_own_ops_come_after_all_others_or_before_a_named_one(tmp_path):
         ("def Net(dtype=None): ...", "{file}:Net", "takes no num_classes"),
         ("def Net(num_classes, dtype):\n    raise ValueError('no')", "{file}:Net", r"parts\.py:Net: no \(.*parts\.py line 2"),
         ("def Net(num_classes): ...", "{file}:Net", "takes no dtype"),
+        ("def Net(num_classes, dtype):\n    return lambda x: x", "{file}:Net", r"cannot be called; expected __call__"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_own_code_is_named(tmp_path, content, name, message):
@@ -187,6 +188,26 @@ def test_what_is_wrong_with_own_code_is_named(tmp_path, content, name, message):
     with pytest.raises(ConfigError, match=message):
         switch(config, "model.name", name.format(file=file))
         assemble.build(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "def flip(example):\n    return example",
+            r"missing 1 required positional argument: 'example'.*; expected a function of",
+        ),
+        (
+            "def flip():\n    return lambda example: example",
+            r"what .*parts\.py:flip returns is no op; expected .*\(example, rng\)",
+        ),
+        ("def flip(): ...", "returns is no op"),
+    ],
+)
+def test_an_own_function_that_is_no_op_is_told_what_one_is(tmp_path, content, message):
+    (tmp_path / "parts.py").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        make_ops("data.train_ops", ConfigDict({"flip": {"op": f"{tmp_path / 'parts.py'}:flip"}}))
 
 
 def test_an_own_op_by_the_command_line(parts, data):
