@@ -1,7 +1,8 @@
 """Command line: python -m imgrec_jax.report --workdir=runs/mnist     (or, once installed: imgrec report ...)
 
 Writes WORKDIR/report/index.html, one file that needs nothing else, and its plots as PNG and SVG beside it. With several runs,
-imgrec report runs/a runs/b --out=compared, it compares them: configs, curves, results, paired tests on the same examples.
+imgrec report runs/a runs/b --out=compared, it compares them: configs, curves, results, paired tests on the same examples. The
+folder of a sweep stands for its finished runs.
 """
 
 import argparse
@@ -16,10 +17,25 @@ def parser() -> Parser:
     made.add_argument("runs", nargs="*", metavar="RUN", help="workdirs; more than one are compared")
     made.add_argument("--workdir", help="the trained run")
     made.add_argument("--checkpoint", help="best, last or a step (default: best where there is one, else last)")
-    made.add_argument("--out", metavar="DIR", help="default WORKDIR/report, or report_of_N_runs for several")
+    made.add_argument("--out", metavar="DIR", help="default WORKDIR/report; for several runs report_of_N_runs, or SWEEP/report")
     made.add_argument("--allow_code", action="store_true", help="run the Python files that a workdir carries")
     made.add_argument("--verbosity", type=int, default=0, help="1 shows where an error happened")
     return made
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """The folder itself, or of a sweep its finished runs.
+
+    Raises:
+      ValueError: for a sweep without any.
+    """
+    from imgrec_jax.sweeps.runs import RESULTS, finished
+
+    if not (folder / RESULTS).is_file():
+        return [folder]
+    if not (found := [folder / name for name in finished(folder)]):
+        raise ValueError(f"{folder} is a sweep of which no run is finished; the command that began it goes on")
+    return found
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,18 +43,19 @@ def run(arguments: argparse.Namespace) -> int:
     from imgrec_jax.inference.command import note
     from imgrec_jax.pages import report
 
-    folders = [*([arguments.workdir] if arguments.workdir else []), *arguments.runs]
+    given = [*([arguments.workdir] if arguments.workdir else []), *arguments.runs]
+    folders = [run for folder in given for run in finished_runs(Path(folder).expanduser())]
     if not folders:
         raise ValueError("which run? give --workdir=RUN, or several runs to compare")
     out = Path(arguments.out).expanduser() if arguments.out else None
     if len(folders) == 1:
         options = {"checkpoint": arguments.checkpoint, "allow_code": arguments.allow_code}
-        page = report.write(Path(folders[0]), note, out=out, **options)
+        page = report.write(folders[0], note, out=out, **options)
     else:
         if arguments.checkpoint is not None:
             raise ValueError("--checkpoint is for one run; a comparison looks at the best checkpoint of each, else the last")
-        out = out or Path(f"report_of_{len(folders)}_runs")
-        page = report.compare([Path(folder) for folder in folders], note, out=out, allow_code=arguments.allow_code)
+        out = out or (Path(given[0]).expanduser() / "report" if len(given) == 1 else Path(f"report_of_{len(folders)}_runs"))
+        page = report.compare(folders, note, out=out, allow_code=arguments.allow_code)
     print(page)
     return 0
 

@@ -74,9 +74,11 @@ def check_asked(folder: Path, asked: dict[str, Any]) -> None:
     path = folder / ASKED
     if path.exists():
         before = json.loads(path.read_text())
-        for key in ("config", "common"):
-            if before[key] != asked[key]:
-                raise ValueError(f"{folder} holds a sweep of {key} {before[key]}, not {asked[key]}; give another --folder")
+        theirs, ours = (
+            " ".join([d["config"], *(f"--config.{k}={v}" for k, v in d["common"].items())]) for d in (before, asked)
+        )
+        if theirs != ours:
+            raise ValueError(f"{folder} holds a sweep of --config={theirs}, not of {ours}; give another --folder")
 
 
 def run(argv: Sequence[str]) -> int:

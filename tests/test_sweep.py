@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imgrec_jax import sweep
+from imgrec_jax import report, sweep
 from imgrec_jax.sweeps.points import grid, points, sample, split_values
 from imgrec_jax.sweeps.runs import finished
 from tests import small_runs
@@ -85,6 +85,7 @@ def test_what_is_wrong_is_said_before_anything_runs(data, tmp_path, arguments, m
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_and_its_runs_equal_single_ones(data, tmp_path):
     folder, asked = tmp_path / "sweep", ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=2", "--jobs=1"]
     process = subprocess.Popen(sweep_command(data, folder, *asked), cwd=small_runs.ROOT, stderr=subprocess.PIPE)
@@ -110,11 +111,14 @@ def test_a_sweep_that_is_killed_goes_on_and_its_runs_equal_single_ones(data, tmp
     assert status == 0, error
     metrics = [(path / "metrics.jsonl").read_bytes() for path in (folder / name, tmp_path / "single")]
     assert metrics[0] == metrics[1]
+    assert report.finished_runs(folder) == [folder / point for point in results] and report.finished_runs(tmp_path) == [
+        tmp_path
+    ]
     with (folder / "table.csv").open() as file:
         table = {line["point"]: line for line in csv.DictReader(file)}
     last = json.loads(metrics[0].splitlines()[-1])
     assert float(table[name][f"{last['split']} loss"]) == last["loss"] and (folder / "plot.png").stat().st_size > 1000
-    with pytest.raises(ValueError, match="holds a sweep of common"):
+    with pytest.raises(ValueError, match="holds a sweep of --config=.*, not of .* --config.data.threads=0; give another"):
         sweep.run(flags(data, folder, *asked, "--config.data.threads=0"))
 
 

@@ -66,10 +66,8 @@ def make_model(config: ConfigDict, axis_name: str | None = None) -> Any:
         raise ConfigError(f"model {name}: {error}{own.where(error)}") from error
     if is_own(name) and config.task != "detection" and "num_classes" not in options:
         raise ConfigError(f"model {name} takes no num_classes; give it that argument: how many outputs it has")
-    if is_own(name) and not (callable(model) and own.takes(model.__call__, 1, "train")):
-        raise ConfigError(
-            f"model {name} is not called as a model is; expected __call__(self, x, *, train=False), x [B, H, W, C]"
-        )
+    if is_own(name) and config.task != "detection" and not (callable(model) and own.takes(model, 1, "train")):
+        raise ConfigError(f"model {name} cannot be called; expected __call__(self, x, *, train=False), x [B, H, W, C]")
     return model
 
 
