@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax import compiled, distributed, parallel
+from imgrec_jax.config import flatten
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.run import boards, checkpoint, samples
@@ -178,8 +179,9 @@ def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], Non
     source = next((pipeline.source for pipeline in experiment.data.evals.values()), experiment.data.train.source)
     try:
         samples.keep(folder, source, experiment.cadence.samples)
-    except (OSError, ValueError) as error:  # of the disk, or of an image
-        say(f"note: {folder} keeps no samples of the data: {error}")
+    except Exception as error:  # of the disk, of an image, of a source of the user's own
+        line = " ".join(str(error).split())[:300]
+        say(f"note: {folder} keeps no samples of the data ({type(error).__name__}: {line})")
 
 
 def _train(
@@ -217,6 +219,7 @@ def _train(
             if not complete:
                 break
         jax.block_until_ready(state)
+    run.finished = complete and (done >= total or run.stopped)
     run.console.close()
     onwards = "the same command goes on from there" if run.checkpointer else "nothing is kept: checkpoint.enabled=False"
     if stop.signal is not None and (not complete or (done < total and not run.stopped)):
@@ -300,7 +303,7 @@ def _show(run: Run, state: TrainState, done: int, stop: Stop) -> None:
             pictures = {**watch.answers(predict), **(watch.plots(predict) if ending else {})}
             if done <= run.experiment.cadence.eval_every:  # the first time in a run
                 pictures |= watch.training()
-            run.boards.show(run.file.count - 1, done, pictures)
+            run.boards.show(done, pictures)
     except Exception as error:
         run.watch = None
         run.console.say(f"note: no more pictures ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
@@ -336,6 +339,8 @@ def _already_done(experiment: Experiment, folder: Path, start: Start | None, say
     elif parallel.is_lead():
         workdirs.write_record(folder, experiment.config, experiment.card)
     say(f"nothing left to train at step {clock['step']}")
+    if parallel.is_lead():
+        boards.finish(experiment.boards, boards.Place(folder, flatten(experiment.config)), say)
     return clock["results"]
 
 
