@@ -189,13 +189,14 @@ def _pipelines(
     )
     evals = {
         split: Pipeline(
-            source=data.with_proposals(config, part),
-            order=preprocess.eval_order(config, part, eval_batch),
+            source=seen,
+            order=preprocess.eval_order(config, seen, eval_batch),
             ops=evaluation.ops,
             collate=evaluation.collate,
             **shared,
         )
         for split, part in eval_sources.items()
+        for seen in [data.in_windows(config, data.with_proposals(config, part))]
     }
     return train, evals
 

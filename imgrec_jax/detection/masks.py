@@ -110,3 +110,10 @@ def run_lengths(mask: np.ndarray) -> dict:
 
     coded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(n) for n in coded["size"]], "counts": coded["counts"].decode()}
+
+
+def of_run_lengths(lengths: dict) -> np.ndarray:
+    """What `run_lengths` made -> bool [H, W]."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode(lengths).astype(np.bool_)

@@ -200,7 +200,7 @@ def _train(
         )
         while done < total and not run.stopped:
             try:
-                with stop.raising():  # a batch can be asked for again
+                with stop.raising(), run.console.waiting():  # a batch can be asked for again
                     step, batch = next(batches)
                 train_step.prepare(state, batch, stop.check)
             except Interrupted:
