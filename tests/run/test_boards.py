@@ -15,7 +15,8 @@ import pytest
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.data.source import ArraySource, SourceInfo
-from imgrec_jax.run import boards, samples
+from imgrec_jax.pages import training
+from imgrec_jax.run import boards, checkpoint, samples
 from tests import small_runs
 
 
@@ -354,3 +355,19 @@ def test_samples_are_kept_once_small_and_of_any_type(tmp_path):
     deep = ArraySource({"image": images[:1].astype(np.uint16) * 257}, SourceInfo("x"))
     samples.keep(tmp_path / "c", deep, 1)
     np.testing.assert_array_equal(cv2.imread(str(samples.files(tmp_path / "c")[0]))[..., ::-1], images[0])
+
+
+def test_pictures_and_report_that_cannot_be_made_cost_themselves_alone(data, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise checkpoint.CheckpointError("no checkpoint can be read")
+
+    monkeypatch.setattr(training, "Watch", broken)
+    monkeypatch.setattr(training.start, "find", broken)
+    monkeypatch.setattr(training.loop, "train", lambda *_, watch, **__: {"test": watch})
+    experiment = imgrec_jax.build(config(data, log__tensorboard=True, log__report=True))
+    said = []
+    assert training.train(experiment, tmp_path, said.append) == {"test": None}
+    assert [line.partition(" (")[0] for line in said] == ["note: no pictures", "note: no report"]
+    experiment = imgrec_jax.build(config(data, log__report=True, checkpoint__enabled=False))
+    training.train(experiment, tmp_path, said.append)
+    assert "with config.checkpoint.enabled=False there is none" in said[-1]
