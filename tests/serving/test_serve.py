@@ -27,7 +27,7 @@ pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx")
 import uvicorn  # noqa: E402
 
-from imgrec_jax.serving.app import LOCAL, Server  # noqa: E402
+from imgrec_jax.serving.app import Server, is_local  # noqa: E402
 from imgrec_jax.serving.uploads import Limits  # noqa: E402
 from imgrec_jax.serving.work import BadImage, Worker  # noqa: E402
 
@@ -58,7 +58,7 @@ def served(run, *, most=8, start=True):
     if start:
         worker.start()
     server = Server(run, worker, LIMITS, most)
-    web = uvicorn.Server(uvicorn.Config(server.app(LOCAL), log_level="warning"))
+    web = uvicorn.Server(uvicorn.Config(server.app(True), log_level="warning"))
     with serve.listen("127.0.0.1", 0) as place:
         thread = threading.Thread(target=web.run, kwargs={"sockets": [place]})
         thread.start()
