@@ -89,7 +89,7 @@ def prepare(
 ) -> Explained:
     """An image with what is to be explained on it.
 
-    admit: told the shape [H, W, C] that the network is to see before anything is compiled for it; raises what it has against it.
+    admit: told the shape [H, W, C] that the network is to see, before anything is compiled for it; raises what speaks against.
 
     Raises:
       ValueError: for an image that cannot be read, an unknown class, or where there is nothing of that kind to explain.

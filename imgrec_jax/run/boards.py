@@ -96,7 +96,6 @@ def _events(folder: Path) -> Iterator[tuple[str, int]]:
 
     TensorBoard shows nothing of a file behind that place, either.
     """
-    from google.protobuf.message import DecodeError
     from tensorboardX.proto.event_pb2 import Event
 
     for path in sorted(folder.glob("events.out.tfevents.*")):
@@ -108,7 +107,7 @@ def _events(folder: Path) -> Iterator[tuple[str, int]]:
                 break
             try:
                 event = Event.FromString(data[at + 12 : stop])
-            except DecodeError:
+            except Exception:  # protobuf's, which tensorboardX brings
                 break
             yield from ((value.tag, event.step) for value in event.summary.value)
             at = stop + 4

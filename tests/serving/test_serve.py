@@ -312,7 +312,13 @@ def test_an_upload_that_is_not_sent_is_answered_408(client, monkeypatch):
     monkeypatch.setattr(uploads, "SECONDS", 0.2)
     place = client.base_url
     with socket.create_connection((place.host, place.port), timeout=10) as slow:
-        head = f"POST /predict HTTP/1.1\r\nHost: localhost:{place.port}\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+        lines = (
+            "POST /predict HTTP/1.1",
+            f"Host: localhost:{place.port}",
+            "Content-Type: application/json",
+            "Content-Length: 99",
+        )
+        head = "".join(f"{line}\r\n" for line in lines) + "\r\n"
         slow.sendall(head.encode())
         assert b" 408 " in slow.recv(100)
 
