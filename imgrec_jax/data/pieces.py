@@ -25,7 +25,7 @@ def cut(example: dict[str, Any], place: Place) -> dict[str, Any]:
     """A window of an example: its part of the image, its boxes, and "window" int32 [4]."""
     top, left, height, width = place
     whole = place == (0, 0, *example["image"].shape[:2])
-    piece = {key: value for key, value in example.items() if whole or key not in ("proposals", "masks", "canvas")}
+    piece = {key: value for key, value in example.items() if whole or key not in ("proposals", "box_mask", "canvas")}
     piece["image"] = example["image"][top : top + height, left : left + width]
     piece["original_size"], piece["window"] = np.array([height, width], np.int32), np.array(place, np.int32)
     if "boxes" not in example or whole:
@@ -38,11 +38,12 @@ def cut(example: dict[str, Any], place: Place) -> dict[str, Any]:
 class Pieces:
     """A source whose examples are windows of another's images; "image_index" is the image's position there.
 
-    Its `info.meta["sizes"]`, int [n, 2], are the windows' heights and widths.
+    Its `info.meta["sizes"]`, int [n, 2], are the windows' heights and widths; `whole` is the other source.
     """
 
     def __init__(self, source: Source, places: Iterable[Iterable[Place]]):
         """places: of each image its windows, in order."""
+        self.whole = source
         self._at = [(image, place) for image, here in enumerate(places) for place in here]
         sizes = np.array([place[2:] for _, place in self._at], np.int64)
         self.info = replace(source.info, meta={**source.info.meta, "sizes": sizes})
@@ -54,3 +55,8 @@ class Pieces:
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, place = self._at[index]
         return {**cut(self._read(image), place), "image_index": np.int32(image)}
+
+
+def whole(source: Source) -> Source:
+    """The source of whole images, of windows or of itself."""
+    return source.whole if isinstance(source, Pieces) else source

@@ -95,6 +95,8 @@ def deliver(run: Predictor, out: Path, made: Artefact, images: np.ndarray, origi
       ValueError: for a file whose answers differ on `images`; nothing of it is left.
     """
     gaps: dict[str, float] = {}
+    script, beside, shape = out.with_name(f"run_{out.stem}.py"), out.with_suffix(".json"), images.shape[1:]
+    _refuse_to_overwrite(beside, out)
 
     def write(partial: Path) -> None:
         partial.write_bytes(made.data)
@@ -104,22 +106,33 @@ def deliver(run: Predictor, out: Path, made: Artefact, images: np.ndarray, origi
             raise ValueError(
                 f"{out} would answer otherwise than the live model on {len(images)} images ({origin}): {far}; it is not written"
             )
+        checked = {"images": len(images), "of": origin, "largest_difference": gaps}
+        text = json.dumps(_described(run, out, made, shape, checked), indent=1)
+        zeros = (made.rows if isinstance(made.rows, int) else 1, *shape)
+        script.write_text(made.script.format(name=out.name, script=script.name, shape=[made.rows, *shape], zeros=zeros))
+        write_whole(beside, lambda partial: partial.write_text(text + "\n"))
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, write)
-    script, beside = out.with_name(f"run_{out.stem}.py"), out.with_suffix(".json")
-    shape = images.shape[1:]
-    first = made.rows if isinstance(made.rows, int) else 1
-    script.write_text(made.script.format(name=out.name, script=script.name, shape=[made.rows, *shape], zeros=(first, *shape)))
-    text = json.dumps(
-        _described(run, out, made, shape, {"images": len(images), "of": origin, "largest_difference": gaps}), indent=1
-    )
-    write_whole(beside, lambda partial: partial.write_text(text + "\n"))
     worst = ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items())
     return (
         f"wrote {out} ({len(made.data) / 1e6:.1f} MB), {beside.name} and {script.name}; against the live model on "
         f"{len(images)} images ({origin}), batches of {' and '.join(map(str, made.batches))}, it is off by at most: {worst}"
     )
+
+
+def _refuse_to_overwrite(beside: Path, out: Path) -> None:
+    """Raises ValueError where the description of an artefact would take the place of something else."""
+    if beside == out:
+        raise ValueError(f"--out={out} is the name of the file that describes it; give it another suffix")
+    try:
+        described = json.loads(beside.read_text()).get("file")
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError):
+        described = None
+    if described != out.name:
+        raise ValueError(f"--out={out} would be described in {beside}, which is of something else; give another name")
 
 
 def compare(artefact: Program, live: Program, images: np.ndarray, batches: Sequence[int]) -> dict[str, float]:
@@ -131,7 +144,7 @@ def compare(artefact: Program, live: Program, images: np.ndarray, batches: Seque
             part = np.resize(images[start : start + size], (size, *images.shape[1:]))
             theirs, ours = (jax.device_get(answer) for answer in (artefact(part), live(part)))
             for name, gap in differences(theirs, ours).items():
-                gaps[name] = max(gaps.get(name, 0.0), gap)
+                gaps[name] = float(np.maximum(gaps.get(name, 0.0), gap))  # NaN stays
     return gaps
 
 
@@ -142,7 +155,8 @@ def differences(theirs: Answers, ours: Answers) -> dict[str, float]:
         if theirs[name].shape != value.shape:
             gaps[name] = float("inf")
         elif np.issubdtype(value.dtype, np.floating):
-            gaps[name] = float(np.abs(value - theirs[name]).max(initial=0))
+            same = (value == theirs[name]) | (np.isnan(value) & np.isnan(theirs[name]))
+            gaps[name] = float(np.where(same, 0, np.abs(value - theirs[name])).max(initial=0))
         else:
             gaps[name] = float(np.mean(value != theirs[name])) if value.size else 0.0
     return gaps

@@ -24,6 +24,7 @@ import numpy as np
 
 from imgrec_jax import compiled, distributed, parallel
 from imgrec_jax.config import flatten
+from imgrec_jax.data import pieces
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.run import boards, checkpoint, samples
@@ -176,8 +177,8 @@ def _begin(
 
 
 def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
-    source = next((pipeline.source for pipeline in experiment.data.evals.values()), experiment.data.train.source)
     try:
+        source = pieces.whole(next(iter(experiment.data.evals.values()), experiment.data.train).source)
         samples.keep(folder, source, experiment.cadence.samples)
     except Exception as error:  # of the disk, of an image, of a source of the user's own
         line = " ".join(str(error).split())[:300]

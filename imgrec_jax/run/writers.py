@@ -86,8 +86,11 @@ class MetricsFile:
         except FileNotFoundError:
             return 0
         whole = len(data) == resume_at and data.endswith(b"\n") and (crc is None or zlib.crc32(data) == crc)
+        try:
+            self.kept = list(map(json.loads, data.splitlines())) if whole else []
+        except ValueError:  # of an early version, which kept no checksum
+            whole, self.kept = False, []
         self._crc = zlib.crc32(data) if whole else 0
-        self.kept = list(map(json.loads, data.splitlines())) if whole else []
         self.count = len(self.kept)
         return resume_at if whole else 0
 
