@@ -64,17 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImportError(f"{error.name} is not installed; pip install 'imgrec-jax[serve]'") from error
     with listen(arguments.host, arguments.port) as place:
         from imgrec_jax.inference import command
-        from imgrec_jax.serving.app import LOCAL, Server
+        from imgrec_jax.serving.app import Server, is_local
         from imgrec_jax.serving.uploads import Limits
         from imgrec_jax.serving.work import Worker
 
         loaded = command.load(arguments)
         for line in loaded.lacks:
             command.note(f"note: {line}")
-        worker = Worker(loaded, arguments.batch)
         limits = Limits(int(arguments.max_mb * 1e6), min(arguments.max_pixels, loaded.config.data.max_pixels))
+        worker = Worker(loaded, arguments.batch, limits.pixels)
         server = Server(loaded, worker, limits, arguments.queue)
-        app = server.app(LOCAL if arguments.host in LOCAL else None)
+        app = server.app(is_local(f"[{arguments.host}]" if ":" in arguments.host else arguments.host))
         patience = int(STOPPING_SECONDS)
         web = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=patience, server_header=False))
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -84,8 +84,12 @@ METHODS: dict[str, Callable[[Explained, Options], Attribution]] = {
 }
 
 
-def prepare(run: Predictor, picture: Picture, options: Options) -> Explained:
+def prepare(
+    run: Predictor, picture: Picture, options: Options, admit: Callable[[tuple[int, ...]], None] | None = None
+) -> Explained:
     """An image with what is to be explained on it.
+
+    admit: told the shape [H, W, C] that the network is to see, before anything is compiled for it; raises what speaks against.
 
     Raises:
       ValueError: for an image that cannot be read, an unknown class, or where there is nothing of that kind to explain.
@@ -94,6 +98,8 @@ def prepare(run: Predictor, picture: Picture, options: Options) -> Explained:
     example = run.example(image, picture.name, {})
     batch = run.preprocess.batch([example], [0], 1)
     pixels = batch["image"][0]
+    if admit is not None:
+        admit(pixels.shape)
     seen = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     floats = {**batch, "image": seen[None]}
     predictions = jax.device_get(jax.jit(run.task.predict)(run.on_device, floats))

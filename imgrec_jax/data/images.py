@@ -30,6 +30,7 @@ _BYTES_PER_PIXEL = 16  # of a larger file: four channels of float32
 _PIL_LOCK = threading.Lock()
 _HEARD: ContextVar[list[str] | None] = ContextVar("heard", default=None)  # of damage, by who listens
 _SAID: set[str] = set()  # files whose damage was said
+_MOST_SAID = 10_000  # of them; a server is sent names for ever
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|CRC error|not enough image data")
 
@@ -267,6 +268,8 @@ def _say_damage(name: str, what: str) -> None:
     if (heard := _HEARD.get()) is not None:
         heard.append(what)
     elif name not in _SAID:
+        if len(_SAID) >= _MOST_SAID:
+            _SAID.clear()
         _SAID.add(name)
         print(f"warning: {name} is damaged ({what}); its pixels are used as they decode", file=sys.stderr, flush=True)
 

@@ -33,7 +33,7 @@ def make_small_detector(
     head_norm: str = "none",
     tower_depth: int = 2,
     mask_widths: tuple[int, ...] = (32, 32),
-    mask_size: int = 14,
+    mask_size: int = 7,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN | retinanet.RetinaNet:

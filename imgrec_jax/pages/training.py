@@ -26,23 +26,29 @@ def train(
     stop: Stop | None = None,
 ) -> loop.Results:
     """`loop.train`, with pictures where the config wants them on a board, and the report where it wants one."""
-    watch = _watch(experiment)
+    watch = _watch(experiment, say)
     results = loop.train(experiment, folder, say, callbacks=callbacks, restart=restart, stop=stop, watch=watch)
-    if experiment.config.log.report and parallel.is_lead() and _has_ended(workdir.resolve(folder), experiment):
-        _report(workdir.resolve(folder), say)
+    if experiment.config.log.report and parallel.is_lead():
+        _report(workdir.resolve(folder), experiment, say)
     return results
 
 
-def _watch(experiment: Experiment) -> Watch | None:
-    """None where nobody looks, or where a batch is no array of one process."""
+def _watch(experiment: Experiment, say: Callable[[str], None]) -> Watch | None:
+    """None where nobody looks, where a batch is no array of one process, or where it cannot be made, which is said."""
     wanted = experiment.config.log.pictures and experiment.boards and experiment.data.evals
     simple = jax.process_count() == 1 and isinstance(experiment.compute.layout, parallel.Sharded)
-    return Watch(experiment, jax.device_count()) if wanted and simple else None
+    if not (wanted and simple):
+        return None
+    try:
+        return Watch(experiment, jax.device_count())
+    except Exception as error:
+        say(f"note: no pictures ({type(error).__name__}: {_line(error)})")
+        return None
 
 
 def _has_ended(folder: Path, experiment: Experiment) -> bool:
     """Whether the run is at its end, and no report of that is there."""
-    found = start.find(folder) if experiment.cadence.checkpoint_every else None
+    found = start.find(folder)
     if found is None or found.clock["phase"] != start.WHOLE:
         return False
     ended = found.clock["stopped"] or found.clock["step"] >= experiment.optimisation.total_steps
@@ -50,12 +56,19 @@ def _has_ended(folder: Path, experiment: Experiment) -> bool:
     return ended and not (page.exists() and metrics.exists() and page.stat().st_mtime >= metrics.stat().st_mtime)
 
 
-def _report(folder: Path, say: Callable[[str], None]) -> None:
-    """Writes the report; one that cannot be written is said, for the run is whole without it."""
+def _report(folder: Path, experiment: Experiment, say: Callable[[str], None]) -> None:
+    """Writes the report of a run that has ended; one that cannot be written is said, for the run is whole without it."""
     from imgrec_jax.pages import report
 
+    if not experiment.cadence.checkpoint_every:
+        say("note: no report: it is made from a checkpoint, and with config.checkpoint.enabled=False there is none")
+        return
     try:
-        say(f"wrote {report.write(folder, say)}")
+        if _has_ended(folder, experiment):
+            say(f"wrote {report.write(folder, say)}")
     except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        say(f"note: no report ({line}); imgrec report --workdir={folder} tries again")
+        say(f"note: no report ({_line(error)}); imgrec report --workdir={folder} tries again")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

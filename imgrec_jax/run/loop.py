@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax import compiled, distributed, parallel
+from imgrec_jax.config import flatten
 from imgrec_jax.data import pieces
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
@@ -176,11 +177,12 @@ def _begin(
 
 
 def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
-    source = pieces.whole(next(iter(experiment.data.evals.values()), experiment.data.train).source)
     try:
+        source = pieces.whole(next(iter(experiment.data.evals.values()), experiment.data.train).source)
         samples.keep(folder, source, experiment.cadence.samples)
-    except (OSError, ValueError) as error:  # of the disk, or of an image
-        say(f"note: {folder} keeps no samples of the data: {error}")
+    except Exception as error:  # of the disk, of an image, of a source of the user's own
+        line = " ".join(str(error).split())[:300]
+        say(f"note: {folder} keeps no samples of the data ({type(error).__name__}: {line})")
 
 
 def _train(
@@ -218,6 +220,7 @@ def _train(
             if not complete:
                 break
         jax.block_until_ready(state)
+    run.finished = complete and (done >= total or run.stopped)
     run.console.close()
     onwards = "the same command goes on from there" if run.checkpointer else "nothing is kept: checkpoint.enabled=False"
     if stop.signal is not None and (not complete or (done < total and not run.stopped)):
@@ -301,7 +304,7 @@ def _show(run: Run, state: TrainState, done: int, stop: Stop) -> None:
             pictures = {**watch.answers(predict), **(watch.plots(predict) if ending else {})}
             if done <= run.experiment.cadence.eval_every:  # the first time in a run
                 pictures |= watch.training()
-            run.boards.show(run.file.count - 1, done, pictures)
+            run.boards.show(done, pictures)
     except Exception as error:
         run.watch = None
         run.console.say(f"note: no more pictures ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
@@ -337,6 +340,8 @@ def _already_done(experiment: Experiment, folder: Path, start: Start | None, say
     elif parallel.is_lead():
         workdirs.write_record(folder, experiment.config, experiment.card)
     say(f"nothing left to train at step {clock['step']}")
+    if parallel.is_lead():
+        boards.finish(experiment.boards, boards.Place(folder, flatten(experiment.config)), say)
     return clock["results"]
 
 

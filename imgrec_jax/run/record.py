@@ -114,7 +114,10 @@ def _is_number(value: Any) -> bool:
 
 
 class Run:
-    """What a run holds open while it trains: its files, its checkpoints and the little it remembers between steps."""
+    """What a run holds open while it trains: its files, its checkpoints and the little it remembers between steps.
+
+    finished: set by the loop once nothing is left to do.
+    """
 
     def __init__(
         self,
@@ -136,7 +139,7 @@ class Run:
             resume_at=clock["metrics_position"], crc=clock["metrics_crc"], say=say, silent=silent,
         )  # fmt: skip
         boards = () if silent else experiment.boards
-        self.boards = Boards(boards, Place(workdir, flatten(experiment.config)), say)
+        self.boards = Boards(boards, Place(workdir, flatten(experiment.config)), say, fresh=not start)
         self.boards.catch_up(self.file.kept)
         self.epoch = experiment.data.train.steps_per_epoch
         self.profile = Profile(workdir / "profile", cadence.profile, start)
@@ -147,6 +150,7 @@ class Run:
         )
         self.early_stop = EarlyStop(*experiment.selection, clock["selection"])
         self.results, self.stopped, self.saved_step = clock["results"], clock["stopped"], start
+        self.finished = False
 
     def report(self, step: int) -> None:
         """Writes and shows what training did since the last report."""
@@ -156,9 +160,8 @@ class Run:
 
     def record(self, step: int, split: str, values: dict[str, Any], unrepeatable: dict[str, float] | None = None) -> None:
         """Writes a record; what differs from run to run goes to the boards alone."""
-        number = self.file.count
         self.file.write({"step": step, "epoch": step / self.epoch, "split": split, **values})
-        self.boards.write(number, step, split, {**values, **(unrepeatable or {})})
+        self.boards.write(step, split, {**values, **(unrepeatable or {})})
         for callback in self._callbacks:
             callback(step, split, values)
 
@@ -194,15 +197,15 @@ class Run:
             self.saved_step = step
 
     def close(self) -> None:
-        """Waits for the checkpoints; called on every way out, also that of an error."""
+        """Waits for the checkpoints, then for the boards; called on every way out, also that of an error."""
         self.console.close()
         self.profile.close()
-        self.boards.close(self.stopped or self.saved_step >= self.total_steps)
         try:
             if self.checkpointer is not None:
                 self.checkpointer.close()
         finally:
             self.file.close()
+            self.boards.close(self.finished)
 
 
 def _explain(experiment: Experiment, step: int, values: dict[str, Any]) -> str:

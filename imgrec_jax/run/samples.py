@@ -40,8 +40,10 @@ def keep(folder: Path, source: Source, count: int) -> None:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """uint8 or float 0..1, [H, W, C] -> PNG of 8 bits."""
-    image = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    """uint8, another unsigned type of its whole range, or float 0..1, [H, W, C] -> PNG of 8 bits."""
+    if image.dtype != np.uint8:
+        white = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+        image = np.rint(np.clip(image / white, 0, 1) * 255).astype(np.uint8)
     if (step := max(image.shape[:2]) / SIDE) > 1:
         size = max(round(image.shape[1] / step), 1), max(round(image.shape[0] / step), 1)
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

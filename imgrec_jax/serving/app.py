@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
+import ipaddress
 import json
 import re
 import sys
 from collections import Counter
+from concurrent.futures import Future
 from functools import cached_property
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from imgrec_jax.inference.outputs import plain
 from imgrec_jax.inference.predictor import Predictor
@@ -29,37 +33,36 @@ from imgrec_jax.inference.results import Result
 from imgrec_jax.pages import html
 from imgrec_jax.serving import uploads
 from imgrec_jax.serving.uploads import Limits, UploadError
-from imgrec_jax.serving.work import METHODS, BadImage, Worker
+from imgrec_jax.serving.work import METHODS, Answer, BadImage, Worker
 
 DRAWING = 2  # pictures that are drawn at a time: each is decoded again
-LOCAL = ("127.0.0.1", "localhost")
+HELD = 256_000_000  # bytes of requests that are read or answered at a time
 
 
 class Server:
     """A run behind HTTP.
 
     Attributes:
-      inside: requests that are being read or answered; more than `most` are refused.
+      inside: requests that are being read or answered; more than `most` are refused, and those beyond HELD bytes of them.
       counts: of answered, refused (429), bad (4xx) and failed (500) requests.
     """
 
     def __init__(self, run: Predictor, worker: Worker, limits: Limits, most: int):
         self._run, self._worker, self._limits, self._most = run, worker, limits, most
-        self.inside, self.counts = 0, Counter[str]()
+        self.inside, self._held, self.counts = 0, 0, Counter[str]()
 
     @cached_property
     def _drawing(self) -> anyio.CapacityLimiter:
         return anyio.CapacityLimiter(DRAWING)
 
-    def app(self, hosts: tuple[str, ...] | None) -> Starlette:
-        """The application; hosts: names that it answers to, which keeps other sites' pages out; None for all."""
+    def app(self, local: bool) -> Starlette:
+        """The application; local: it answers to names of this machine alone."""
         routes = [
             Route("/", self._page),
             Route("/health", self._health),
             Route("/predict", self._predict, methods=["POST"]),
         ]
-        trusted = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)] if hosts else []
-        return Starlette(routes=routes, middleware=trusted, exception_handlers={HTTPException: _refused})
+        return Starlette(routes=routes, middleware=[Middleware(_Gate, local)], exception_handlers={HTTPException: _refused})
 
     @property
     def described(self) -> dict[str, Any]:
@@ -107,11 +110,13 @@ class Server:
         return JSONResponse({"status": "ok" if self._worker.ready.is_set() else "compiling", **values, **self.counts})
 
     async def _predict(self, request: Request) -> Response:
-        if self.inside >= self._most:
+        size = uploads.size(request, self._limits)
+        if self.inside >= self._most or (self.inside and self._held + size > HELD):
             self.counts["refused"] += 1
-            await uploads.drain(request, self._limits)
-            return _error(429, f"{self._most} requests are waiting already; try again in a moment", {"Retry-After": "1"})
-        self.inside += 1
+            with contextlib.suppress(UploadError):
+                await uploads.drain(request, self._limits)
+            return _error(429, f"{self.inside} requests are waiting already; try again in a moment", {"Retry-After": "1"})
+        self.inside, self._held = self.inside + 1, self._held + size
         try:
             answer = await self._answer(request)
             self.counts["answered"] += 1
@@ -124,16 +129,16 @@ class Server:
             return _error(400, str(error))
         except Exception as error:
             self.counts["failed"] += 1
-            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            line = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             print(f"error: {line}", file=sys.stderr, flush=True)
             return _error(500, f"the image could not be answered ({line})")
         finally:
-            self.inside -= 1
+            self.inside, self._held = self.inside - 1, self._held - size
 
     async def _answer(self, request: Request) -> dict[str, Any]:
         upload = await uploads.read(request, self._limits)
         picture, method = uploads.flag(upload.fields, "picture"), uploads.choice(upload.fields, "explain", METHODS)
-        found = await asyncio.wrap_future(self._worker.submit(upload.name, upload.data, method))
+        found = await _outcome(request, self._worker.submit(upload.name, upload.data, method))
         answer = plain(found.result.to_json())
         if picture:
             answer["picture"] = await anyio.to_thread.run_sync(_drawn, found.result, limiter=self._drawing)
@@ -141,6 +146,46 @@ class Server:
             answer["explanation"] = None if found.explanation is None else html.data_uri(found.explanation)
             answer["explained"] = found.said
         return answer
+
+
+async def _outcome(request: Request, future: Future[Answer]) -> Answer:
+    """The answer, which is not waited for longer than the client does."""
+    waiting = asyncio.wrap_future(future)
+    while not waiting.done():
+        await asyncio.wait({waiting}, timeout=1.0)
+        if not waiting.done() and await request.is_disconnected():
+            waiting.cancel()
+            raise UploadError(400, "the client left before its answer was there")
+    return waiting.result()
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or an address, with or without a port, is this machine's to itself: localhost, 127.0.0.0/8 or ::1."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class _Gate:
+    """Keeps the pages of other sites out, which a browser on this machine may show: what they send needs no leave of ours."""
+
+    def __init__(self, app: ASGIApp, local: bool):
+        self._app, self._local = app, local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (answer or self._app)(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if self._local and not is_local(host):
+            return _error(400, f"no host of this server: {host[:100]!r}; it answers to localhost")
+        foreign = origin is not None and origin.partition("://")[2].lower() != host.lower()
+        if request.method == "POST" and (foreign or request.headers.get("sec-fetch-site") == "cross-site"):
+            return _error(403, "a request of another site's page; this server answers its own page, and programs")
+        return None
 
 
 def _drawn(result: Result) -> str:

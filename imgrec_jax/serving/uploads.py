@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
 import json
+import re
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
@@ -15,8 +17,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from imgrec_jax.data.images import ImageFileError, read_header
+from imgrec_jax.data.own import dicom
 
 BESIDE = 64 * 2**10  # bytes of a request beside its image
+SECONDS = 30.0  # for a request to be sent
+FIELDS = ("picture", "explain")  # beside the image and its name
 EXPECTED = 'expected a form with a file in the field "image", or JSON {"image": base64}'
 
 
@@ -36,7 +41,7 @@ class Limits(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """name: of the file; data: the encoded image; fields: what came with it, as text or JSON's values."""
+    """name: of the file; data: the encoded image; fields: of FIELDS those that came with it, as text or JSON's values."""
 
     name: str
     data: bytes
@@ -62,6 +67,12 @@ async def read(request: Request, limits: Limits) -> Upload:
     return upload
 
 
+def size(request: Request, limits: Limits) -> int:
+    """The bytes that a request says it has; the most that are read, where it does not say."""
+    said, most = request.headers.get("content-length", ""), limits.bytes * 4 // 3 + BESIDE
+    return min(int(said), most) if re.fullmatch("[0-9]{1,18}", said) else most
+
+
 async def drain(request: Request, limits: Limits) -> None:
     """Reads and forgets what a client still sends, within reason: one that is cut off does not read why."""
     await _body(request, limits, 0, refuse=False)
@@ -70,14 +81,17 @@ async def drain(request: Request, limits: Limits) -> None:
 async def _body(request: Request, limits: Limits, most: int, refuse: bool = True) -> bytes:
     parts, size = [], 0
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size <= most:
-                parts.append(part)
-            else:
-                parts.clear()
-            if size > 4 * (limits.bytes + BESIDE):
-                break
+        async with asyncio.timeout(SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size <= most:
+                    parts.append(part)
+                else:
+                    parts.clear()
+                if size > 4 * (limits.bytes + BESIDE):
+                    break
+    except TimeoutError:
+        raise UploadError(408, f"an upload that took more than {SECONDS:.0f} s") from None
     except ClientDisconnect:
         raise UploadError(400, "the client left before its image was there") from None
     if size > most and refuse:
@@ -105,7 +119,7 @@ async def _form(request: Request, body: bytes, limits: Limits) -> Upload:
         raise UploadError(400, f'no file in the field "image" of the form; {EXPECTED}')
     data = await file.read()
     await form.close()
-    return Upload(file.filename or "image", data, {key: value for key, value in form.items() if isinstance(value, str)})
+    return Upload(_name(file.filename), data, {key: form[key] for key in FIELDS if isinstance(form.get(key), str)})
 
 
 def _json(body: bytes) -> Upload:
@@ -122,12 +136,21 @@ def _json(body: bytes) -> Upload:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UploadError(400, f'"image" is no base64 ({_line(error)})') from error
-    name = values.get("name")
-    return Upload(name if isinstance(name, str) and name else "image", data, values)
+    return Upload(_name(values.get("name")), data, {key: values[key] for key in FIELDS if key in values})
+
+
+def _name(given: Any) -> str:
+    """A file's name as it can be shown: of its end so much, and without what is no letter."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", given)[-200:] if isinstance(given, str) and given else "image"
 
 
 def _check(upload: Upload, limits: Limits) -> None:
-    """Refuses what its header shows to be too large; what else is wrong with an image is found when it is decoded."""
+    """Refuses what its header shows to be too large; what else is wrong with an image is found when it is decoded.
+
+    DICOM may be deflated, and its header lies in what is to be inflated.
+    """
+    if dicom.is_dicom(upload.name):
+        raise UploadError(415, f"{upload.name}: DICOM is not taken here; imgrec predict reads it")
     try:
         header = read_header(io.BytesIO(upload.data), upload.name, 2**62)
     except ImageFileError:
@@ -149,7 +172,7 @@ def flag(fields: dict[str, Any], name: str) -> bool:
     value = fields.get(name, False)
     known = {True: True, False: False, "true": True, "1": True, "false": False, "0": False, "": False}
     if not isinstance(value, bool | str) or value not in known:
-        raise UploadError(400, f"{name}={value!r}; expected true or false")
+        raise UploadError(400, f"{name}={_shown(value)}; expected true or false")
     return known[value]
 
 
@@ -163,8 +186,13 @@ def choice(fields: dict[str, Any], name: str, known: tuple[str, ...]) -> str | N
     if value in (None, ""):
         return None
     if value not in known:
-        raise UploadError(400, f"{name}={value!r} is unknown; choose of {', '.join(known)}")
+        raise UploadError(400, f"{name}={_shown(value)} is unknown; choose of {', '.join(known)}")
     return str(value)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: not what is deep or long."""
+    return repr(value[:80]) if isinstance(value, str) else f"({type(value).__name__})"
 
 
 def _line(error: Exception) -> str:

@@ -10,10 +10,10 @@ import functools
 import queue
 import sys
 import threading
+from collections import deque
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from imgrec_jax.attribution import explain
@@ -25,7 +25,8 @@ from imgrec_jax.inference.results import Result
 
 # Those that take a few passes through the network; the others take hundreds.
 METHODS = ("gradcam", "gradcam++", "hirescam", "gradients", "smoothgrad", "ig")
-EXPLAINED_SHAPES = 32  # sizes of images whose programs are kept
+EXPLAINED_SHAPES = 32  # sizes of images, each with programs of its own, which are kept
+EXPLAINED_PIXELS = 4_000_000  # height x width as the network sees it; a gradient keeps every layer's map of it
 
 
 class BadImage(ValueError):
@@ -54,21 +55,21 @@ class Job(NamedTuple):
 
 
 class Worker:
-    """Answers jobs in the order in which they come, up to `rows` at once.
+    """Answers jobs in the order in which they come, up to `rows` at once; explanations when nothing else waits.
 
     Attributes:
       ready: set once the programs for images of the run's own size are compiled.
     """
 
-    def __init__(self, run: Predictor, rows: int):
+    def __init__(self, run: Predictor, rows: int, max_pixels: int | None = None):
+        """max_pixels: of an image that is decoded; None for as many as the run's config takes."""
         self.ready = threading.Event()
         self._run, self._rows = run, rows
-        self._jobs = queue.SimpleQueue[Job | None]()
+        self._jobs, self._later = queue.SimpleQueue[Job | None](), deque[tuple[Job, Picture, Result]]()
         self._stopping, self._layer, self._shapes = False, "", set[tuple[int, ...]]()
         reading = run.reading()
-        self._decode = reading["decode"] or functools.partial(
-            inputs.decode, max_pixels=reading["max_pixels"], upright=reading["upright"]
-        )
+        decode = reading["decode"] or functools.partial(inputs.decode, upright=reading["upright"])
+        self._decode = functools.partial(decode, max_pixels=min(reading["max_pixels"], max_pixels or reading["max_pixels"]))
         # Of the interpreter's end: a program that is being compiled is not waited for.
         self._thread = threading.Thread(target=self._work, name="predicting", daemon=True)
 
@@ -99,10 +100,19 @@ class Worker:
         while not self._stopping:
             if jobs := self._waiting():
                 self._answer(jobs)
+            elif self._later:
+                job, picture, result = self._later.popleft()
+                if not job.future.cancelled():
+                    _settle(job, self._explained(job, picture, result))
+        for job in [job for job, _, _ in self._later] + self._left():
+            _settle(job, RuntimeError("the server was stopped"))
+
+    def _left(self) -> list[Job]:
+        jobs = []
         with contextlib.suppress(queue.Empty):
             while True:
-                if (job := self._jobs.get_nowait()) is not None:
-                    job.future.set_exception(RuntimeError("the server was stopped"))
+                jobs.append(self._jobs.get_nowait())
+        return [job for job in jobs if job is not None]
 
     def _warm_up(self) -> None:
         black = np.zeros(self._run.image_shape, np.uint8)
@@ -110,12 +120,12 @@ class Worker:
             self._run.predict([black] * count, rows=self._rows)
 
     def _waiting(self) -> list[Job]:
-        """The jobs that wait, up to a batch; waits for the first."""
-        jobs = [self._jobs.get()]
+        """The jobs that wait, up to a batch; waits for the first, unless there is something to explain meanwhile."""
+        jobs = [] if self._later else [self._jobs.get()]
         with contextlib.suppress(queue.Empty):
             while len(jobs) < self._rows:
                 jobs.append(self._jobs.get_nowait())
-        return [job for job in jobs if job is not None and job.future.set_running_or_notify_cancel()]
+        return [job for job in jobs if job is not None and not job.future.cancelled()]
 
     def _answer(self, jobs: list[Job]) -> None:
         pictures = [Picture(job.name, functools.partial(self._decode, job.data, job.name)) for job in jobs]
@@ -123,31 +133,40 @@ class Worker:
         try:
             found = self._run.stream(pictures, on_fault=lambda one, error: faults.update({id(one): error}), rows=self._rows)
             results = iter(list(found))
-        except Exception as error:  # of the program: the next batch is another
-            print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            for job in jobs:
-                job.future.set_exception(error)
+        except Exception as error:  # of the program, of one of the images: the next batch is another
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._answer([job])
+                return
+            print(f"error: {type(error).__name__}: {_line(error)}", file=sys.stderr, flush=True)
+            _settle(jobs[0], error)
             return
         for job, picture in zip(jobs, pictures, strict=True):
             if id(picture) in faults:
-                job.future.set_exception(BadImage(str(faults[id(picture)])))
+                _settle(job, BadImage(str(faults[id(picture)])))
+            elif job.method is None:
+                _settle(job, Answer(next(results)))
             else:
-                job.future.set_result(self._explained(job, picture, next(results)))
+                self._later.append((job, picture, next(results)))
 
     def _explained(self, job: Job, picture: Picture, result: Result) -> Answer:
-        if job.method is None:
-            return Answer(result)
+        assert job.method is not None
         try:
-            at = explain.prepare(self._run, picture, explain.Options())
-            if at.image.shape not in self._shapes and len(self._shapes) == EXPLAINED_SHAPES:
-                jax.clear_caches()
-                self._shapes.clear()
-            self._shapes.add(at.image.shape)
+            at = explain.prepare(self._run, picture, explain.Options(), self._admit)
             options = explain.Options(layer=self._layer_of(at, job.method), draws=16)
             heat, found = explain.explain(at, job.method, options)
             return Answer(result, explain.overlay(at.image, heat, f"{at.target.text}: {job.method}"), found.said)
         except Exception as error:  # the answer is there all the same
-            return Answer(result, None, f"no explanation: {' '.join(str(error).split())}")
+            return Answer(result, None, f"no explanation: {_line(error)}")
+
+    def _admit(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError for a shape [H, W, C] that is not explained here."""
+        elsewhere = f"imgrec explain --workdir={self._run.workdir.name} does it"
+        if shape[0] * shape[1] > EXPLAINED_PIXELS:
+            raise ValueError(f"{shape[0]} x {shape[1]} pixels, and this server explains {EXPLAINED_PIXELS:,}; {elsewhere}")
+        if shape not in self._shapes and len(self._shapes) >= EXPLAINED_SHAPES:
+            raise ValueError(f"an image of another size than the {EXPLAINED_SHAPES} that were explained so far; {elsewhere}")
+        self._shapes.add(shape)
 
     def _layer_of(self, at: Any, method: str) -> str | None:
         """The layer that such a method looks at; found once."""
@@ -155,3 +174,17 @@ class Worker:
             return None
         self._layer = self._layer or default_layer(at.layers())
         return self._layer
+
+
+def _settle(job: Job, found: Answer | Exception) -> None:
+    """Ends a job, unless whoever asked is gone."""
+    if not job.future.set_running_or_notify_cancel():
+        return
+    if isinstance(found, Exception):
+        job.future.set_exception(found)
+    else:
+        job.future.set_result(found)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -1,7 +1,11 @@
 """Boards show every record once, whatever was killed; pictures and samples are there; a board that fails costs itself alone."""
 
 import json
+import signal
 import struct
+import sys
+import threading
+import time
 from collections import Counter
 
 import cv2
@@ -11,7 +15,8 @@ import pytest
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.data.source import ArraySource, SourceInfo
-from imgrec_jax.run import boards, samples
+from imgrec_jax.pages import training
+from imgrec_jax.run import boards, checkpoint, samples
 from tests import small_runs
 
 
@@ -93,14 +98,156 @@ def test_a_board_that_fails_costs_itself_alone(data, tmp_path, monkeypatch):
         def __init__(self, place):
             pass
 
-        def write(self, number, step, values):
+        def write(self, step, split, values):
             raise ConnectionError("nobody answers")
+
+        def close(self, finished):
+            pass
 
     monkeypatch.setitem(boards.BOARDS, "mlflow", Broken)
     said = []
     results = train(config(data, log__writers=("mlflow", "tensorboard"), log__pictures=False), tmp_path, say=said.append)
     assert results["test"] and sum("mlflow cannot be written to (nobody answers)" in line for line in said) == 1
     assert ("train/loss", 6) in set(boards._events(tmp_path / "tensorboard"))
+
+
+class Listed:
+    """A board in memory that fails when it is told to; `written` outlives it, as a service does."""
+
+    PACKAGE, written, closed, refuses, fails = "json", {}, [], False, 0
+
+    def __init__(self, place):
+        if Listed.refuses:
+            raise ConnectionError("no network")
+
+    def write(self, step, split, values):
+        if Listed.fails and step >= Listed.fails:
+            Listed.fails = 0
+            raise ConnectionError("nobody answers")
+        Listed.written |= {(name, step): value for name, value in values.items()}
+
+    def close(self, finished):
+        Listed.closed.append(finished)
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    monkeypatch.setitem(boards.BOARDS, "mlflow", Listed)
+    for name, value in {"written": {}, "closed": [], "refuses": False, "fails": 0}.items():
+        monkeypatch.setattr(Listed, name, value)
+    return Listed
+
+
+def test_what_failed_once_is_written_at_the_end(data, listed, tmp_path):
+    listed.fails = 4
+    train(config(data, log__writers=("mlflow",), log__pictures=False, checkpoint__enabled=False), tmp_path)
+    assert set(recorded(tmp_path)) <= set(listed.written) and listed.closed == [False, True]
+
+
+def test_a_run_goes_on_without_a_board_and_a_start_at_its_end_catches_up(data, listed, tmp_path):
+    settings, said = config(data, log__writers=("mlflow",), log__pictures=False), []
+    train(settings, tmp_path, kill_at=(6, "train"))
+    listed.refuses, listed.written = True, {}
+    assert train(settings, tmp_path, say=said.append)["test"]
+    assert any("mlflow cannot be opened (no network); the run goes on without it" in line for line in said)
+    train(settings, tmp_path, say=said.append)
+    assert not listed.written and any("mlflow lacks records of this run" in line for line in said)
+    listed.refuses = False
+    train(settings, tmp_path)
+    assert set(listed.written) == set(recorded(tmp_path)) and listed.closed[-1]
+    count = len(listed.closed)
+    train(settings, tmp_path)
+    assert len(listed.closed) == count  # it has all
+
+
+def test_a_run_does_not_begin_without_a_board_and_closes_the_others(listed, tmp_path, monkeypatch):
+    class Refusing(Listed):
+        def __init__(self, place):
+            raise KeyError("run")
+
+    monkeypatch.setitem(boards.BOARDS, "wandb", Refusing)
+    with pytest.raises(ValueError, match="config.log.writers: wandb cannot be opened"):
+        boards.Boards(("mlflow", "wandb"), boards.Place(tmp_path, {}), print)
+    assert listed.closed == [False]
+
+
+def test_a_board_that_does_not_answer_holds_up_nothing(listed, tmp_path, monkeypatch):
+    answer, said = threading.Event(), []
+    monkeypatch.setattr(Listed, "write", lambda self, *_: answer.wait(30))
+    monkeypatch.setitem(boards.PATIENCE, False, 0.1)
+    board = boards.Boards(("mlflow",), boards.Place(tmp_path, {}), said.append)
+    board.write(1, "train", {"loss": 1.0})
+    board.close(False)
+    answer.set()
+    assert "mlflow did not take everything" in said[0]
+
+
+def test_tensorboard_of_one_second_and_with_a_damaged_event(tmp_path):
+    pytest.importorskip("tensorboardX")
+    for step in (1, 2):
+        board = boards.TensorBoard(boards.Place(tmp_path, {}))
+        board.write(step, "train", {"train/loss": 0.5})
+        board.close(False)
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert len(files) == 2 and set(boards._events(tmp_path / "tensorboard")) == {("train/loss", 1), ("train/loss", 2)}
+    for path in files:
+        data = bytearray(path.read_bytes())
+        data[-20:-8] = b"\xff" * 12
+        path.write_bytes(data)
+    board = boards.TensorBoard(boards.Place(tmp_path, {}))
+    board.write(1, "train", {"train/loss": 0.5})
+    board.close(False)
+    assert ("train/loss", 1) in set(boards._events(tmp_path / "tensorboard"))
+
+
+def test_wandb_writes_again_what_failed_and_numbers_its_own_rows(tmp_path, monkeypatch):
+    rows, fails = [], [False, True]
+
+    class Fake:
+        Settings = Image = staticmethod(lambda *_, **__: None)
+
+        def define_metric(self, *_, **__):
+            pass
+
+        def log(self, row, step):
+            if fails and fails.pop(0):
+                raise ConnectionError("nobody answers")
+            rows.append((step, row["step"]))
+
+    monkeypatch.setitem(sys.modules, "wandb", Fake)
+    monkeypatch.setattr(Fake, "init", lambda **_: Fake(), raising=False)
+    told = [(2, "train"), (4, "train"), (4, "test")]
+    board = boards.WandB(boards.Place(tmp_path, {}))
+    board.write(*told[0], {})
+    with pytest.raises(ConnectionError):
+        board.write(*told[1], {})
+    board = boards.WandB(boards.Place(tmp_path, {}))
+    for one in [*told, (6, "train")]:
+        board.write(*one, {})
+    board = boards.WandB(boards.Place(tmp_path, {}))
+    for one in [(step, "train") for step in (1, 2, 3, 4, 5, 6, 7)]:  # log.every_steps is another
+        board.write(*one, {})
+    assert rows == [(0, 2), (1, 4), (2, 4), (3, 6), (4, 7)]
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_each_record_once_after_a_sigkill(data, tmp_path):
+    command = small_runs.command(
+        "classification", data, tmp_path / "run", "--config.log.tensorboard=True", "--config.train.total_steps=400",
+        "--config.log.every_steps=1", "--config.checkpoint.every_steps=50",
+    )  # fmt: skip
+    process = small_runs.launch(command)
+    metrics, killed_at = tmp_path / "run" / "metrics.jsonl", 0
+    while process.poll() is None and killed_at < 120:
+        time.sleep(0.01)
+        killed_at = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    status, out, err = small_runs.run(command)
+    assert status == 0 and "resumed at step" in out, err
+    seen = Counter(boards._events(tmp_path / "run" / "tensorboard"))
+    assert set(recorded(tmp_path / "run")) <= set(seen) and set(seen.values()) == {1}
 
 
 def test_a_board_that_is_unknown_or_not_installed_is_told_before_the_first_step(data, tmp_path, monkeypatch):
@@ -171,6 +318,23 @@ def test_wandb_goes_on_offline_in_the_same_run_and_writes_nothing_twice(data, tm
     assert {"train/batch", "validation/answers"} <= {name for name, _ in rows}
 
 
+@pytest.mark.parametrize("error", [KeyError("image"), cv2.error("cannot"), TypeError("x")])
+def test_samples_that_cannot_be_kept_cost_themselves_alone(data, tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(samples, "_png", broken)
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        train(config(data, log__samples=1), tmp_path, say=lambda line: said.append(line) or stop_at(line, "keeps no samples"))
+    assert type(error).__name__ in said[-1] and not any(tmp_path.glob("*samples*"))
+
+
+def stop_at(line, text):
+    if text in line:
+        raise KeyboardInterrupt
+
+
 def test_samples_are_kept_once_small_and_of_any_type(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 40, 60, 3), np.uint8)
@@ -188,3 +352,22 @@ def test_samples_are_kept_once_small_and_of_any_type(tmp_path):
     files = samples.files(tmp_path / "b")
     assert 1 <= len(files) <= 4 and sum(path.stat().st_size for path in files) <= samples.BYTES
     assert cv2.imread(str(files[0])).shape == (384, 512, 3)
+    deep = ArraySource({"image": images[:1].astype(np.uint16) * 257}, SourceInfo("x"))
+    samples.keep(tmp_path / "c", deep, 1)
+    np.testing.assert_array_equal(cv2.imread(str(samples.files(tmp_path / "c")[0]))[..., ::-1], images[0])
+
+
+def test_pictures_and_report_that_cannot_be_made_cost_themselves_alone(data, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise checkpoint.CheckpointError("no checkpoint can be read")
+
+    monkeypatch.setattr(training, "Watch", broken)
+    monkeypatch.setattr(training.start, "find", broken)
+    monkeypatch.setattr(training.loop, "train", lambda *_, watch, **__: {"test": watch})
+    experiment = imgrec_jax.build(config(data, log__tensorboard=True, log__report=True))
+    said = []
+    assert training.train(experiment, tmp_path, said.append) == {"test": None}
+    assert [line.partition(" (")[0] for line in said] == ["note: no pictures", "note: no report"]
+    experiment = imgrec_jax.build(config(data, log__report=True, checkpoint__enabled=False))
+    training.train(experiment, tmp_path, said.append)
+    assert "with config.checkpoint.enabled=False there is none" in said[-1]

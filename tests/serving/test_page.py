@@ -50,14 +50,14 @@ def address(tmp_path_factory):
     config.data.data_dir, config.train.total_epochs, config.log.tensorboard = str(folder / "data"), 3.0, False
     results = imgrec_jax.train(imgrec_jax.build(config), folder / "digits", lambda line: None)
     assert results["test"]["accuracy"] > 0.98
-    from imgrec_jax.serving.app import LOCAL, Server
+    from imgrec_jax.serving.app import Server
     from imgrec_jax.serving.uploads import Limits
     from imgrec_jax.serving.work import Worker
 
     run = imgrec_jax.load(folder / "digits")
     worker = Worker(run, rows=4)
     worker.start()
-    app = Server(run, worker, Limits(20_000_000, 50_000_000), 8).app(LOCAL)
+    app = Server(run, worker, Limits(20_000_000, 50_000_000), 8).app(True)
     web = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with serve.listen("127.0.0.1", 0) as place:
         thread = threading.Thread(target=web.run, kwargs={"sockets": [place]})

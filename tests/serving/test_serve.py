@@ -27,9 +27,10 @@ pytest.importorskip("starlette", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx")
 import uvicorn  # noqa: E402
 
-from imgrec_jax.serving.app import LOCAL, Server  # noqa: E402
+from imgrec_jax.serving import app, uploads, work  # noqa: E402
+from imgrec_jax.serving.app import Server, is_local  # noqa: E402
 from imgrec_jax.serving.uploads import Limits  # noqa: E402
-from imgrec_jax.serving.work import BadImage, Worker  # noqa: E402
+from imgrec_jax.serving.work import Answer, BadImage, Worker  # noqa: E402
 
 LIMITS = Limits(bytes=200_000, pixels=1_000_000)
 
@@ -58,7 +59,7 @@ def served(run, *, most=8, start=True):
     if start:
         worker.start()
     server = Server(run, worker, LIMITS, most)
-    web = uvicorn.Server(uvicorn.Config(server.app(LOCAL), log_level="warning"))
+    web = uvicorn.Server(uvicorn.Config(server.app(True), log_level="warning"))
     with serve.listen("127.0.0.1", 0) as place:
         thread = threading.Thread(target=web.run, kwargs={"sockets": [place]})
         thread.start()
@@ -261,3 +262,136 @@ def test_the_command_ends_in_one_line_and_names_what_is_wrong(finished, tmp_path
     ):
         with pytest.raises(SystemExit, match=reason):
             serve.main(flags)
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"host": "127.0.0.1.evil.example"}, 400),
+        ({"origin": "http://127.0.0.2:8000", "host": "127.0.0.2:8000", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://[::1]:8000", "host": "[::1]:8000"}, 200),
+    ],
+)
+def test_pages_of_other_sites_are_refused(client, headers, status):
+    answer = client.post("/predict", files={"image": ("x.png", PNG)}, headers=headers)
+    assert answer.status_code == status and (status == 200 or answer.json()["error"])
+
+
+def test_what_is_local():
+    for host in ("localhost:8000", "127.0.0.1", "127.8.9.1:80", "[::1]:8000", "LOCALHOST"):
+        assert is_local(host)
+    for host in ("", "0.0.0.0", "localhost.evil.example", "[::1", "[fe80::1]", "example"):
+        assert not is_local(host)
+
+
+def test_names_are_bounded_and_of_letters(client):
+    name = "x" * 1000 + "a\ud800\x1b[31m\n.png"
+    body = json.dumps({"image": base64.b64encode(PNG).decode(), "name": name})
+    answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200 and answer.json()["file"] == "x" * (200 - 12) + "a??[31m?.png"
+
+
+@pytest.mark.parametrize("field", ["explain", "picture"])
+@pytest.mark.parametrize("value", ["[" * 900 + "]" * 900, json.dumps("y" * 5000), '"\\ud800"'])
+def test_values_are_echoed_within_bounds(client, field, value):
+    body = f'{{"image": "{base64.b64encode(PNG).decode()}", "{field}": {value}}}'
+    answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and len(answer.json()["error"]) < 300
+
+
+def test_dicom_is_refused_before_it_is_inflated(client):
+    answer = client.post("/predict", files={"image": ("x.DCM", PNG)})
+    assert answer.status_code == 415 and "imgrec predict reads it" in answer.json()["error"]
+
+
+def test_an_upload_that_is_not_sent_is_answered_408(client, monkeypatch):
+    monkeypatch.setattr(uploads, "SECONDS", 0.2)
+    place = client.base_url
+    with socket.create_connection((place.host, place.port), timeout=10) as slow:
+        lines = (
+            "POST /predict HTTP/1.1",
+            f"Host: localhost:{place.port}",
+            "Content-Type: application/json",
+            "Content-Length: 99",
+        )
+        head = "".join(f"{line}\r\n" for line in lines) + "\r\n"
+        slow.sendall(head.encode())
+        assert b" 408 " in slow.recv(100)
+
+
+def test_requests_are_bounded_in_bytes(run, monkeypatch):
+    monkeypatch.setattr(app, "HELD", 2 * len(PNG))
+    with served(run, start=False) as (client, worker, server):
+        first = threading.Thread(target=lambda: client.post("/predict", files={"image": ("x.png", PNG)}))
+        first.start()
+        while not server.inside:
+            time.sleep(0.01)
+        assert client.post("/predict", files={"image": ("x.png", PNG)}).status_code == 429
+        worker.start()
+        first.join(60)
+        assert client.post("/predict", files={"image": ("x.png", PNG)}).status_code == 200
+
+
+def test_explanations_come_last_and_only_where_they_are_waited_for(run, monkeypatch):
+    worker, order = Worker(run, rows=2), []
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    monkeypatch.setattr(worker, "_explained", lambda job, picture, result: order.append(job.name) or Answer(result))
+    futures = [worker.submit(name, PNG, method) for name, method in (("a", "ig"), ("gone", "ig"), ("b", None), ("c", None))]
+    for future in futures[2:]:
+        future.add_done_callback(lambda _: order.append("answer"))
+    stream = run.stream
+    monkeypatch.setattr(run, "stream", lambda *all_, **options: futures[1].cancel() and stream(*all_, **options))
+    worker.start()
+    for future in (futures[0], *futures[2:]):
+        future.result(30)
+    worker.stop(5)
+    assert order == ["answer", "answer", "a"]
+
+
+def test_an_image_that_breaks_the_program_breaks_no_others_answer(run, monkeypatch):
+    worker, stream = Worker(run, rows=4), run.stream
+
+    def broken(pictures, **options):
+        if any(picture.name == "bad" for picture in pictures):
+            raise RuntimeError("RESOURCE_EXHAUSTED")
+        return stream(pictures, **options)
+
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    monkeypatch.setattr(run, "stream", broken)
+    futures = [worker.submit(name, PNG) for name in ("a", "bad", "b")]
+    worker.start()
+    assert futures[0].result(30).result.label == futures[2].result(30).result.label
+    with pytest.raises(RuntimeError, match="RESOURCE"):
+        futures[1].result(30)
+    worker.stop(5)
+
+
+def test_a_stop_ends_what_waits_and_passes_over_who_is_gone(run, monkeypatch):
+    worker = Worker(run, rows=4)
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    futures = [worker.submit("x", PNG) for _ in range(2)]
+    futures[0].cancel()
+    worker._stopping = True
+    worker.start()
+    assert worker.stop(5)
+    with pytest.raises(RuntimeError, match="the server was stopped"):
+        futures[1].result(5)
+
+
+def test_explanations_are_bounded_in_shapes_and_pixels(run, monkeypatch):
+    worker = Worker(run, rows=1)
+    monkeypatch.setattr(work, "EXPLAINED_SHAPES", 1)
+    worker._admit((28, 28, 1))
+    worker._admit((28, 28, 1))
+    for shape, reason in (((30, 28, 1), "another size than the 1"), ((9000, 9000, 3), "this server explains 4,000,000")):
+        with pytest.raises(ValueError, match=reason):
+            worker._admit(shape)
+
+
+def test_images_are_decoded_within_the_servers_limit(run):
+    with pytest.raises(ValueError, match="30 x 40 pixels"):
+        Worker(run, rows=1, max_pixels=1000)._decode(PNG, "x.png")

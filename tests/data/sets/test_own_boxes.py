@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from imgrec_jax import assemble
-from imgrec_jax.config import load
+from imgrec_jax.config import difference, load
 from imgrec_jax.data.annotations import from_images
 from imgrec_jax.data.ops.canvases import canvas_of
 from imgrec_jax.data.sets import yolo
@@ -227,6 +227,9 @@ def test_the_config_needs_nothing_but_the_folder(tmp_path):
     kept = load("own_detection:tiny")
     kept.data.manual_dir, kept.data.data_dir, kept.data.max_size = str(tmp_path / "d"), str(tmp_path), 96
     assert assemble.build(kept).config.data.max_size == 96  # what is given is kept
+    early = settled.copy_and_resolve_references().unlock()
+    del early.model.mask_widths, early.model.mask_size  # of a workdir from before there were masks
+    assert difference(assemble.complete(early), assemble.complete(settled)) == []
 
 
 def test_groups_are_looked_for_below_the_folder_and_somewhere(tmp_path):
