@@ -22,11 +22,11 @@ def test_other_options_are_refused_with_the_flags_that_are_right():
     _check_options(model, "torchvision", "torchvision/mobilenet_v2.IMAGENET1K_V1")
     with pytest.raises(ValueError, match=r"--config\.model\.padding=tf --config\.model\.norm_epsilon=0\.001"):
         _check_options(model, "keras", "mobilenet_v2.h5")
-    with pytest.raises(ValueError, match=r"--config\.model\.norm_epsilon=0\.0"):
-        _check_options(
-            ConfigDict({"name": "resnet_fpn_detector", "backbone": "resnet50", "norm_epsilon": 1e-5}),
-            "torchvision", "torchvision/fasterrcnn_resnet50_fpn.COCO_V1",
-        )  # fmt: skip
+    detector = ConfigDict({"name": "resnet_fpn_detector", "backbone": "resnet50", "norm_epsilon": 1e-5})
+    for name in ("fasterrcnn", "maskrcnn", "retinanet"):
+        with pytest.raises(ValueError, match=r"--config\.model\.norm_epsilon=0\.0"):
+            _check_options(detector, "detector", f"torchvision/{name}_resnet50_fpn.COCO_V1")
+        _check_options(detector, "detector", f"torchvision/{name}_resnet50_fpn_v2.COCO_V1")
 
 
 @pytest.mark.parametrize(

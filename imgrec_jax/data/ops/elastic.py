@@ -9,8 +9,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from imgrec_jax.data.ops.geometry import Example, Op, Size
+from imgrec_jax.data.ops import bits
+from imgrec_jax.data.ops.geometry import Example, Op, Size, boxes_of_masks
 from imgrec_jax.data.ops.pixels import white
+from imgrec_jax.data.ops.targets import select_boxes
 
 
 def cubic_weights(size: int, points: int) -> np.ndarray:
@@ -39,13 +41,14 @@ def deform(example: Example, field: np.ndarray, *, fill: int = 0) -> Example:
     """Pixel (y, x) takes what is at (y, x) + field[:, y, x] float32 [2, H, W].
 
     image is bilinear, outside = `fill` (0..255; of 1/255 in a float image); segmentation, instances and pixel_valid are nearest
-    neighbour, outside = 0 and False (void). A segmentation without pixel_valid gains one.
+    neighbour, outside = 0 and False (void). A segmentation without pixel_valid gains one. Objects take the boxes of their moved
+    masks; one of whose mask nothing is left is dropped.
 
     Raises:
-      ValueError: for an example with boxes, which would no longer bound their objects.
+      ValueError: for an example with boxes without masks, which would no longer bound their objects.
     """
-    if "boxes" in example:
-        raise ValueError("elastic deformation moves no boxes; use it for segmentation only")
+    if "boxes" in example and "box_mask" not in example:
+        raise ValueError("elastic deformation moves no boxes without masks; use it for segmentation, or for objects with masks")
     height, width = field.shape[1:]
     y, x = np.indices((height, width), np.float32) + field
 
@@ -59,6 +62,12 @@ def deform(example: Example, field: np.ndarray, *, fill: int = 0) -> Example:
         if key in example:
             # OpenCV remaps no wide integers; float32 holds ids up to 2**24 exactly.
             out[key] = warp(example[key].astype(np.float32), cv2.INTER_NEAREST).astype(example[key].dtype)
+    if "box_mask" in example:
+        masks = bits.each(example["box_mask"], width)
+        moved = [warp(mask.astype(np.uint8), cv2.INTER_NEAREST).astype(np.bool_) for mask in masks]
+        out["boxes"] = np.concatenate([np.zeros((0, 4), np.float32), *(boxes_of_masks(mask[None]) for mask in moved)])
+        out["box_mask"] = bits.pack_each(moved, (height, width))
+        out = select_boxes(out, bits.areas(out["box_mask"]) > 0)
     if "segmentation" in example or "pixel_valid" in example:
         valid = example.get("pixel_valid", np.ones((height, width), np.bool_))
         out["pixel_valid"] = warp(valid.astype(np.uint8), cv2.INTER_NEAREST).astype(np.bool_)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.elastic import cubic_weights, deform, displacement_field, elastic
 
 
@@ -84,3 +85,16 @@ def test_errors():
         elastic()({**disc(), "boxes": np.zeros((0, 4))}, np.random.default_rng(0))
     with pytest.raises(ValueError, match="points=1"):
         elastic(points=1)
+
+
+def test_objects_with_masks_take_the_boxes_of_their_moved_masks():
+    example = disc()
+    mask = example["segmentation"] > 0
+    given = {**example, "box_mask": bits.pack(np.stack([mask, mask & False])), "boxes": np.zeros((2, 4), np.float32)}
+    given["box_label"] = np.array([1, 2])
+    out = elastic(sigma=8.0)(given, np.random.default_rng(3))
+    moved = bits.unpack(out["box_mask"], 128)
+    np.testing.assert_array_equal(moved, out["segmentation"][None] > 0)  # the empty one is gone
+    rows, columns = np.nonzero(moved[0])
+    np.testing.assert_array_equal(out["boxes"], [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
+    assert out["box_label"].tolist() == [1] and not np.array_equal(moved[0], mask)
