@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, trim_mean
 from sklearn import metrics as sk
 
 from imgrec_jax import stats
+from imgrec_jax.sweeps.table import middle
 
 RNG = np.random.default_rng(0)
 POSITIVE = RNG.random(400) < 0.3
@@ -77,3 +78,27 @@ def test_the_bootstrap_of_a_mean_by_images_is_wilsons_and_by_groups_wider():
     means = hit.reshape(40, 10).mean(1)
     expected = np.quantile(np.random.default_rng(1).choice(means, (4000, 40)).mean(1), [0.025, 0.975])
     assert by_groups == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("runs", [1, 3, 4, 5, 10])
+def test_the_interquartile_mean_is_scipys(runs):
+    scores = np.random.default_rng(runs).normal(size=(runs, 3))
+    assert stats.interquartile_mean(scores) == pytest.approx(trim_mean(scores, 0.25, axis=None), rel=1e-12)
+
+
+def test_the_interval_over_runs_draws_each_task_by_itself():
+    scores = np.random.default_rng(0).normal([0.0, 100.0], [1.0, 0.1], (200, 2))
+    half = 1.96 * scores[:, 0].std() / np.sqrt(200)
+    mean = scores[:, 0].mean()
+    np.testing.assert_allclose(stats.over_runs(scores[:, 0], np.mean), (mean - half, mean + half), atol=0.02)
+    low, high = stats.over_runs(scores[:8], np.mean)
+    assert high - low < 2  # runs drawn over both tasks together would move their mean by tens
+    assert stats.over_runs(scores[:1]) is None
+
+
+def test_a_sweep_of_four_seeds_says_the_interquartile_mean():
+    results = [{"values": {"rate": "0.1"}, "splits": {"test": {"accuracy": value}}} for value in (0.5, 0.6, 0.7, 1.0)]
+    (line,) = middle(results, "accuracy")
+    assert line.startswith("\nrate 0.1: test accuracy, interquartile mean 0.65 [0.5") and not list(
+        middle(results[:3], "accuracy")
+    )

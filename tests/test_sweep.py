@@ -85,6 +85,7 @@ def test_what_is_wrong_is_said_before_anything_runs(data, tmp_path, arguments, m
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_and_its_runs_equal_single_ones(data, tmp_path):
     folder, asked = tmp_path / "sweep", ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=2", "--jobs=1"]
     process = subprocess.Popen(sweep_command(data, folder, *asked), cwd=small_runs.ROOT, stderr=subprocess.PIPE)

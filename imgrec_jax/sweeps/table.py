@@ -8,8 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from imgrec_jax import stats
 from imgrec_jax.sweeps.points import Point
 from imgrec_jax.sweeps.runs import finished
+
+FEW = 4  # seeds from which the middle half of them says something
 
 
 def rows(results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -37,6 +42,21 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
             cells.append("" if mean is None else f"{mean:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else ""))
         lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
     return "\n".join(lines)
+
+
+def middle(results: Sequence[dict[str, Any]], metric: str) -> Iterator[str]:
+    """Lines on the combinations of four seeds and more: the interquartile mean of a metric, and how sure it is."""
+    for key, group in itertools.groupby(results, key=lambda entry: json.dumps(entry["values"])):
+        splits = [entry["splits"] for entry in group]
+        split = next((s for s in ("best_test", "test", "validation") if all(metric in e.get(s, {}) for e in splits)), None)
+        if len(splits) < FEW or split is None:
+            continue
+        found = np.array([e[split][metric] for e in splits])
+        interval = stats.over_runs(found)
+        assert interval is not None
+        about = ", ".join(f"{name} {value}" for name, value in json.loads(key).items())
+        value = f"{stats.interquartile_mean(found):.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+        yield f"\n{about + ': ' if about else ''}{split} {metric}, interquartile mean {value}"
 
 
 def write_csv(results: Sequence[dict[str, Any]], path: Path) -> None:
@@ -103,7 +123,7 @@ def summarise(folder: Path, order: Sequence[Point], metrics: Sequence[str]) -> s
     done = finished(folder)
     results = [done[point.name] for point in order if point.name in done]
     table = list(rows(results, metrics))
-    text = markdown(table)
+    text = "\n".join([markdown(table), *middle(results, metrics[-1])])
     (folder / "table.md").write_text(text + "\n")
     write_csv(results, folder / "table.csv")
     if table:

@@ -36,7 +36,7 @@ def train(config, folder, **options):
 def test_what_a_run_leaves(finished):
     folder = finished[TASK]
     assert {p.name for p in folder.iterdir()} == {
-        "config.json", "run.json", "environment.json", "metrics.jsonl", "checkpoints", "best", ".lock",
+        "config.json", "run.json", "environment.json", "metrics.jsonl", "checkpoints", "best", ".lock", "samples",
     }  # fmt: skip
     card = json.loads((folder / "run.json").read_text())
     assert card["format"] == workdir.FORMAT and card["class_names"] == list("0123456789") and card["image_shape"] == [28, 28, 1]

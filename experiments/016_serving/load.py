@@ -1,6 +1,6 @@
 """How does `imgrec serve` bear many clients? Starts it, asks it with CLIENTS threads for SECONDS, and writes a record.
 
-python experiments/022_serving/load.py --workdir=RUN IMAGE... [--clients=32] [--seconds=60] [--queue=64] [--out=records.jsonl]
+python experiments/016_serving/load.py --workdir=RUN IMAGE... [--clients=32] [--seconds=60] [--queue=64] [--out=records.jsonl]
 
 Each client sends one of the images after another over a connection that it keeps; each answer must be 200 or 429. Memory is the
 server's resident set, after 2 seconds of load and at the end.

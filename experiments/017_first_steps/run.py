@@ -1,6 +1,6 @@
 """Seconds from the start of a process to its first training step, with an empty cache of compiled programs and with a full one.
 
-python experiments/015_first_steps/run.py SHARED [OUT.json]      SHARED: a folder of sign_digits/, bccd/ and nuclei/
+python experiments/017_first_steps/run.py SHARED [OUT.json]      SHARED: a folder of sign_digits/, bccd/ and nuclei/
 """
 
 import json
