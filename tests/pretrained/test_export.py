@@ -25,6 +25,13 @@ def detector(name):
     return make(num_classes=91, norm="batch"), (jnp.zeros((1, 64, 64, 3)), *boxes)
 
 
+def with_masks(name):
+    make = {"v1": detectors.make_resnet_fpn, "v2": detectors.make_maskrcnn_resnet50_fpn_v2}[name]
+    boxes = jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool)
+    kind = {"kind": "mask"} if name == "v1" else {}
+    return make(num_classes=91, norm="batch", **kind), (jnp.zeros((1, 64, 64, 3)), *boxes)
+
+
 def one_stage(name):
     options = {"num_classes": 91, "norm": "batch"}
     if name == "v1":
@@ -33,6 +40,8 @@ def one_stage(name):
 
 
 MODELS = {
+    "maskrcnn_resnet50_fpn": lambda: with_masks("v1"),
+    "maskrcnn_resnet50_fpn_v2": lambda: with_masks("v2"),
     "retinanet_resnet50_fpn": lambda: one_stage("v1"),
     "retinanet_resnet50_fpn_v2": lambda: one_stage("v2"),
     "fasterrcnn_resnet50_fpn": lambda: detector("v1"),
@@ -69,6 +78,8 @@ def read_back(name, state):
 
 
 LARGE = (
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
     "retinanet_resnet50_fpn",
     "retinanet_resnet50_fpn_v2",
     "fasterrcnn_resnet50_fpn",
@@ -122,3 +133,17 @@ def test_the_command_says_what_cannot_be_exported(finished):
         export.main([f"--workdir={finished['classification']}", "--format=torchvision"])
     with pytest.raises(SystemExit, match="error: .*invalid choice: 'pickle'"):
         export.main([f"--workdir={finished['classification']}", "--format=pickle"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in MODELS if "_fpn" in n])
+def test_torchvision_s_own_detector_takes_them_strictly(name):
+    """Its state dict, seeded -> our variables -> its names -> `load_state_dict(strict=True)`: bit for bit."""
+    torchvision = seeded.import_torchvision()
+    import torch
+
+    model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None)
+    state = seeded.weights({key: tuple(value.shape) for key, value in model.state_dict().items()})
+    written = torchvision_state(read_back(name, state))
+    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in written.items()}, strict=True)
+    assert all(np.array_equal(value.numpy(), state[key]) for key, value in model.state_dict().items())

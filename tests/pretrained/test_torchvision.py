@@ -110,6 +110,8 @@ def test_every_published_detector_name_has_its_own_place():
     ("name", "kind"),
     [
         ("fasterrcnn_resnet50_fpn", "detector"),
+        ("maskrcnn_resnet50_fpn", "detector"),
+        ("maskrcnn_resnet50_fpn_v2", "detector"),
         ("retinanet_resnet50_fpn", "detector"),
         ("retinanet_resnet50_fpn_v2", "detector"),
         ("fcn_resnet50", "fcn"),
