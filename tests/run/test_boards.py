@@ -3,6 +3,7 @@
 import json
 import struct
 from collections import Counter
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.data.source import ArraySource, SourceInfo
+from imgrec_jax.pages import sections
+from imgrec_jax.pages.watch import Watch
 from imgrec_jax.run import boards, samples
 from tests import small_runs
 
@@ -188,3 +191,16 @@ def test_samples_are_kept_once_small_and_of_any_type(tmp_path):
     files = samples.files(tmp_path / "b")
     assert 1 <= len(files) <= 4 and sum(path.stat().st_size for path in files) <= samples.BYTES
     assert cv2.imread(str(files[0])).shape == (384, 512, 3)
+
+
+def test_the_pixels_of_what_is_looked_at_are_not_kept(monkeypatch):
+    """512 images with a hundred masks each would be."""
+    watch, seen = Watch.__new__(Watch), []
+    example = {"image": np.zeros((2, 2, 3)), "box_mask": np.zeros((1, 2, 1), np.uint8), "boxes": np.zeros((1, 4))}
+    data = SimpleNamespace(multi_label=False)
+    watch._experiment, watch._split = SimpleNamespace(config=SimpleNamespace(data=data)), "validation"
+    watch._pipeline, watch._parts = SimpleNamespace(source=[example]), lambda: iter([{}])
+    watch._results = lambda batch, predict: iter([(0, None)])
+    monkeypatch.setattr(sections, "of", lambda evidence: (seen.append(evidence.truths), {}))
+    watch.plots(None)
+    assert [list(truth) for truth in seen[0]] == [["boxes"]]
