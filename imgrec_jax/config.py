@@ -56,7 +56,8 @@ def base() -> ConfigDict:
     config.eval.intervals = False  # classification: of 95 %, by images and by groups; of two classes also the ROC's area
     config.eval.positive = ""  # of two classes, the one that is looked for; "" is the second
     config.eval.threshold = "youden"  # of two classes, chosen on the validation split: "youden" or "f1"
-    config.eval.window = ()  # segmentation: predict by windows of (height, width); () predicts images whole
+    # (height, width) of windows: segmentation predicts by them alone, detection looks at whole pictures, too; () at these alone
+    config.eval.window = ()
     config.eval.overlap = 0.25
     config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7", "shifts"
 

@@ -3,6 +3,7 @@
 Formats:
   stablehlo     the whole run as one file for cpu, cuda and tpu that jax alone runs: uint8 images in, answers out, with a JSON
                 that describes it and a script of ten lines; compared with the live model before it is given away
+  onnx          the same for ONNX Runtime (pip install 'imgrec-jax[onnx]'); a detector's file takes batches of one size
   torchvision   safetensors with the names and layouts of torchvision's state dicts, which the network of the same architecture
                 there takes with load_state_dict(strict=True)
 """
@@ -16,10 +17,11 @@ from imgrec_jax.inference.command import Parser, ending_in_one_line, load, workd
 
 
 class Format(NamedTuple):
-    """write: (run, file) -> what to say of it; suffix: of the file's name."""
+    """write: (run, file) -> what to say of it; suffix: of the file's name; rows: whether it takes a size of batch, too."""
 
-    write: Callable[[Any, Path], str]
+    write: Callable[..., str]
     suffix: str
+    rows: bool = False
 
 
 def _torchvision(run: Any, out: Path) -> str:
@@ -34,7 +36,14 @@ def _stablehlo(run: Any, out: Path) -> str:
     return write(run, out)
 
 
+def _onnx(run: Any, out: Path, rows: int | None) -> str:
+    from imgrec_jax.inference.onnx_export import write
+
+    return write(run, out, rows)
+
+
 FORMATS: dict[str, Format] = {
+    "onnx": Format(_onnx, ".onnx", rows=True),
     "stablehlo": Format(_stablehlo, ".bin"),
     "torchvision": Format(_torchvision, ".safetensors"),
 }
@@ -45,15 +54,21 @@ def parser() -> Parser:
     workdir_flags(made)
     made.add_argument("--format", required=True, choices=sorted(FORMATS), help="what to write")
     made.add_argument("--out", metavar="FILE", help="default: WORKDIR/export/FORMAT and the format's suffix")
+    made.add_argument("--batch_size", type=int, metavar="N", help="of the file's input, with onnx: any size where it is not "
+                      "given, of a detector 1")  # fmt: skip
     return made
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Does what the flags say."""
-    made = FORMATS[arguments.format]
+    made, rows = FORMATS[arguments.format], arguments.batch_size
+    if rows is not None and (not made.rows or rows < 1):
+        takes = "expected 1 or more" if made.rows else f"--format={arguments.format} takes batches of any size; leave it out"
+        raise ValueError(f"--batch_size={rows}: {takes}")
     loaded = load(arguments)
-    out = Path(arguments.out or loaded.workdir / "export" / (arguments.format + made.suffix)).expanduser()
-    print(made.write(loaded, out))
+    name = arguments.format + ("" if rows is None else f"_batch{rows}") + made.suffix
+    out = Path(arguments.out or loaded.workdir / "export" / name).expanduser()
+    print(made.write(loaded, out, rows) if made.rows else made.write(loaded, out))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

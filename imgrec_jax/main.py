@@ -234,12 +234,13 @@ def summary(experiment, workdir: Path) -> str:
     """A short table of what will run."""
     import jax
 
+    from imgrec_jax.data import pieces
     from imgrec_jax.parallel import parameter_count
 
     config, data = experiment.config, experiment.data
     devices = jax.devices()
     image = "x".join(map(str, data.batch_spec["image"].shape[1:]))
-    splits = ", ".join(f"{name} {len(p.source):,}" for name, p in {"train": data.train, **data.evals}.items())
+    splits = ", ".join(f"{name} {len(pieces.whole(p.source)):,}" for name, p in {"train": data.train, **data.evals}.items())
     parameters = parameter_count(experiment.variable_shapes["params"])
     rows = [
         ("task", config.task),

@@ -14,6 +14,7 @@ from imgrec_jax import explain as command
 from imgrec_jax.attribution import explain, merit, methods, targets
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.tasks import classify
+from tests.goldens import make_captum
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(8, 8, 3)).astype(np.float32)
@@ -146,3 +147,24 @@ def test_what_cannot_be_explained_is_named(finished):
         explain.explain(at, "gradcam", explain.Options())
     with pytest.raises(ValueError, match="--method=magic is unknown; choose of gradients"):
         explain.explain(at, "magic", explain.Options())
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_methods_equal_captums_on_the_same_weights(number):
+    task = classify.make_task(model=make_captum.MODEL, loss_fn=None, num_classes=4, mean=make_captum.MEAN, std=make_captum.STD)
+    image, options = (
+        make_captum.images()[number],
+        explain.Options(layer=make_captum.LAYER, draws=make_captum.DRAWS, seed=make_captum.SEED),
+    )
+    target = targets.of_class(task, make_captum.LABEL, "two")
+    at = targets.Explained(image, {"image": image[None]}, make_captum.variables(), target)
+    score = jax.jit(at.score())
+    found = {name: explain.explain(at, name, options)[1].values for name in ("smoothgrad", "gradcam", "hirescam")}
+    found["saliency"] = explain.explain(at, "gradients", options)[1].values
+    found["ig"] = methods.integrated_gradients(score, image, steps=make_captum.STEPS, bound=np.inf).attribution
+    found["occlusion"] = methods.occlusion(score, image, window=make_captum.WINDOW, stride=make_captum.STRIDE)
+    with np.load(make_captum.PATH) as stored:
+        for name, values in found.items():
+            want = stored[f"{name}_{number}"]
+            assert np.abs(want).max() > 1e-2  # there is something to be equal to
+            np.testing.assert_allclose(values, want, atol=1e-4, err_msg=name)

@@ -17,6 +17,7 @@ VARIANTS = {
     "medical_cnn": ["", "224"],
     "own_detection": ["", "tiny"],
     "own_segmentation": ["", "tiny"],
+    "scenes_classification": ["", "tiny"],
     "scenes_detection": ["faster", "fast", "rcnn", "mask", "retina", "faster,tiny"],
     "coco_faster_rcnn": ["", "folder", "tiny", "folder,tiny", "folder,overfit", "folder,released", "released_v2"],
     "bccd_faster_rcnn": ["", "tiny"],

@@ -74,7 +74,7 @@ def overfit(arguments: argparse.Namespace) -> None:
         "--config.schedule.warmup_steps=None", "--config.schedule.warmup_factor=0.0", "--config.schedule.boundaries_epochs=()",
         "--config.train.total_epochs=None",
         f"--config.train.total_steps={arguments.steps}", "--config.data.validation_split=", "--config.select.metric=",
-        "--config.checkpoint.every_steps=50",
+        "--config.checkpoint.every_steps=10",
         f"--workdir={arguments.out}/overfit",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "imgrec_jax.main", *command], check=True)
@@ -112,7 +112,10 @@ def reference(arguments: argparse.Namespace) -> None:
     from safetensors.torch import load_file
 
     truth = COCO(str(annotations(arguments)))
-    options = {"weights_backbone": None, "min_size": arguments.min_size, "max_size": arguments.max_size}
+    options = {
+        "weights_backbone": None, "min_size": arguments.min_size, "max_size": arguments.max_size,
+        "rpn_post_nms_top_n_test": arguments.proposals,
+    }  # fmt: skip
     model = torchvision.models.get_model(NAMES[arguments.kind], weights=None, num_classes=91, **options)
     if arguments.weights:
         model.load_state_dict(as_91_outputs(load_file(arguments.weights), sorted(truth.getCatIds())), strict=True)
@@ -158,7 +161,8 @@ def flags(arguments: argparse.Namespace) -> list[str]:
         f"--config={ROOT}/configs/coco_faster_rcnn.py:folder", f"--config.data.manual_dir={arguments.data}",
         *NETWORK[arguments.kind], "--config.data.train_split=val", "--config.data.allow_overlap=true",
         "--config.data.resize=torchvision", *sizes(arguments),
-        "--config.data.eval_batch_size=1", f"--config.pretrained.path={arguments.out}/{arguments.file}",
+        "--config.data.eval_batch_size=1", f"--config.detection.rpn_post_nms_top_n_test={arguments.proposals}",
+        f"--config.pretrained.path={arguments.out}/{arguments.file}",
         "--config.pretrained.head=match", "--config.optim.frozen=()",
     ]  # fmt: skip
 
@@ -228,8 +232,10 @@ def compare(arguments: argparse.Namespace) -> None:
                 offset, gap = max(offset, distance), max(gap, difference)
     extra = sum(len(found["scores"]) for found in mine.values()) - matched
     print(f"{matched} of {total} detections found, {extra} more here; boxes to {offset:.2g} px, scores to {gap:.2g}")
-    result = {"numbers_there": theirs["numbers"], "numbers_here": {n: evaluated[n] for n in NUMBERS}, "largest": worst,
-              "detections": total, "matched": matched, "extra": extra, "boxes_px": offset, "scores": gap}  # fmt: skip
+    there, here = theirs["numbers"], {name: evaluated[name] for name in NUMBERS}
+    result = {"file": arguments.file, "proposals": arguments.proposals, "numbers_there": there, "numbers_here": here,
+              "largest": worst, "detections": total, "matched": matched, "extra": extra, "boxes_px": offset,
+              "scores": gap}  # fmt: skip
     (Path(__file__).parent / f"result_{arguments.kind}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -245,6 +251,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rois", type=int, default=64, help="overfit: that the box head learns from, an image")
     parser.add_argument("--file", choices=("detector.pth", "released.pth"), default="detector.pth")
+    parser.add_argument("--proposals", type=int, default=1000, help="that the box head sees, an image, on both sides")
     parser.add_argument("--min_size", type=int, default=128)
     parser.add_argument("--max_size", type=int, default=192)
     arguments = parser.parse_args()

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgrec_jax.assemble import data, found, model, optimizer, own, preprocess, pretrained, task, values
+from imgrec_jax.assemble import as_trained, data, found, model, optimizer, own, preprocess, pretrained, task, values
 from imgrec_jax.assemble.components import check_types, complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
 from imgrec_jax.config import modernise
@@ -74,8 +74,10 @@ def check(config: ConfigDict) -> None:
 
 def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     """The config with what the run of the config `before` found in its data when it began, where it leaves that open."""
-    # The config of a workdir is complete; completing it again could run code that only the workdir names.
-    return found.remembered(complete(modernise(config)), modernise(before))
+    # The config of a workdir is complete; completing it again could run code that only the workdir names. What pretrained
+    # weights would bring comes after what the run has.
+    before = modernise(before)
+    return as_trained.remembered(found.remembered(complete(modernise(config), settle=False), before), before)
 
 
 def reports(config: ConfigDict) -> Iterator[Report | ExamplesReport]:
@@ -189,13 +191,14 @@ def _pipelines(
     )
     evals = {
         split: Pipeline(
-            source=data.with_proposals(config, part),
-            order=preprocess.eval_order(config, part, eval_batch),
+            source=seen,
+            order=preprocess.eval_order(config, seen, eval_batch),
             ops=evaluation.ops,
             collate=evaluation.collate,
             **shared,
         )
         for split, part in eval_sources.items()
+        for seen in [data.in_windows(config, data.with_proposals(config, part))]
     }
     return train, evals
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.pretrained.known import Preprocessing
 
 _UNSET = (((0.0,), (1.0,)), ((), ()))  # nothing said of the mean and the standard deviation
+_CROPPING = "resize_and_center_crop"
 _MAX_OVER_MIN = 1333 / 800  # of torchvision's detectors: the longer side to the shorter one
 
 
@@ -28,6 +29,22 @@ def settle(config: ConfigDict, its: Preprocessing) -> None:
         data.min_size, data.max_size = (shorter,), int(shorter * _MAX_OVER_MIN)
 
 
+def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
+    """A copy with the cropping of the run of the config `before`, where it leaves open what its weights brought: they may be
+    gone."""
+    theirs, ours = before.data.eval_ops.get(_CROPPING), config.data.eval_ops
+    if theirs is None or _CROPPING in ours or "resize" not in ours or ours.resize.get("size") is not None:
+        return config
+    config = config.copy_and_resolve_references()
+    locked = config.is_locked
+    with config.unlocked():
+        del config.data.eval_ops["resize"]
+        config.data.eval_ops[_CROPPING] = theirs.copy_and_resolve_references()
+    if locked:
+        config.lock()
+    return config
+
+
 def _settle_size(config: ConfigDict, its: Preprocessing) -> None:
     data, size = config.data, (its.crop, its.crop)
     if "resize" not in data.eval_ops or data.eval_ops.resize.get("size") is not None:
@@ -36,7 +53,7 @@ def _settle_size(config: ConfigDict, its: Preprocessing) -> None:
         data.options.size = size  # the ops follow it
         return
     del data.eval_ops["resize"]
-    data.eval_ops.resize_and_center_crop = ConfigDict(_cropping(its))
+    data.eval_ops[_CROPPING] = ConfigDict(_cropping(its))
     data.options.size = ()
     for name in ("random_affine", "random_resized_crop"):
         if name in data.train_ops and data.train_ops[name].get("size") is None:

@@ -20,8 +20,10 @@ from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.check_examples import ExamplesReport, check_examples
 from imgrec_jax.data.own.division import parse_fold
 from imgrec_jax.data.own.found import BAD_FILES, Survey
+from imgrec_jax.data.pieces import Pieces
 from imgrec_jax.data.sets import coco, mask_folder, mnist, own_boxes, own_images, own_masks, panoptic, pets, scenes, tfds, voc
 from imgrec_jax.data.source import Request, Source, default_data_dir, few, overlap, parse_split
+from imgrec_jax.detection import windows
 from imgrec_jax.models.detectors import learns_masks
 
 # What examples of a task carry beside the image.
@@ -45,7 +47,7 @@ SETS: dict[str, Entry] = {
     "image_folder": Entry(own_images.survey_images, ("classification",), folder=True, survey=True),
     "own_detection": Entry(own_boxes.survey_boxes, ("detection",), folder=True, survey=True),
     "own_segmentation": Entry(own_masks.survey_masks, ("segmentation",), folder=True, survey=True),
-    "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation")),
+    "digit_scenes": Entry(scenes.open_scenes, ("detection", "segmentation", "classification")),
     "coco_folder": Entry(coco.open_coco_folder, ("detection",), folder=True),
     "voc_folder": Entry(voc.open_voc_folder, ("detection",), folder=True, class_names=voc.CLASS_NAMES),
     "coco": Entry(coco.open_coco, ("detection",)),
@@ -271,6 +273,15 @@ def with_proposals(config: ConfigDict, source: Source) -> Source:
         return source
     folder = data_dir(config) / "proposals" / source.info.name.replace("/", "_").replace(" ", "_")
     return proposals.ProposalSource(source, proposals.compute(source, folder, options=make_search(config)))
+
+
+def in_windows(config: ConfigDict, source: Source) -> Source:
+    """The source of an evaluation of detectors: with `eval.window`, each picture whole and in windows."""
+    if config.task != "detection" or not config.eval.window:
+        return source
+    sizes = np.asarray(source.info.meta["annotations"].sizes).tolist()
+    cuts = (windows.windows_of((height, width), tuple(config.eval.window), config.eval.overlap) for height, width in sizes)
+    return Pieces(source, ([one.place for one in cut] for cut in cuts))
 
 
 def _annotated(source: Source) -> DetectionSource:

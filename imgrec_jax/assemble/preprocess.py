@@ -138,7 +138,8 @@ def _canvases(config: ConfigDict) -> tuple[tuple[int, int], ...]:
 
 
 def _bucketed(config: ConfigDict, source: Source, batch_size: int, seed: int | None) -> Callable[[int], Order]:
-    data, sizes = config.data, np.asarray(source.info.meta["annotations"].sizes)
+    meta, data = source.info.meta, config.data
+    sizes = np.asarray(meta["sizes"] if "sizes" in meta else meta["annotations"].sizes)
     options = {"min_size": max(data.min_size), "max_size": data.max_size, "canvases": _canvases(config), "seed": seed}
     return canvases.bucketed_order(sizes, batch_size, **options)
 

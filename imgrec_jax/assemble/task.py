@@ -1,6 +1,7 @@
 """Model, loss and metrics of a config as a `Task`, made without data."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, optio
 from imgrec_jax.assemble.model import make_model
 from imgrec_jax.config import is_own
 from imgrec_jax.data.source import Source
-from imgrec_jax.detection import coco_eval
+from imgrec_jax.detection import coco_eval, windows
 from imgrec_jax.models.detectors import is_one_stage
 from imgrec_jax.segmentation.losses import loss_of_pixels, segmentation_loss
 from imgrec_jax.tasks import classify, detect, multi_label, one_stage, segment, two_stage
@@ -39,7 +40,7 @@ CLASSIFICATION_LOSSES = {
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for what is wrong with names and options."""
     make_task(config)
-    if config.task == "segmentation" and config.eval.window and len(config.eval.window) != 2:
+    if config.eval.window and len(config.eval.window) != 2:
         raise ConfigError(f"config.eval.window={config.eval.window}; expected (height, width), or () to predict whole images")
 
 
@@ -144,7 +145,7 @@ def make_summarise(config: ConfigDict, sources: dict[str, Source]) -> dict[str, 
     What validation chooses (a threshold) is that of the state that was evaluated last, and is used for the other splits.
     """
     if config.task == "detection":
-        return {name: summary_of_detections(source.info.meta["annotations"]) for name, source in sources.items()}
+        return {name: summary_of_detections(config, source.info.meta["annotations"]) for name, source in sources.items()}
     if not (config.task == "classification" and config.eval.intervals):
         return dict.fromkeys(sources, metrics.compute)
     return scores.make_summaries(
@@ -156,25 +157,54 @@ def make_summarise(config: ConfigDict, sources: dict[str, Source]) -> dict[str, 
     )
 
 
-def summary_of_detections(annotations: Any) -> Callable[[dict], dict]:
+def limits_of_windows(config: ConfigDict) -> dict[str, Any]:
+    """Of `detection.windows.merge`: what suppression keeps of a picture."""
+    settings = stages_of(config).settings(**options_of(config.detection))
+    selection = getattr(settings, "selection", settings)  # of two stages and of one
+    return {"nms_thresh": selection.nms_thresh, "most": selection.detections_per_img}
+
+
+def summary_of_detections(config: ConfigDict, annotations: Any) -> Callable[[dict], dict]:
     """Merged metric states -> values; annotations: the table of the boxes that are there."""
     truth = functools.cache(lambda: coco_eval.load_ground_truth(annotations.to_coco()))  # made when it is first asked for
-    return functools.partial(_summarise_detections, truth, annotations)
+    return functools.partial(_summarise_detections, truth, annotations, limits_of_windows(config))
 
 
-def _summarise_detections(truth: Callable[[], Any], annotations: Any, states: dict[str, Any]) -> dict[str, Any]:
+def _rows_of_pieces(
+    found: detect.CollectedDetections, annotations: Any, limits: dict[str, Any]
+) -> tuple[np.ndarray, list[dict[str, Any]] | None]:
+    """Detections in windows as those of pictures, as `coco_eval.to_rows` makes them, and their masks, where there are any."""
+    predictions = {name: getattr(found, name) for name in ("boxes", "scores", "labels", "valid")}
+    sizes = {name: getattr(found, name) for name in ("image_size", "original_size")}
+    records: list[dict[str, Any]] = list(detect.records(predictions, sizes))
+    if found.masks is not None:
+        drawn = iter(found.run_lengths())
+        records = [{**record, "masks": list(itertools.islice(drawn, len(record["boxes"])))} for record in records]
+    pieces = np.asarray(found.window, np.int64), np.asarray(found.index)
+    image, merged = windows.merge_pieces(records, *pieces, annotations.sizes, **limits)
+    categories = np.asarray(annotations.category_ids)[merged["labels"] - 1]
+    columns = [np.asarray(annotations.image_ids)[image], *merged["boxes"].T, merged["scores"], categories]
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1), merged.get("masks")
+
+
+def _summarise_detections(
+    truth: Callable[[], Any], annotations: Any, limits: dict[str, Any], states: dict[str, Any]
+) -> dict[str, Any]:
     """-> losses, COCO's twelve numbers of boxes, and of masks where there are any, AP per class, and scores at a threshold."""
     found = states["detections"]
     values = metrics.compute({name: state for name, state in states.items() if name != "detections"})
-    rows = coco_eval.to_rows(
-        found.boxes, found.scores, found.labels, found.valid,
-        image_ids=np.asarray(annotations.image_ids)[np.asarray(found.index)], image_size=found.image_size,
-        original_size=found.original_size, category_ids=annotations.category_ids,
-    )  # fmt: skip
+    if found.window is not None:
+        rows, drawn = _rows_of_pieces(found, annotations, limits)
+    else:
+        drawn = None if found.masks is None else found.run_lengths()
+        rows = coco_eval.to_rows(
+            found.boxes, found.scores, found.labels, found.valid,
+            image_ids=np.asarray(annotations.image_ids)[np.asarray(found.index)], image_size=found.image_size,
+            original_size=found.original_size, category_ids=annotations.category_ids,
+        )  # fmt: skip
     result = coco_eval.evaluate(truth(), rows)
     masks: dict[str, Any] = {}
-    if found.masks is not None and any(annotations.segmentations or ()):  # a file of truth may hold boxes alone
-        drawn = found.run_lengths()
+    if drawn is not None and any(annotations.segmentations or ()):  # a file of truth may hold boxes alone
         by_masks = coco_eval.evaluate(truth(), coco_eval.with_masks(rows, drawn), iou_type="segm")
         scores_of = coco_eval.confusion(truth(), rows, masks=drawn).scores()
         masks = {f"segm_{name}": _number(value) for name, value in (by_masks.summary | scores_of).items()}

@@ -175,7 +175,8 @@ _DETECTION = (
 )  # fmt: skip
 TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_DETECTION, ("detection",)),
-    **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.window", "eval.test_time"), ("segmentation",)),
+    **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.test_time"), ("segmentation",)),
+    "eval.window": ("segmentation", "detection"),
     "eval.top_k": ("classification",),
     "data.examples_per_class": ("classification",),
     "eval.intervals": ("classification",),

@@ -19,6 +19,7 @@ Shape letters: B batch, H W C image, G ground-truth boxes, P proposals, K foregr
 | box_valid, box_crowd | bool [B, G] | which rows are boxes; which are COCO crowd regions |
 | box_mask | uint8 [B, G, H, ceil(W / 8)] | bits of the mask of each box on the resized image, the first column highest |
 | proposals, proposal_valid | float32 [B, P, 4], bool [B, P] | external proposals |
+| window, image_index | int32 [B, 4], [B] | of a window: (top, left, height, width), and the position of its picture |
 | segmentation, pixel_valid | int32, bool [B, H, W] | class of each pixel; False where void, padded or outside |
 """
 

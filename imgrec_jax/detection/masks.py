@@ -141,3 +141,10 @@ def run_lengths(part: np.ndarray, start: tuple[int, int] = (0, 0), size: Sequenc
     counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
     coded = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": coded["counts"].decode()}
+
+
+def of_run_lengths(lengths: dict) -> np.ndarray:
+    """What `run_lengths` made -> bool [H, W]."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode(lengths).astype(np.bool_)

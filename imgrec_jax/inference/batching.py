@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.preprocess import Preprocess
 
-EXACT_SHAPES = 4  # shapes that images keep; what is of yet another size is padded to a square of a power of two
+EXACT_SHAPES = 4  # shapes that images keep; where there are more, those of no program yet are padded to squares
 SMALLEST_SQUARE = 64
+FINE_SQUARES = 7  # sides are powers of two, and one and a half of those while there are fewer shapes than this
 PIXELS_OF_A_BATCH = 2**24  # of all rows together; a larger image has a batch of its own
 FEW = 4  # a batch with one row in so many filled is not worth its padding
 BYTES_WAITING = 512 * 2**20  # of prepared images that wait for others of their shape
@@ -46,20 +47,39 @@ class Piece(NamedTuple):
 
 
 class Shapes:
-    """Which sizes batches have had: the first EXACT_SHAPES are kept as they are, later ones are rounded up to squares.
+    """Which sizes batches have: few are kept as they are; where there are more, images are padded to a few squares.
 
     A network without padding of its own sees a mirrored border there, as it does in evaluation where a batch mixes sizes.
+
+    Attributes:
+      compiled: sizes of which a batch was made.
     """
 
     def __init__(self, exact: int = EXACT_SHAPES):
-        self._exact, self._seen = exact, set[Size]()
+        self.compiled = set[Size]()
+        self._exact, self._seen, self._squares = exact, set[Size](), set[Size]()
+
+    @property
+    def many(self) -> bool:
+        """Whether more sizes were seen than are kept."""
+        return len(self._seen) > self._exact
 
     def of(self, size: Size) -> Size:
-        if size in self._seen or len(self._seen) < self._exact:
+        """The size that an image of `size` has in a batch, as far as is known now."""
+        if not self.many:
             self._seen.add(size)
+        if not self.many or size in self.compiled:
             return size
-        side = max(1 << (max(size) - 1).bit_length(), SMALLEST_SQUARE)
-        return side, side
+        return self._square(max(size))
+
+    def _square(self, side: int) -> Size:
+        power = max(1 << (side - 1).bit_length(), SMALLEST_SQUARE)
+        between = power * 3 // 4
+        few = len(self._squares | self.compiled) < FINE_SQUARES
+        fine = between >= side and ((between, between) in self._squares or (few and power > SMALLEST_SQUARE))
+        square = (between, between) if fine else (power, power)
+        self._squares.add(square)
+        return square
 
 
 class Batcher:
@@ -78,6 +98,20 @@ class Batcher:
 
     def add(self, piece: Piece) -> Iterator[tuple[list[Piece], Batch]]:
         """Takes a piece; yields the batches (pieces of its first rows, batch) that are ready now."""
+        were_many = self._shapes.many
+        yield from self._put(piece)
+        if self._shapes.many and not were_many:  # those of a size of their own share squares from now on
+            moved = [
+                member for (size, _), members in self.waiting.items() if size not in self._shapes.compiled for member in members
+            ]
+            self.waiting = {key: members for key, members in self.waiting.items() if key[0] in self._shapes.compiled}
+            self._bytes = sum(member.size for members in self.waiting.values() for member in members)
+            for member in sorted(moved, key=lambda member: (member.owner, member.part)):
+                yield from self._put(member)
+        while self._bytes > BYTES_WAITING:
+            yield from self.oldest()
+
+    def _put(self, piece: Piece) -> Iterator[tuple[list[Piece], Batch]]:
         size = self._preprocess.group(piece.example)
         if self._preprocess.pad is not None and (target := self._shapes.of(size)) != size:
             piece, size = piece._replace(example=self._preprocess.pad(piece.example, target)), target
@@ -88,8 +122,6 @@ class Batcher:
         if len(members) == self._rows_of(size):
             self._filled.add(key)
             yield from self._take(key)
-        while self._bytes > BYTES_WAITING:
-            yield from self.oldest()
 
     def oldest(self) -> Iterator[tuple[list[Piece], Batch]]:
         """The batch of the shape that waits longest, full or not."""
@@ -107,6 +139,7 @@ class Batcher:
     def _take(self, key: tuple[Size, str]) -> Iterator[tuple[list[Piece], Batch]]:
         """The pieces of a shape in one batch; one by one where they are few and no full batch of it was ever compiled."""
         pieces, rows = self.waiting.pop(key), self._rows_of(key[0])
+        self._shapes.compiled.add(key[0])
         self._bytes -= sum(piece.size for piece in pieces)
         alone = FEW * len(pieces) <= rows and key not in self._filled
         for group in [[piece] for piece in pieces] if alone else [pieces]:

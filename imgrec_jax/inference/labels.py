@@ -198,7 +198,7 @@ def open_labels(place: str | os.PathLike, config: ConfigDict, class_names: Seque
     if config.task == "classification":
         return ClassLabels(path, class_names or [str(n) for n in range(config.model.num_classes)])
     if config.task == "detection":
-        return BoxLabels(path, class_names, lambda table, states: summary_of_detections(table)(states))
+        return BoxLabels(path, class_names, lambda table, states: summary_of_detections(config, table)(states))
     options = config.data.options
     void, suffix = options.get("void", VOID), options.get("mask_suffix", "")
     return MapLabels(path, config.model.num_classes, options.get("kind") == "binary", void, suffix)

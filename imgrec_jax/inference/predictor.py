@@ -18,11 +18,14 @@ from ml_collections import ConfigDict
 
 from imgrec_jax import assemble, metrics, parallel
 from imgrec_jax.assemble import own
+from imgrec_jax.assemble.task import limits_of_windows
 from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.images import ImageFileError
 from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.data.own import pictures as own_pictures
-from imgrec_jax.inference import inputs, windows
+from imgrec_jax.data.pieces import cut
+from imgrec_jax.detection import windows
+from imgrec_jax.inference import inputs
 from imgrec_jax.inference.batching import Batcher, Piece, Shapes, ahead
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.labels import Labels, open_labels
@@ -154,7 +157,7 @@ class Predictor:
         on_fault: Callable[[Picture, ValueError], None] | None = None,
         labels: Labels | None = None,
         window: tuple[int, int] | None = None,
-        overlap: float = 0.25,
+        overlap: float | None = None,
         threads: int = THREADS,
         rows: int | None = None,
     ) -> Iterator[Result]:
@@ -163,8 +166,9 @@ class Predictor:
         Args:
           on_fault: told of an image that cannot be read, which is then left out; None raises the error.
           labels: the truth, of `labels_at`; its `score()` is over the images that were seen so far.
-          window: detection looks at windows of this (height, width) beside the whole picture, in a picture that is larger.
-          overlap: share of their side that neighbouring windows have in common.
+          window: detection looks at windows of this (height, width) beside the whole picture, where that is larger; None: the
+            config's eval.window.
+          overlap: share of their side that neighbouring windows have in common; None: the config's eval.overlap.
           rows: of a full batch; None: by how many images there are, up to those of evaluation.
 
         Raises:
@@ -172,8 +176,9 @@ class Predictor:
         """
         if window is not None and self.config.task != "detection":
             raise ValueError("windows at prediction are for detection; segmentation takes its config's eval.window")
-        if window is not None and labels is not None:
-            raise ValueError("scores are those of the evaluation, which sees whole pictures: give a window or labels")
+        if self.config.task == "detection":
+            window = window or tuple(self.config.eval.window) or None
+        overlap = self.config.eval.overlap if overlap is None else overlap
         source = inputs.pictures(images, **self.reading(labels is not None))
         head = list(itertools.islice(source, min(self._batch_size, HEAD)))  # frames of a video are held decoded
         if rows is None:
@@ -239,11 +244,15 @@ class Predictor:
         """The truth of images as it lies beside them (see `inference/labels.py`), for `stream`."""
         return open_labels(place, self.config, self.class_names)
 
+    def answers(self, batch: Batch) -> dict[str, Any]:
+        """What `apply` says of a batch, as a compiled program."""
+        return self._predict(self.on_device, batch)
+
     def run_batch(self, batch: Batch, labels: Labels | None) -> list[dict[str, Any]]:
         """The records of a batch's valid rows."""
         self.compiled.add(batch["image"].shape)
         if labels is None:
-            predictions = self._predict(self.on_device, batch)
+            predictions = self.answers(batch)
         else:
             predictions, states = self._predict_and_score(self.on_device, batch)
             labels.states = metrics.merge(labels.states, jax.device_get(states))
@@ -255,10 +264,7 @@ class Predictor:
         """The records of an image's windows as one."""
         if len(records) == 1:
             return records[0]
-        options = self.config.detection.to_dict()
-        values = {name.removeprefix("box_"): value for name, value in options.items()}  # of two stages and of one
-        limits = {"nms_thresh": values.get("nms_thresh", 0.5), "most": values.get("detections_per_img", 100)}
-        return windows.merge(records, prepared.windows, prepared.size, **limits)
+        return windows.merge(records, prepared.windows, prepared.size, **limits_of_windows(self.config))
 
     def _prepare(self, picture: Picture, *, labels: Labels | None, window: tuple[int, int] | None, overlap: float) -> Prepared:
         """Reads an image and does to it what evaluation does."""
@@ -268,10 +274,12 @@ class Predictor:
             raise ImageFileError(f"{picture.name}: cannot be read ({' '.join(str(error).split())})") from error
         image = self.as_image(pixels, picture.name)
         size = (pixels.shape[0], pixels.shape[1])
-        cut = windows.windows_of((image.shape[0], image.shape[1]), window, overlap)
         targets = {} if labels is None else labels.targets(picture.name, size)
-        examples = [self.example(one.of(image), picture.name, targets) for one in cut]
-        return Prepared(size, cut, examples, image.shape[:2] != size)
+        seen = windows.windows_of((image.shape[0], image.shape[1]), window, overlap)
+        example = {**targets, "image": image}
+        pieces = [example] if window is None else [cut(example, one.place) for one in seen]
+        examples = [self.example(piece.pop("image"), picture.name, piece) for piece in pieces]
+        return Prepared(size, seen, examples, image.shape[:2] != size)
 
     def example(self, image: np.ndarray, name: str, targets: dict[str, Any]) -> dict[str, Any]:
         """An image of `as_image` as the example that evaluation makes of it.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax.data import pieces
 from imgrec_jax.data.source import Source
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.pages import examples, html, plots, split_files
@@ -36,7 +37,7 @@ def write(
       ValueError: for a split that the config does not name.
     """
     sources: dict[str, Source] = {"train": experiment.data.train.source}
-    sources |= {name: pipeline.source for name, pipeline in experiment.data.evals.items()}
+    sources |= {name: pieces.whole(pipeline.source) for name, pipeline in experiment.data.evals.items()}
     if files:
         if split not in sources:
             raise ValueError(f"--split={split}: the config names the splits {list(sources)}")

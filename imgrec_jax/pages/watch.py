@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax.data import pieces
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.inference import drawing
 from imgrec_jax.inference.results import Result, result_of
@@ -62,6 +63,8 @@ class Watch:
     def plots(self, predict: Predict) -> Pictures:
         """What a report draws, of the first examples of the split."""
         if self._experiment.config.data.multi_label:  # the statistics are of one label an image
+            return {}
+        if pieces.whole(self._pipeline.source) is not self._pipeline.source:  # and of whole images
             return {}
         found: list[tuple[int, Result]] = []
         for batch in self._parts():

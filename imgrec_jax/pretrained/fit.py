@@ -140,6 +140,9 @@ def unfold(tensors: Mapping[str, np.ndarray], table: Mapping[str, str], epsilon:
 
     Args:
       table: {our path: name in the file}; the norm of `x_conv` is `x_bn`. epsilon: of the model's norms.
+
+    Raises:
+      ValueError: for a convolution beside which the model has no norm.
     """
     out = dict(tensors)
     for path, name in table.items():
@@ -148,6 +151,11 @@ def unfold(tensors: Mapping[str, np.ndarray], table: Mapping[str, str], epsilon:
         if offset is None:
             continue
         norm = re.sub(r"conv(\d*)$", r"bn\1", module)
+        if f"{norm}/scale" not in table:
+            raise ValueError(
+                f"{name}: its batch norm is multiplied into it, and the model has none at {norm} to take what is left of it; "
+                "give the weights before they were folded (layers, .keras or .h5)"
+            )
         still = {"scale": 1.0, "mean": 0.0, "var": 1 - epsilon}
         out |= {table[f"{norm}/{part}"]: np.full_like(offset, value) for part, value in still.items()}
         out[table[f"{norm}/bias"]] = offset

@@ -142,7 +142,11 @@ def read_tfjs(path: Path) -> dict[str, np.ndarray]:
 
 
 def _by_layer(nodes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Constants of a graph by the names of Keras's layers; integers, which are shapes and axes, are left out."""
+    """Constants of a graph by the names of Keras's layers; integers, which are shapes and axes, are left out.
+
+    Raises:
+      WeightsFileError: for two of one name.
+    """
     tensors = {}
     for node, value in nodes.items():
         if np.issubdtype(value.dtype, np.floating):
@@ -150,6 +154,8 @@ def _by_layer(nodes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 if re.search(end, node):
                     node = re.sub(end, "", node).rpartition("/")[2] + variable
                     break
+            if node in tensors:
+                raise WeightsFileError(f"two layers of the graph are called {node}; the weights cannot be told apart by name")
             tensors[node] = value
     return tensors
 

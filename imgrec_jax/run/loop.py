@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax import compiled, distributed, parallel
+from imgrec_jax.data import pieces
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.run import boards, checkpoint, samples
@@ -175,7 +176,7 @@ def _begin(
 
 
 def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
-    source = next((pipeline.source for pipeline in experiment.data.evals.values()), experiment.data.train.source)
+    source = pieces.whole(next(iter(experiment.data.evals.values()), experiment.data.train).source)
     try:
         samples.keep(folder, source, experiment.cadence.samples)
     except (OSError, ValueError) as error:  # of the disk, or of an image
@@ -198,7 +199,7 @@ def _train(
         )
         while done < total and not run.stopped:
             try:
-                with stop.raising():  # a batch can be asked for again
+                with stop.raising(), run.console.waiting():  # a batch can be asked for again
                     step, batch = next(batches)
                 train_step.prepare(state, batch, stop.check)
             except Interrupted:

@@ -151,8 +151,8 @@ class Run:
     def report(self, step: int) -> None:
         """Writes and shows what training did since the last report."""
         values = self.window.take()
-        speed = self.console.report(step, {name: values[name] for name in self.experiment.show if name in values})
-        self.record(step, "train", values, {"img_per_s": speed})
+        speed, waited = self.console.report(step, {name: values[name] for name in self.experiment.show if name in values})
+        self.record(step, "train", values, {"img_per_s": speed, "waiting_for_data": waited})
 
     def record(self, step: int, split: str, values: dict[str, Any], unrepeatable: dict[str, float] | None = None) -> None:
         """Writes a record; what differs from run to run goes to the boards alone."""

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,11 @@ class MetricsFile:
         except FileNotFoundError:
             return 0
         whole = len(data) == resume_at and data.endswith(b"\n") and (crc is None or zlib.crc32(data) == crc)
+        try:
+            self.kept = list(map(json.loads, data.splitlines())) if whole else []
+        except ValueError:  # of an early version, which kept no checksum
+            whole, self.kept = False, []
         self._crc = zlib.crc32(data) if whole else 0
-        self.kept = list(map(json.loads, data.splitlines())) if whole else []
         self.count = len(self.kept)
         return resume_at if whole else 0
 
@@ -160,7 +163,7 @@ class Console:
         self._silent = silent
         self._total, self._epoch, self._batch = total_steps, steps_per_epoch, batch_size
         self._bar = None
-        self._mark = (start, time.perf_counter())
+        self._mark, self._waited = (start, time.perf_counter()), 0.0
         if sys.stderr.isatty() and not silent:
             from tqdm import tqdm
 
@@ -177,24 +180,34 @@ class Console:
         except OSError:
             self._bar = None
 
-    def report(self, step: int, values: dict[str, float]) -> float:
-        """Shows training values as of `step`; returns examples per second since the last report."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within it the loop waits for data."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waited += time.perf_counter() - began
+
+    def report(self, step: int, values: dict[str, float]) -> tuple[float, float]:
+        """Shows training values as of `step`; returns examples per second since the last report, and the share of that time
+        that the loop waited for data: near 0 where they are there in time."""
         now = time.perf_counter()
-        speed = (step - self._mark[0]) * self._batch / max(now - self._mark[1], 1e-9)
-        self._mark = (step, now)
+        seconds = max(now - self._mark[1], 1e-9)
+        speed, waited = (step - self._mark[0]) * self._batch / seconds, min(self._waited / seconds, 1.0)
+        self._mark, self._waited = (step, now), 0.0
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        pace = f"{speed:,.0f} img/s, {100 * waited:.0f} % waiting for data"
         if self._bar is not None:
-            self._on_bar(lambda bar: bar.set_postfix_str(f"{shown}  {speed:,.0f} img/s"))
+            self._on_bar(lambda bar: bar.set_postfix_str(f"{shown}  {pace}"))
         else:
             left = (self._total - step) * self._batch / max(speed, 1e-9)
-            self.say(
-                f"step {step}/{self._total}  epoch {step / self._epoch:.2f}  {shown}  {speed:,.0f} img/s  ETA {duration(left)}"
-            )
-        return speed
+            self.say(f"step {step}/{self._total}  epoch {step / self._epoch:.2f}  {shown}  {pace}  ETA {duration(left)}")
+        return speed, waited
 
     def restart_clock(self, step: int) -> None:
         """Leaves what happened since the last report (an evaluation, a checkpoint) out of the speed."""
-        self._mark = (step, time.perf_counter())
+        self._mark, self._waited = (step, time.perf_counter()), 0.0
 
     def say(self, line: str) -> None:
         if self._bar is not None:

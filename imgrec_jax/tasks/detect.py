@@ -78,8 +78,9 @@ def make_task(*, detector: Detector, mean: Sequence[float], std: Sequence[float]
 
     def task_metrics(predictions, batch):
         found = {name: predictions.get(name) for name in Detections._fields}
-        where = {name: batch[name] for name in ("index", "image_size", "original_size")}
-        return {"detections": CollectedDetections(**where, **found)}
+        where = {name: batch[name] for name in ("image_size", "original_size")}
+        index = batch["image_index"] if "image_index" in batch else batch["index"]
+        return {"detections": CollectedDetections(index, **where, **found, window=batch.get("window"))}
 
     return Task(init, loss, predict, task_metrics, records=records)
 
@@ -136,12 +137,13 @@ class CollectedDetections:
 
     index: jax.Array  # int32 [B], position in the split
     image_size: jax.Array  # int32 [B, 2]
-    original_size: jax.Array  # int32 [B, 2]
+    original_size: jax.Array  # int32 [B, 2], of the picture or the window
     boxes: jax.Array  # float32 [B, D, 4], pixels of the resized images
     scores: jax.Array  # float32 [B, D]
     labels: jax.Array  # int32 [B, D]
     valid: jax.Array  # bool [B, D]
     masks: Any = None  # float32 [B, D, M, M], or merged: the run lengths of the valid ones, row after row
+    window: jax.Array | None = None  # int32 [B, 4], (top, left, height, width) in the picture, where examples are windows
 
     def merge(self, other: "CollectedDetections") -> "CollectedDetections":
         masks = None if self.masks is None else [*self.run_lengths(), *other.run_lengths()]

@@ -62,3 +62,28 @@ def test_weights_given_in_place_of_a_configs_own_bring_their_own():
     assert assemble.complete(load("transfer")).data.mean[0] == pytest.approx(127 / 255)
     given = {"model.name": "resnet18", "pretrained.path": "torchvision/resnet18.IMAGENET1K_V1"}
     assert assemble.complete(configure("transfer", given)[0]).data.mean == IMAGENET_MEAN
+
+
+def test_a_run_goes_on_with_its_own_size_whatever_the_weights_say_today(tmp_path):
+    for head in ("new", "keep"):
+        open_ = configure(
+            "image_folder", {"model.name": "efficientnet_b1", "pretrained.path": OFFICIAL, "pretrained.head": head}
+        )[0]
+        old = completed(head, **{"pretrained.preprocessing": "none"})  # as before weights brought a size: the data's
+        with old.unlocked(), old.ignore_type():
+            old.data.options.size = old.data.eval_ops.resize.size = old.data.train_ops.random_affine.size = (64, 64)
+            old.data.mean, old.data.std = (0.1,), (0.2,)
+            old.pretrained.preprocessing = "auto"
+        ours = assemble.complete(assemble.remembered(open_, old))
+        assert ours.data.options.size == (64, 64) and ours.data.eval_ops.resize.size == (64, 64)
+        assert ours.data.mean == (0.1,)
+
+
+def test_a_run_goes_on_where_its_weights_are_gone():
+    before = completed("keep")
+    gone = configure(
+        "image_folder", {"model.name": "efficientnet_b1", "pretrained.path": "/gone.pth", "pretrained.head": "keep"}
+    )[0]
+    ours = assemble.complete(assemble.remembered(gone, before))
+    assert ours.data.eval_ops == before.data.eval_ops and ours.data.options.size == ()
+    assert ours.data.train_ops.random_affine.size == (240, 240)

@@ -11,7 +11,7 @@ import pytest
 
 import imgrec_jax
 from imgrec_jax import export
-from imgrec_jax.inference import stablehlo
+from imgrec_jax.inference import artefact, stablehlo
 
 pytest.importorskip("flatbuffers", reason="exported programs are serialised by flatbuffers")
 
@@ -60,13 +60,27 @@ def test_the_script_beside_it_needs_no_imgrec(written, tmp_path):
 
 def test_a_difference_is_an_error_and_what_cannot_be_expressed_is_refused(finished, tmp_path, monkeypatch):
     run = imgrec_jax.load(finished["classification"])
-    monkeypatch.setattr(stablehlo, "compare", lambda *a: {"probs": 2e-4})
-    with pytest.raises(ValueError, match="answers otherwise than the live model .*'probs': 0.0002.*do not use it"):
+    monkeypatch.setattr(artefact, "compare", lambda *a: {"probs": 2e-4})
+    with pytest.raises(ValueError, match="would answer otherwise than the live model .*'probs': 0.0002.*it is not written"):
         stablehlo.write(run, tmp_path / "a.bin")
+    assert not list(tmp_path.iterdir())
+    with run.config.unlocked():
+        run.config.task, run.config.eval.window = "detection", (64, 64)
+    with pytest.raises(ValueError, match=r"through windows of \(64, 64\) \(eval.window\), which StableHLO cannot express"):
+        stablehlo.write(run, tmp_path / "a.bin")
+    with run.config.unlocked():
+        run.config.eval.window = ()
     with run.config.unlocked():
         run.config.data.max_proposals = 8
     with pytest.raises(ValueError, match="selective search, a program of OpenCV"):
         stablehlo.write(run, tmp_path / "a.bin")
+
+
+def test_sizes_of_batches_are_for_formats_that_have_them():
+    with pytest.raises(SystemExit, match="--batch_size=4: --format=stablehlo takes batches of any size; leave it out"):
+        export.main(["--workdir=x", "--format=stablehlo", "--batch_size=4"])
+    with pytest.raises(SystemExit, match="--batch_size=0: expected 1 or more"):
+        export.main(["--workdir=x", "--format=onnx", "--batch_size=0"])
 
 
 def test_without_the_data_it_is_compared_on_the_images_that_the_folder_keeps(finished, monkeypatch):
@@ -74,9 +88,9 @@ def test_without_the_data_it_is_compared_on_the_images_that_the_folder_keeps(fin
         raise FileNotFoundError("no data")
 
     run = imgrec_jax.load(finished["classification"])
-    from_data, _ = stablehlo.sample_images(run, 8)
-    monkeypatch.setattr(stablehlo, "open_sources", absent)
-    kept, origin = stablehlo.sample_images(run, 100)
+    from_data, _ = artefact.sample_images(run, 8)
+    monkeypatch.setattr(artefact, "open_sources", absent)
+    kept, origin = artefact.sample_images(run, 100)
     assert len(kept) == 8 and "folder keeps" in origin
     monkeypatch.setattr(run, "samples", list)
-    assert "random ones" in stablehlo.sample_images(run, 4)[1] and from_data.shape == kept.shape
+    assert "random ones" in artefact.sample_images(run, 4)[1] and from_data.shape == kept.shape

@@ -101,13 +101,16 @@ def test_out_and_in_again_is_the_same_bit_for_bit(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "resnet50", "fcn_resnet50", "vgg16", "swin_t", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [*(n for n in MODELS if "_fpn" in n), "resnet50", "fcn_resnet50", "vgg16", "swin_t", "mobilenet_v2"],
+)
 def test_the_real_torchvision_takes_it_strictly(name):
     """In -> out -> torchvision, strict, bit for bit."""
     torchvision = seeded.import_torchvision()
     import torch
 
-    extra = {"weights_backbone": None} if "rcnn" in name or "fcn" in name else {}
+    extra = {"weights_backbone": None} if "_fpn" in name or "fcn" in name else {}
     extra |= {"aux_loss": True} if "fcn" in name else {}
     model = torchvision.models.get_model(name, weights=None, **extra)
     before = {k: v.numpy().copy() for k, v in model.state_dict().items()}
@@ -133,17 +136,3 @@ def test_the_command_says_what_cannot_be_exported(finished):
         export.main([f"--workdir={finished['classification']}", "--format=torchvision"])
     with pytest.raises(SystemExit, match="error: .*invalid choice: 'pickle'"):
         export.main([f"--workdir={finished['classification']}", "--format=pickle"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in MODELS if "_fpn" in n])
-def test_torchvision_s_own_detector_takes_them_strictly(name):
-    """Its state dict, seeded -> our variables -> its names -> `load_state_dict(strict=True)`: bit for bit."""
-    torchvision = seeded.import_torchvision()
-    import torch
-
-    model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None)
-    state = seeded.weights({key: tuple(value.shape) for key, value in model.state_dict().items()})
-    written = torchvision_state(read_back(name, state))
-    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in written.items()}, strict=True)
-    assert all(np.array_equal(value.numpy(), state[key]) for key, value in model.state_dict().items())

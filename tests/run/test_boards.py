@@ -60,9 +60,9 @@ def test_tensorboard_shows_each_record_once_after_kills_and_what_a_kill_lost(dat
         file.write_bytes(file.read_bytes()[:-25])  # a kill in the midst of an event
     train(settings, tmp_path)
     seen = Counter(boards._events(tmp_path / "tensorboard"))
-    assert set(seen) == set(recorded(tmp_path)) | {("train/img_per_s", step) for step in (2, 4, 6)} and set(seen.values()) == {
-        1
-    }
+    assert set(seen) == set(recorded(tmp_path)) | {
+        (f"train/{name}", step) for name in ("img_per_s", "waiting_for_data") for step in (2, 4, 6)
+    } and set(seen.values()) == {1}
 
 
 def test_a_run_that_gets_a_board_later_shows_its_past(data, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from imgrec_jax import metrics
 from imgrec_jax.assemble.task import summary_of_detections
+from imgrec_jax.config import load
 from imgrec_jax.data.annotations import encode_mask, from_images
 from imgrec_jax.data.ops import bits
 from imgrec_jax.inference.results import InstancesResult, result_of
@@ -130,10 +131,11 @@ def test_masks_are_counted_beside_boxes_and_merge_as_run_lengths(monkeypatch):
     half[..., 14:, :] = 0  # the lower half of the second object is left out: IoU about one half
     merged = metrics.merge({"detections": collected([0], full)}, {"detections": collected([1], half)})
     assert len(merged["detections"].masks) == 2
-    values = summary_of_detections(table)(merged)
+    config = load("scenes_detection:mask")
+    values = summary_of_detections(config, table)(merged)
     assert values["AP"] == values["f1"] == 1.0
     assert 0.5 < values["segm_AP50"] <= 1.0 and values["segm_AP"] < 0.8
-    single = summary_of_detections(table)({"detections": collected([0, 1], np.concatenate([full, half]))})
+    single = summary_of_detections(config, table)({"detections": collected([0, 1], np.concatenate([full, half]))})
     assert {k: v for k, v in single.items() if "segm" in k} == {k: v for k, v in values.items() if "segm" in k}
 
 

@@ -159,6 +159,9 @@ def collate_boxes(
             batch["boxes"], batch["box_valid"] = _pad([e["boxes"] for e in examples], max_boxes, np.float32)
             batch["box_label"], _ = _pad([e["box_label"] for e in examples], max_boxes, np.int32)
             batch["box_crowd"], _ = _pad([e["box_crowd"] for e in examples], max_boxes, np.bool_)
+        for key in ("window", "image_index"):
+            if key in examples[0]:
+                batch[key] = np.stack([e[key] for e in examples])
         if "box_mask" in examples[0]:
             batch["box_mask"] = np.zeros((len(examples), max_boxes, canvas[0], -(-canvas[1] // 8)), np.uint8)
             for target, mask in zip(batch["box_mask"], [e["box_mask"] for e in examples], strict=True):

@@ -32,7 +32,8 @@ _EMPTY, _CROWDED = 0.04, 0.08  # share of the scenes
 
 @dataclasses.dataclass(frozen=True)
 class SceneOptions:
-    """side: pixels of the square image; scale: of the 20-pixel MNIST glyph; train, validation, test: scenes per split."""
+    """side: pixels of the square image; scale: of the 20-pixel MNIST glyph; train, validation, test: scenes per split; single:
+    exactly one digit a scene, so that a scene has a class."""
 
     side: int = 128
     scale: tuple[float, float] = (0.8, 2.5)
@@ -40,9 +41,15 @@ class SceneOptions:
     train: int = 10_000
     validation: int = 500
     test: int = 1000
+    single: bool = False
 
 
-PRESETS = {"default": SceneOptions(), "tiny": SceneOptions(train=64, validation=16, test=32)}
+PRESETS = {
+    "default": SceneOptions(),
+    "tiny": SceneOptions(train=64, validation=16, test=32),
+    "single": SceneOptions(side=64, scale=(0.8, 2.0), train=6000, validation=300, test=500, single=True),
+}
+_ATTEMPTS = 100  # at the one digit of a scene that has one
 
 
 class Scene(NamedTuple):
@@ -173,7 +180,7 @@ def make_scene(images: np.ndarray, labels: np.ndarray, options: SceneOptions, sp
     rng = np.random.default_rng([options.seed, SPLITS.index(split), index])
     side = options.side
     canvas, instances = _background(rng, side), np.zeros((side, side), np.uint8)
-    wanted, crowded = _number_of_digits(rng)
+    wanted, crowded = (_ATTEMPTS, False) if options.single else _number_of_digits(rng)
     low, high = options.scale
     kept: list[int] = []
     placed: list[tuple[int, int, int, int]] = []
@@ -196,6 +203,8 @@ def make_scene(images: np.ndarray, labels: np.ndarray, options: SceneOptions, sp
         instances[window][shape] = len(kept)
         placed.append(box)
         visible = np.append(visible, [[shape.sum(), MIN_VISIBLE * shape.sum()]], axis=0)
+        if options.single:
+            break
     canvas += rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(2, 9))
     bounds = [cv2.boundingRect((instances == n + 1).astype(np.uint8)) for n in range(len(kept))]
     boxes = np.array(bounds, np.float32).reshape(-1, 4)

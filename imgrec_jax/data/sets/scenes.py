@@ -15,14 +15,26 @@ from imgrec_jax.data.records import record_format
 from imgrec_jax.data.sets import mnist
 from imgrec_jax.data.sets import scene_drawing as drawing
 from imgrec_jax.data.sets.tfds import download_and_prepare
-from imgrec_jax.data.source import Request, parse_split
+from imgrec_jax.data.source import ArraySource, Request, Source, parse_split
 
 
-def open_scenes(request: Request) -> DetectionSource:
+def open_scenes(request: Request) -> Source:
     """digit_scenes/PRESET, made of MNIST's digits where it is not there."""
     preset = request.name.partition("/")[2] or "default"
     load = lambda: mnist.load_arrays(request.data_dir, request.manual_dir)  # noqa: E731
-    return open_source(request.split, request.data_dir, load, preset=preset, targets=request.targets)
+    if request.targets != ("label",):
+        return open_source(request.split, request.data_dir, load, preset=preset, targets=request.targets)
+    if preset in drawing.PRESETS and not drawing.PRESETS[preset].single:
+        single = sorted(name for name, options in drawing.PRESETS.items() if options.single)
+        raise ValueError(f"digit scenes {preset!r} hold several digits and have no class; classification takes {single}")
+    return _classes(open_source(request.split, request.data_dir, load, preset=preset))
+
+
+def _classes(scenes: DetectionSource) -> ArraySource:
+    """Scenes of one digit each with its class; the boxes stay in `info.meta["annotations"]`."""
+    found = [scenes[index] for index in range(len(scenes))]
+    label = np.array([int(example["box_label"][0]) - 1 for example in found], np.int64)
+    return ArraySource({"image": np.stack([example["image"] for example in found]), "label": label}, scenes.info)
 
 
 def open_source(

@@ -1,5 +1,6 @@
 """Digit scenes: reproducible, tightly annotated, kept apart by split, and the same through TFDS and without it."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.geometry import boxes_of_masks
 from imgrec_jax.data.sets import scene_drawing as drawing
 from imgrec_jax.data.sets import scenes
+from imgrec_jax.data.source import Request
 from tests.data.digits import draw_digits
 
 DIGITS = draw_digits()
@@ -134,3 +136,20 @@ def test_unknown_names_are_explained(tmp_path):
         scenes.open_source("train", tmp_path, lambda: DIGITS, preset="huge")
     with pytest.raises(ValueError, match="'val'.*validation"):
         scenes.open_source("val", tmp_path, lambda: DIGITS)
+
+
+def test_scenes_of_one_digit_have_a_class(tmp_path, monkeypatch):
+    images, labels = drawing.digits_of_split(DIGITS, "train")
+    options = dataclasses.replace(drawing.PRESETS["single"], train=6, validation=6, test=6)
+    for index in range(40):
+        assert len(drawing.make_scene(images, labels, options, "train", index).labels) == 1
+    monkeypatch.setitem(drawing.PRESETS, "single", options)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    monkeypatch.setattr(scenes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(scenes.mnist, "load_arrays", lambda *args: DIGITS)
+    source = scenes.open_scenes(Request("digit_scenes/single", "train", tmp_path))
+    boxes = scenes.open_scenes(Request("digit_scenes/single", "train", tmp_path, targets=("boxes",)))
+    assert source.arrays["image"].shape == (6, 64, 64, 3) and source.info.class_names == tuple("0123456789")
+    assert [int(boxes[n]["box_label"][0]) - 1 for n in range(6)] == source.arrays["label"].tolist()
+    with pytest.raises(ValueError, match="'tiny' hold several digits and have no class; classification takes .'single'."):
+        scenes.open_scenes(Request("digit_scenes/tiny", "train", tmp_path))

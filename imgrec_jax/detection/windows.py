@@ -1,6 +1,6 @@
 """Detection in large pictures: windows and the whole picture, and how their boxes become one list.
 
-Everything is in pixels of the original image. Shape letters: n boxes, H W image.
+Everything is in pixels of the original image. Shape letters: n boxes, H W image, P pieces (whole pictures and windows).
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.annotations import mask_values
-from imgrec_jax.detection.masks import run_lengths
+from imgrec_jax.detection.masks import of_run_lengths, run_lengths
 from imgrec_jax.segmentation.tiling import window_starts
 
 Record = dict[str, Any]
@@ -25,9 +24,10 @@ class Window(NamedTuple):
     start: tuple[int, int]
     size: tuple[int, int]
 
-    def of(self, image: np.ndarray) -> np.ndarray:
-        (top, left), (height, width) = self
-        return image[top : top + height, left : left + width]
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """(top, left, height, width)."""
+        return *self.start, *self.size
 
 
 def windows_of(size: tuple[int, int], window: tuple[int, int] | None, overlap: float) -> list[Window]:
@@ -71,6 +71,35 @@ def merge(
     return merged
 
 
+def merge_pieces(
+    records: Sequence[Record], places: np.ndarray, images: np.ndarray, sizes: np.ndarray, **limits: Any
+) -> tuple[np.ndarray, Record]:
+    """The boxes of many images that were seen in pieces: (which image each box is of, int [n]; all boxes as one record).
+
+    Args:
+      records: of P pieces in any order, each in pixels of its piece.
+      places: int [P, 4], (top, left, height, width) in the image.
+      images: int [P], of which image each piece is.
+      sizes: int [number of images, 2].
+      **limits: of `merge`.
+    """
+    counts = np.array([len(record["boxes"]) for record in records])
+    # As `windows_of` lists them, the whole picture first; of a piece that pads a batch once more, the one with boxes.
+    order = np.lexsort((-counts, places[:, 1], places[:, 0], -places[:, 2] * places[:, 3], images))
+    keys = np.column_stack([images, places])[order]
+    order = order[np.concatenate([[True], np.any(keys[1:] != keys[:-1], axis=1)])]
+    found: list[Record] = []
+    seen, firsts = np.unique(images[order], return_index=True)
+    for image, rows in zip(seen.tolist(), np.split(order, firsts[1:]), strict=True):
+        windows = [Window((top, left), (height, width)) for top, left, height, width in places[rows].tolist()]
+        size = (int(sizes[image][0]), int(sizes[image][1]))
+        found.append(merge([records[row] for row in rows], windows, size, **limits))
+    together: Record = {key: np.concatenate([record[key] for record in found]) for key in ("boxes", "scores", "labels")}
+    if "masks" in found[0]:
+        together["masks"] = [mask for record in found for mask in record["masks"]]
+    return np.repeat(seen, [len(record["boxes"]) for record in found]), together
+
+
 def _moved(record: Record, window: Window, size: tuple[int, int]) -> Record:
     """A window's boxes in pixels of the picture, without those that a seam cuts; their masks as they are."""
     (top, left), (height, width) = window
@@ -90,7 +119,7 @@ def _moved(record: Record, window: Window, size: tuple[int, int]) -> Record:
 
 def _moved_mask(mask: dict[str, Any], window: Window, size: tuple[int, int]) -> dict[str, Any]:
     """Run lengths of a window as those of the picture."""
-    return mask if window.size == size else run_lengths(mask_values(mask, *window.size), window.start, size)
+    return mask if window.size == size else run_lengths(of_run_lengths(mask), window.start, size)
 
 
 def _distinct(boxes: np.ndarray, part: np.ndarray, rows: np.ndarray, nms_thresh: float) -> list[int]:

@@ -1,0 +1,110 @@
+"""Do exported files answer as the run does, and how fast? python experiments/014_exports/run.py WORKDIR...
+
+For every workdir StableHLO and ONNX are made, each is compared with the live model on 100 images of the test split, and all
+three are timed in turn on the same images. Needs imgrec-jax[export,onnx]. Results go to `result.json`, the latest of each task,
+and the table of README.md is written from them.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import imgrec_jax
+from imgrec_jax import parallel
+from imgrec_jax.inference import artefact, onnx_export, stablehlo
+
+HERE = Path(__file__).resolve().parent
+RESULT = HERE / "result.json"
+ROUNDS = 5
+
+
+def measured(workdir: Path, batches: tuple[int, int]) -> dict:
+    """Differences, and milliseconds an image, of a run's two files at both sizes of batch."""
+    run = imgrec_jax.load(workdir)
+    images, _ = artefact.sample_images(run, artefact.IMAGES)
+    fixed = run.config.task == "detection"
+    live = jax.jit(artefact.answers_of(run, images.shape[1:]), compiler_options=parallel.compiler_options())
+    record: dict = {
+        "cores": len(os.sched_getaffinity(0)),
+        "jax": jax.__version__,
+        "model": run.config.model.name,
+        "task": run.config.task,
+        "image": list(images.shape[1:]),
+        "batches": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        portable = Path(folder) / "a.bin"
+        portable.write_bytes(stablehlo.make(run, images).data)
+        for rows in batches:
+            graph = Path(folder) / (f"{rows}.onnx" if fixed else "a.onnx")
+            if not graph.exists():
+                graph.write_bytes(onnx_export.make(run, images, rows if fixed else None).data)
+            program = jax.export.deserialize(bytearray(portable.read_bytes()))
+            programs = {
+                "live": live,
+                "stablehlo": jax.jit(program.call, compiler_options=parallel.compiler_options()),
+                "onnx": onnx_export.load(graph),
+            }
+            print(record["task"], rows, flush=True)
+            record["batches"][str(rows)] = {
+                "difference": {name: artefact.compare(programs[name], live, images, [rows]) for name in ("stablehlo", "onnx")},
+                "ms": timed(programs, images, rows),
+            }
+    return record
+
+
+def timed(programs: dict[str, Callable], images: np.ndarray, rows: int) -> dict[str, float]:
+    """Milliseconds an image, medians over rounds in which the programs take turns."""
+    parts = [images[start : start + rows] for start in range(0, len(images) - rows + 1, rows)]
+    found: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(ROUNDS):
+        for name, program in programs.items():
+            began = time.perf_counter()
+            for part in parts:
+                jax.block_until_ready(program(part))
+            found[name].append(1e3 * (time.perf_counter() - began) / (len(parts) * rows))
+    return {name: round(statistics.median(times), 3) for name, times in found.items()}
+
+
+def table(records: list[dict]) -> str:
+    lines = [
+        "| run | batch | StableHLO off by | ONNX off by | live, ms an image | StableHLO | ONNX Runtime |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        for rows, found in record["batches"].items():
+            off = [
+                ", ".join(f"{name} {gap:.0e}" if gap else f"{name} 0" for name, gap in found["difference"][kind].items())
+                for kind in ("stablehlo", "onnx")
+            ]
+            times = " | ".join(f"{found['ms'][name]:.2f}" for name in ("live", "stablehlo", "onnx"))
+            lines.append(f"| {record['task']}, `{record['model']}` | {rows} | {off[0]} | {off[1]} | {times} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workdirs", nargs="+", type=Path)
+    parser.add_argument("--batches", type=int, nargs=2, default=(1, 4))
+    arguments = parser.parse_args()
+    records = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    for workdir in arguments.workdirs:
+        record = measured(workdir, tuple(arguments.batches))
+        records = [*(other for other in records if other["task"] != record["task"]), record]
+        RESULT.write_text(json.dumps(records, indent=1) + "\n")
+    page = HERE / "README.md"
+    begin, end = "<!-- table -->\n", "<!-- end of table -->"
+    head, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{head}{begin}\n{table(records)}\n\n{end}{rest.partition(end)[2]}")
+
+
+if __name__ == "__main__":
+    main()

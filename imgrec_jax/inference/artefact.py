@@ -1,0 +1,213 @@
+"""A trained run as one file for other programs: weights and preprocessing inside, uint8 images in, answers out.
+
+What the formats share: which function is written, on which images the file is compared with the live model before it takes its
+name, what the JSON beside it says.
+
+Shape letters: B rows of a batch, H W C image of the size that the run takes, D detections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import imgrec_jax
+from imgrec_jax import assemble
+from imgrec_jax.assemble.data import open_sources
+from imgrec_jax.data.batch import Batch
+from imgrec_jax.data.files import write_whole
+from imgrec_jax.inference.predictor import Predictor
+
+IMAGES = 100  # on which a file is compared with the live model
+# How far an output may be off: probabilities and logits, boxes in pixels, masks as probabilities of pixels; of whole numbers,
+# the share that may differ.
+BOUNDS = {"boxes": 1e-2, "masks": 1e-3}
+BOUND = 1e-4
+_LEFT_OUT = ("original_boxes",)  # the boxes, which are in pixels of the image that goes in, again
+
+Answers = dict[str, Any]
+Program = Callable[[Any], Answers]  # of uint8 [B, H, W, C]
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """A run made into a file, not yet written.
+
+    Attributes:
+      data: its bytes.
+      load: opens such a file: path -> (uint8 [B, H, W, C] -> answers).
+      function: the live model: uint8 [B, H, W, C] -> answers.
+      batches: sizes at which the two are compared.
+      rows: how many a batch may have, a number where that is fixed, "batch" where it is not.
+      script: source of a small program that runs the file; {name} is the file's, {images} some of the right shape.
+      described: of the JSON, what only this format has.
+    """
+
+    data: bytes
+    load: Callable[[Path], Program]
+    function: Program
+    batches: Sequence[int]
+    rows: int | str
+    script: str
+    described: dict[str, Any]
+
+
+def refuse_inexpressible(run: Predictor, name: str) -> None:
+    """Raises ValueError for a run that no file can express."""
+    if run.config.task == "detection" and run.config.eval.window:
+        raise ValueError(
+            f"{run.workdir} looks at pictures of any size through windows of {tuple(run.config.eval.window)} (eval.window), "
+            f"which {name} cannot express; export a run without them, and merge the boxes of its windows yourself"
+        )
+    if run.config.data.get("max_proposals"):
+        raise ValueError(
+            f"{run.workdir} is a detector that gets its proposals from selective search, a program of OpenCV that {name} "
+            "cannot express; export a detector with an RPN (kind='faster')"
+        )
+
+
+def answers_of(run: Predictor, shape: tuple[int, ...]) -> Program:
+    """uint8 [B, H, W, C] of `shape` -> what `Task.predict` says of them."""
+    variables, (height, width, _) = run.on_device, shape
+
+    def answers(images: jax.Array) -> Answers:
+        rows = images.shape[0]
+        size = jnp.broadcast_to(jnp.array([height, width], jnp.int32), (rows, 2))
+        batch: dict[str, Any] = {"image": images, "image_size": size, "original_size": size}
+        batch |= {"example_valid": jnp.ones((rows,), bool), "pixel_valid": jnp.ones(images.shape[:3], bool)}
+        return {name: value for name, value in run.task.predict(variables, batch).items() if name not in _LEFT_OUT}
+
+    return answers
+
+
+def deliver(run: Predictor, out: Path, made: Artefact, images: np.ndarray, origin: str) -> str:
+    """Writes a file that answers as the live model does, with its JSON and its script; returns what to say of it.
+
+    Raises:
+      ValueError: for a file whose answers differ on `images`; nothing of it is left.
+    """
+    gaps: dict[str, float] = {}
+    script, beside, shape = out.with_name(f"run_{out.stem}.py"), out.with_suffix(".json"), images.shape[1:]
+    _refuse_to_overwrite(beside, out)
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(made.data)
+        gaps.update(compare(made.load(partial), jax.jit(made.function), images, made.batches))
+        far = {name: gap for name, gap in gaps.items() if not gap <= BOUNDS.get(name, BOUND)}
+        if far:
+            raise ValueError(
+                f"{out} would answer otherwise than the live model on {len(images)} images ({origin}): {far}; it is not written"
+            )
+        checked = {"images": len(images), "of": origin, "largest_difference": gaps}
+        text = json.dumps(_described(run, out, made, shape, checked), indent=1)
+        zeros = (made.rows if isinstance(made.rows, int) else 1, *shape)
+        script.write_text(made.script.format(name=out.name, script=script.name, shape=[made.rows, *shape], zeros=zeros))
+        write_whole(beside, lambda partial: partial.write_text(text + "\n"))
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, write)
+    worst = ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items())
+    return (
+        f"wrote {out} ({len(made.data) / 1e6:.1f} MB), {beside.name} and {script.name}; against the live model on "
+        f"{len(images)} images ({origin}), batches of {' and '.join(map(str, made.batches))}, it is off by at most: {worst}"
+    )
+
+
+def _refuse_to_overwrite(beside: Path, out: Path) -> None:
+    """Raises ValueError where the description of an artefact would take the place of something else."""
+    if beside == out:
+        raise ValueError(f"--out={out} is the name of the file that describes it; give it another suffix")
+    try:
+        described = json.loads(beside.read_text()).get("file")
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError):
+        described = None
+    if described != out.name:
+        raise ValueError(f"--out={out} would be described in {beside}, which is of something else; give another name")
+
+
+def compare(artefact: Program, live: Program, images: np.ndarray, batches: Sequence[int]) -> dict[str, float]:
+    """{output: the largest difference} over the images in batches of each size, the last one filled up; of integers the share
+    that differs."""
+    gaps: dict[str, float] = {}
+    for size in batches:
+        for start in range(0, len(images), size):
+            part = np.resize(images[start : start + size], (size, *images.shape[1:]))
+            theirs, ours = (jax.device_get(answer) for answer in (artefact(part), live(part)))
+            for name, gap in differences(theirs, ours).items():
+                gaps[name] = float(np.maximum(gaps.get(name, 0.0), gap))  # NaN stays
+    return gaps
+
+
+def differences(theirs: Answers, ours: Answers) -> dict[str, float]:
+    """{output: how far two answers to one batch are apart}: at most, of whole numbers the share that differs."""
+    gaps = {}
+    for name, value in ours.items():
+        if theirs[name].shape != value.shape:
+            gaps[name] = float("inf")
+        elif np.issubdtype(value.dtype, np.floating):
+            same = (value == theirs[name]) | (np.isnan(value) & np.isnan(theirs[name]))
+            gaps[name] = float(np.where(same, 0, np.abs(value - theirs[name])).max(initial=0))
+        else:
+            gaps[name] = float(np.mean(value != theirs[name])) if value.size else 0.0
+    return gaps
+
+
+def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
+    """(uint8 [n, H, W, C] as the network takes them, where from): of an evaluation split, else those that the folder keeps,
+    else random ones.
+
+    Their size is that of the run's training batches; in segmentation, which may train on crops, that of the first image of the
+    split.
+    """
+    shape: tuple[int, ...] = run.image_shape
+    try:
+        splits = open_sources(assemble.complete(run.config))[1]
+        name = "test" if "test" in splits else next(iter(splits))
+        source = splits[name]
+        images, origin = [source[n]["image"] for n in range(min(count, len(source)))], f"the {name} split"
+    except (ValueError, OSError, StopIteration):
+        images, origin = run.samples()[:count], "those that the folder keeps; the data are not here"
+        if not images:
+            return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"
+    found = [_as_taken(run, image, origin) for image in images]
+    shape = found[0].shape if found and run.config.task == "segmentation" else shape
+    fitting = [image for image in found if image.shape == shape and image.dtype == np.uint8]
+    if not fitting:
+        return np.random.default_rng(0).integers(
+            0, 256, (count, *shape), np.uint8
+        ), "random ones; those of the data differ in size"
+    return np.stack(fitting), origin
+
+
+def _as_taken(run: Predictor, image: np.ndarray, name: str) -> np.ndarray:
+    example = run.example(run.as_image(np.asarray(image), name), name, {})
+    batch: Batch = run.preprocess.batch([example], [0], 1)
+    return np.asarray(batch["image"][0])
+
+
+def _described(run: Predictor, out: Path, made: Artefact, shape: tuple[int, ...], checked: dict[str, Any]) -> dict[str, Any]:
+    shapes = jax.eval_shape(made.function, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
+    versions = {"imgrec_jax": imgrec_jax.__version__, "jax": jax.__version__, **made.described.get("versions", {})}
+    return {
+        "file": out.name,
+        "sha256": hashlib.sha256(made.data).hexdigest(),
+        "task": run.config.task,
+        "class_names": list(run.class_names),
+        "labels_from": 1 if run.config.task == "detection" else 0,
+        "inputs": {"images": {"dtype": "uint8", "shape": [made.rows, *shape], "range": [0, 255]}},
+        "outputs": {name: {"dtype": str(s.dtype), "shape": [made.rows, *s.shape[1:]]} for name, s in shapes.items()},
+        "step": run.step,
+        **made.described,
+        "versions": versions,
+        "checked": checked,
+    }
