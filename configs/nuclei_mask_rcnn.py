@@ -49,7 +49,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.batch_size, config.data.eval_batch_size, config.data.remainder = 4, 4, "pad"
     config.data.train_ops = ConfigDict({
         "random_affine": {
-            "size": (256, 256), "rotate": 180.0, "scale": (0.7, 1.4), "flip": 0.5, "min_side": 3.0, "min_visible": 0.3,
+            "size": (256, 256), "fit": "cover", "random_position": True, "rotate": 180.0, "scale": (0.7, 1.4), "flip": 0.5,
+            "min_side": 3.0, "min_visible": 0.3,
         },
         "colour_jitter": {"brightness": 0.3, "contrast": 0.3},
     })  # fmt: skip

@@ -20,15 +20,20 @@ from imgrec_jax.data.source import ArraySource, SourceInfo
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def report():
+def report_of(script):
+    """What a script prints with 8 fake devices."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, str(ROOT / "tests" / "many_devices.py")]
+    command = [sys.executable, str(ROOT / "tests" / script)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def report():
+    return report_of("many_devices.py")
 
 
 @pytest.mark.parametrize("layout", ["jit", "fsdp", "pmap"])
@@ -41,6 +46,15 @@ def test_many_devices_compute_what_one_does(report, layout):
 def test_metrics_count_every_valid_row_once_and_a_state_survives_a_change_of_layout(report, layout):
     assert report[layout]["counted"] == 16 - 5
     assert report[layout]["whole and back"]
+
+
+@pytest.mark.slow
+def test_detectors_of_masks_and_of_one_stage_step_alike_on_many_devices():
+    """Mask R-CNN and RetinaNet: one step on 2 and 8 devices and with parameters in pieces, against one device, in float32."""
+    found = report_of("many_devices_detection.py")
+    assert len(found) == 6
+    for layout, (of_step, of_objective) in found.items():
+        assert of_step < 1e-4 and of_objective < 1e-5, layout
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])

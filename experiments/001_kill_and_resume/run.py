@@ -1,4 +1,6 @@
-"""Kills runs of all three tasks with SIGKILL, starts them again, and compares each with one that nobody disturbed.
+"""Kills runs of all tasks with SIGKILL, starts them again, and compares each with one that nobody disturbed.
+
+Of detection there are three: Faster R-CNN, Mask R-CNN ("mask") and RetinaNet ("retina").
 
 python experiments/001_kill_and_resume/run.py --kills=12
 
@@ -39,11 +41,17 @@ TASKS = {
     "detection": (
         "configs/scenes_detection.py:faster,tiny", "train.total_steps=24", "checkpoint.every_steps=3", "eval.every_steps=8",
     ),
+    "mask": (
+        "configs/scenes_detection.py:mask,tiny", "train.total_steps=24", "checkpoint.every_steps=3", "eval.every_steps=8",
+    ),
+    "retina": (
+        "configs/scenes_detection.py:retina,tiny", "train.total_steps=24", "checkpoint.every_steps=3", "eval.every_steps=8",
+    ),
     "segmentation": (
         "configs/scenes_segmentation.py:unet,tiny", "train.total_steps=24", "checkpoint.every_steps=3", "eval.every_steps=8",
     ),
 }  # fmt: skip
-LAST_STEP = {"classification": 64, "detection": 24, "segmentation": 24}
+LAST_STEP = {"classification": 64, "detection": 24, "mask": 24, "retina": 24, "segmentation": 24}
 KINDS = ("step", "checkpoint", "start", "checkpoint", "preparation", "step")
 
 

@@ -302,8 +302,10 @@ def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source],
     training, evaluated = _annotated(train), {split: _annotated(source) for split, source in evals.items()}
     if not data.drop_degenerate_boxes:
         check_data.check_annotations(training.title, table).raise_if_bad()
-        if learns_masks(config.model):
-            check_data.check_masks(training.title, table)
+    if learns_masks(config.model):
+        if line := check_data.check_masks(training.title, table, drop=data.drop_degenerate_boxes):
+            warn(line)
+        _check_evaluated_masks(config, evaluated, warn)
     if not data.drop_extra_boxes:
         check_data.check_counts(training, data.max_boxes)
     for source in (training, *evaluated.values()):
@@ -317,6 +319,22 @@ def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source],
         bad = [finding for finding in report.bad() if finding.kind == "degenerate"]
         if bad:
             warn(f"{source.title} has {len(bad)} boxes without area, which count as objects that nothing finds: {bad[0]}")
+
+
+def _check_evaluated_masks(config: ConfigDict, evaluated: dict[str, DetectionSource], warn: Callable[[str], None]) -> None:
+    """Says of which splits the masks cannot be counted; raises ConfigError where they were to select."""
+    for split, source in evaluated.items():
+        table = source.info.meta["annotations"]
+        count, line = check_data.missing_masks(source.title, table)
+        if count and not any(table.segmentations or ()):
+            if split == "validation" and config.select.metric.startswith("segm_"):
+                raise ConfigError(
+                    f"config.select.metric={config.select.metric!r}, but {source.title} (validation) has no masks; choose a "
+                    "metric of boxes, e.g. AP"
+                )
+            warn(f"split {split!r} has no masks ({source.title}): its boxes are counted, segm_AP and the like are undefined")
+        elif count:
+            warn(f"{line}; segm_AP counts them as objects that nothing finds")
 
 
 def reports(config: ConfigDict) -> Iterator[check_data.Report | ExamplesReport]:

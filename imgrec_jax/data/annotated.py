@@ -46,9 +46,10 @@ class DetectionSource:
     """Examples of one split: `read(i)` gives the pixels, the annotations give the rest.
 
     read(i) -> {"image": uint8 [H, W, 3]} and optionally "instances" uint8 [H, W] (n + 1 where object n is visible), from which
-    masks are cut; otherwise masks come from the annotations. targets: which of TARGETS the examples carry; where neither boxes
-    nor masks are asked for, `info.class_names` begins with the background, class 0 of the segmentation. paths: of image i where
-    each is a file of its own. origin: the file or folder that annotates them, for messages.
+    masks are cut; otherwise masks come from the annotations, and are empty where those hold boxes alone. targets: which of
+    TARGETS the examples carry; where neither boxes nor masks are asked for, `info.class_names` begins with the background,
+    class 0 of the segmentation. paths: of image i where each is a file of its own. origin: the file or folder that annotates
+    them, for messages.
 
     An image whose size is not the annotated one raises `ImageSizeError`: its boxes would lie elsewhere.
     """
@@ -68,10 +69,11 @@ class DetectionSource:
             raise ValueError(f"targets={tuple(targets)!r}: expected one or more of {TARGETS}")
         self._annotations, self._read, self._targets = annotations, read, tuple(targets)
         self.paths, self.origin = tuple(paths), origin
+        identity = identity or annotations.identity(masks="masks" in targets)
         names = (
             annotations.class_names if "boxes" in targets or "masks" in targets else ("background", *annotations.class_names)
         )
-        self.info = SourceInfo(name, names, {"annotations": annotations}, identity or annotations.identity())
+        self.info = SourceInfo(name, names, {"annotations": annotations}, identity)
 
     def __len__(self) -> int:
         return len(self._annotations)
@@ -88,6 +90,8 @@ class DetectionSource:
             size = pixels["instances"].shape
             numbers = range(1, len(example["boxes"]) + 1)
             example["box_mask"] = bits.pack_each((pixels["instances"] == n for n in numbers), size)
+        elif self._annotations.segmentations is None and "segmentation" not in self._targets:
+            example["box_mask"] = bits.empty(len(example["boxes"]), pixels["image"].shape[:2])
         else:
             example["box_mask"] = self._annotations.masks(index)
         if "segmentation" in self._targets:
@@ -164,7 +168,8 @@ def open_folder(
         path = folder.paths[index]
         return {"image": decode_image(read_image_file(path, max_pixels), str(path), max_pixels)}
 
-    identity = digest("files", (folder.annotations.identity(), *map(_described_size, folder.paths)))
+    annotated = folder.annotations.identity(masks="masks" in targets)
+    identity = digest("files", (annotated, *map(_described_size, folder.paths)))
     return DetectionSource(name, folder.annotations, read, targets, identity, folder.paths, folder.origin)
 
 

@@ -41,11 +41,14 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def identity(self) -> str:
-        """Digest of everything but ids, areas and masks; of boxes as examples carry them, in float32."""
+    def identity(self, *, masks: bool = False) -> str:
+        """Digest of everything but ids and areas; of boxes as examples carry them, in float32; of segmentations, as they are
+        written, with `masks`."""
         boxes = self.boxes.astype(np.float32)
         names = ("\n".join(self.class_names), str(self.category_ids), "\n".join(self.file_names))
-        return digest("annotations", (*names, self.image_ids, self.sizes, self.offsets, boxes, self.labels, self.crowd))
+        drawn = map(_as_bytes, self.segmentations or ()) if masks else ()
+        parts = (*names, self.image_ids, self.sizes, self.offsets, boxes, self.labels, self.crowd, *drawn)
+        return digest("annotations", parts)
 
     def targets(self, index: int) -> dict:
         """boxes float32 [N, 4], box_label, box_crowd, box_id [N], image_id, file_name, original_size [2] of image `index`."""
@@ -210,6 +213,18 @@ def from_images(images: list[dict], *, class_names: tuple, category_ids: tuple |
     )
 
 
+def _as_bytes(segmentation: Segmentation | None) -> bytes:
+    if isinstance(segmentation, list):  # polygons, each preceded by its length
+        return np.concatenate([np.array([len(p), *p], np.float64) for p in segmentation] or [np.zeros(0)]).tobytes()
+    counts = segmentation["counts"] if segmentation else b""
+    return np.array(counts, np.int64).tobytes() if isinstance(counts, list) else _encoded(counts)
+
+
+def _encoded(counts: str | bytes) -> bytes:
+    """Compressed run lengths as bytes; json has them as text."""
+    return counts.encode() if isinstance(counts, str) else counts
+
+
 def to_xywh(boxes: np.ndarray) -> np.ndarray:
     """xyxy [N, 4] -> COCO's x, y, width, height, float64 [N, 4].
 
@@ -237,8 +252,7 @@ def to_run_lengths(segmentation: Segmentation | None, height: int, width: int) -
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, height, width)
-    counts = segmentation["counts"]
-    return {"size": segmentation["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
+    return {"size": segmentation["size"], "counts": _encoded(segmentation["counts"])}
 
 
 def mask_values(segmentation: Segmentation | None, height: int, width: int) -> np.ndarray:

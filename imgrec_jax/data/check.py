@@ -104,17 +104,30 @@ def check_annotations(name: str, annotations: Annotations, paths: Sequence[Path]
     )
 
 
-def check_masks(name: str, annotations: Annotations) -> None:
-    """Raises ValueError when an object, no crowd, has no mask: a mask head would learn that it is nothing."""
+def missing_masks(name: str, annotations: Annotations) -> tuple[int, str]:
+    """(how many objects, crowds aside, have no mask; a line that says so, with the first of them)."""
     drawn = annotations.segmentations or (None,) * len(annotations.boxes)
     bad = [row for row, mask in enumerate(drawn) if not mask and not annotations.crowd[row]]
-    if bad:
-        image = int(np.searchsorted(annotations.offsets, bad[0], side="right")) - 1
-        raise ValueError(
-            f"{name}: {len(bad)} of {len(drawn)} objects have no mask, the first being annotation {annotations.ids[bad[0]]} of "
-            f"{annotations.file_names[image]}; draw them, train a detector of boxes (e.g. config.model.kind=faster), or set "
-            "config.data.drop_degenerate_boxes=True to leave such objects out"
-        )
+    if not bad:
+        return 0, ""
+    image = int(np.searchsorted(annotations.offsets, bad[0], side="right")) - 1
+    first = f"annotation {annotations.ids[bad[0]]} of {annotations.file_names[image]}"
+    return len(bad), f"{name}: {len(bad)} of {int((~annotations.crowd).sum())} objects have no mask, the first being {first}"
+
+
+def check_masks(name: str, annotations: Annotations, *, drop: bool = False) -> str:
+    """What there is to say of objects that would be left out, with `drop`; "" where every object has a mask.
+
+    Raises:
+      ValueError: when an object has no mask, as a mask head would learn that it is nothing; with `drop`, when none has.
+    """
+    count, line = missing_masks(name, annotations)
+    remedy = "draw them, or train a detector of boxes (e.g. config.model.kind=faster)"
+    if count and count == int((~annotations.crowd).sum()):
+        raise ValueError(f"{line}: there is nothing to learn masks from; {remedy}")
+    if count and not drop:
+        raise ValueError(f"{line}; {remedy}, or set config.data.drop_degenerate_boxes=True to leave such objects out")
+    return f"{line}; they are left out" if count else ""
 
 
 def _check_boxes(target: dict, size: tuple[int, int], tolerance: float) -> list[Finding]:

@@ -65,7 +65,10 @@ def merge(
     for label in np.unique(together["labels"]):
         kept += _distinct(together["boxes"], part, np.flatnonzero(together["labels"] == label), nms_thresh)
     chosen = np.sort(np.array(kept, np.int64))[:most]
-    return {key: values[chosen] for key, values in together.items()}
+    merged: Record = {key: values[chosen] for key, values in together.items()}
+    if "masks" in merged:  # of the few that stay, in pixels of the picture
+        merged["masks"] = [_moved_mask(m, windows[n], size) for m, n in zip(merged["masks"], part[chosen], strict=True)]
+    return merged
 
 
 def merge_pieces(
@@ -98,7 +101,7 @@ def merge_pieces(
 
 
 def _moved(record: Record, window: Window, size: tuple[int, int]) -> Record:
-    """A window's boxes in pixels of the picture, without those that a seam cuts."""
+    """A window's boxes in pixels of the picture, without those that a seam cuts; their masks as they are."""
     (top, left), (height, width) = window
     boxes = record["boxes"] + np.array([left, top, left, top])
     bottom, right = top + height, left + width
@@ -110,16 +113,13 @@ def _moved(record: Record, window: Window, size: tuple[int, int]) -> Record:
     moved = {"boxes": boxes[whole], "scores": record["scores"][whole], "labels": record["labels"][whole]}
     if "masks" in record:
         moved["masks"] = np.empty(int(whole.sum()), object)
-        moved["masks"][:] = [_moved_mask(record["masks"][n], window, size) for n in np.flatnonzero(whole)]
+        moved["masks"][:] = [record["masks"][n] for n in np.flatnonzero(whole)]
     return moved
 
 
 def _moved_mask(mask: dict[str, Any], window: Window, size: tuple[int, int]) -> dict[str, Any]:
     """Run lengths of a window as those of the picture."""
-    (top, left), (height, width) = window
-    there = np.zeros(size, np.bool_)
-    there[top : top + height, left : left + width] = of_run_lengths(mask)
-    return run_lengths(there)
+    return mask if window.size == size else run_lengths(of_run_lengths(mask), window.start, size)
 
 
 def _distinct(boxes: np.ndarray, part: np.ndarray, rows: np.ndarray, nms_thresh: float) -> list[int]:

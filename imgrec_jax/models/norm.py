@@ -31,7 +31,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """Normalises x [..., C]. `mask` (broadcastable to x, True = counts) leaves elements out of the statistics."""
+        """Normalises x [..., C]. `mask` (broadcastable to x, True = counts) leaves elements out of the statistics; where it
+        counts none, the running ones stay as they are."""
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -39,10 +40,11 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
-            mean, var = _moments(wide, mask, None if self.is_initializing() else self.axis_name)
+            mean, var, counts = _moments(wide, mask, None if self.is_initializing() else self.axis_name)
             if not self.is_initializing():
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+                for running, new in ((running_mean, mean), (running_var, var)):
+                    taken_in = self.momentum * running.value + (1 - self.momentum) * new
+                    running.value = taken_in if mask is None else jnp.where(counts, taken_in, running.value)
         else:
             mean, var = running_mean.value, running_var.value
         y = _standardise(wide, mean, scale * jax.lax.rsqrt(var + self.epsilon), bias)
@@ -88,8 +90,8 @@ _standardise.defvjp(
 )
 
 
-def _moments(x: jax.Array, mask: jax.Array | None, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of the channels of x [..., C], where `mask` says so."""
+def _moments(x: jax.Array, mask: jax.Array | None, axis_name: str | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and biased variance of the channels of x [..., C], where `mask` says so, and whether it does anywhere."""
     if mask is None:
         count = jnp.asarray(x.size // x.shape[-1], x.dtype)
     else:
@@ -97,9 +99,9 @@ def _moments(x: jax.Array, mask: jax.Array | None, axis_name: str | None) -> tup
         count = jnp.sum(jnp.broadcast_to(mask, (*x.shape[:-1], 1)), dtype=x.dtype)
     sums = (*_sums(x), count)
     total, squares, count = sums if axis_name is None else jax.lax.psum(sums, axis_name)
-    count = jnp.maximum(count, 1)
+    counts, count = count > 0, jnp.maximum(count, 1)
     mean = total / count
-    return mean, jnp.maximum(squares / count - mean * mean, 0.0)
+    return mean, jnp.maximum(squares / count - mean * mean, 0.0), counts
 
 
 def fold(scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float) -> tuple:

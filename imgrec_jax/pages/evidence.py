@@ -44,6 +44,11 @@ class Evidence(NamedTuple):
     seconds: float
 
 
+def truth_of(example: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of an example's targets while a split is looked at: all but pixels."""
+    return {key: value for key, value in example.items() if key not in ("image", "box_mask")}
+
+
 def splits(run: Predictor) -> dict[str, Source]:
     """The evaluation splits of a run whose data are on this machine, the test split first.
 
@@ -67,7 +72,7 @@ def gather(run: Predictor, split: str, source: Source) -> Evidence:
     results = run.predict(pictures())
     seconds = time.perf_counter() - began
     for index in indices.tolist():
-        truths.append({key: value for key, value in source[index].items() if key not in ("image", "box_mask")})
+        truths.append(truth_of(source[index]))
     return Evidence(split, source, indices, results, truths, seconds)
 
 

@@ -18,7 +18,7 @@ from imgrec_jax.experiment import Experiment
 from imgrec_jax.inference import drawing
 from imgrec_jax.inference.results import Result, result_of
 from imgrec_jax.pages import examples, sections
-from imgrec_jax.pages.evidence import Evidence
+from imgrec_jax.pages.evidence import Evidence, truth_of
 
 ROWS = 8  # examples whose answers are shown
 LOOKED_AT = 512  # examples that the plots are of
@@ -72,7 +72,7 @@ class Watch:
             if len(found) >= LOOKED_AT:
                 break
         source = self._pipeline.source
-        truths = [{k: v for k, v in source[index].items() if k not in ("image", "masks")} for index, _ in found]
+        truths = [truth_of(source[index]) for index, _ in found]
         indices = np.array([index for index, _ in found])
         evidence = Evidence(self._split, source, indices, [result for _, result in found], truths, 0.0)
         return {f"{self._split}_plots/{name}": _on_white(plot.png) for name, plot in sections.of(evidence)[1].items()}

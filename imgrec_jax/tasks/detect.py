@@ -121,8 +121,8 @@ def drawn_in_original(masks: Any, boxes: Any, valid: Any, image_size: Any, origi
         *map(np.asarray, (masks, boxes, valid, image_size, original_size)), strict=True
     ):
         placed = mask_ops.in_original(found[there], resized, size)
-        pasted = (mask_ops.paste(mask, box, size) for mask, box in zip(drawn[there], placed, strict=True))
-        rows.append([mask_ops.run_lengths(mask) for mask in pasted])
+        pasted = (mask_ops.pasted(mask, box, size) for mask, box in zip(drawn[there], placed, strict=True))
+        rows.append([mask_ops.run_lengths(*part_and_start, size) for part_and_start in pasted])
     return rows
 
 

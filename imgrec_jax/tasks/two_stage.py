@@ -206,8 +206,9 @@ def _box_terms(
 
 
 def _mask_terms(model: RCNN, features: Any, targets: ProposalTargets, batch: dict[str, jax.Array], train: bool) -> Terms:
-    """The loss of the masks of positive proposals: the mean over their pixels."""
-    valid = targets.positive & batch["example_valid"][:, None]
+    """The loss of the masks of positive proposals of objects that have one: the mean over their pixels."""
+    drawn = jnp.any(batch["box_mask"] != 0, axis=(2, 3))
+    valid = targets.positive & batch["example_valid"][:, None] & jnp.take_along_axis(drawn, targets.box, axis=1)
     logits = masks.of_classes(model.draw(features, targets.rois, valid, train=train), targets.label)
 
     def truth_of(bits, box, rois, image_size):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgrec_jax.data.annotations import encode_mask
 from imgrec_jax.data.ops import bits
 from imgrec_jax.detection import masks
 from tests.goldens.make_mask_rcnn import crop_by_hand
@@ -29,6 +30,31 @@ def test_bits_come_back_and_count():
 def test_a_hundred_objects_do_not_cost_a_hundred_canvases():
     packed = bits.pack_each((np.zeros((800, 1344), bool) for _ in range(100)), (800, 1344))
     assert packed.nbytes == 13_440_000  # of bool 107,520,000; the canvas as float32 RGB has 12,902,400
+
+
+@pytest.mark.parametrize("side", [28, 56, 84, 91, 112])
+def test_a_bin_of_whole_pixels_has_as_many_samples(side):
+    """RoIs of whole multiples of 28 and 7: 1 / 28 in float32 times 84 is more than 3, and a fourth sample would be taken."""
+    y, x = np.mgrid[:120, :120]
+    whole = (np.hypot(y - 55, x - 60) < 50) & ((x // 3 + y // 5) % 2 == 0)
+    roi, bits_of = np.float32([[3, 5, 3 + side, 5 + side]]), jnp.asarray(bits.pack(whole[None]))
+    crop = jax.jit(masks.crop_masks, static_argnums=4)
+    (found,) = crop(bits_of, jnp.zeros(1, int), roi, jnp.array([120, 120]), 7 if side == 91 else 28)
+    np.testing.assert_allclose(found, crop_by_hand(whole, roi[0], len(found)), atol=2e-5)
+
+
+@pytest.mark.parametrize("bins", [7, 14, 28])
+def test_samples_of_a_bin_are_counted_exactly(bins):
+    """Of RoIs of whole pixels and of the next smaller and larger float32: the first bin's weights, by hand."""
+    cells = 8 * bins
+    exact = np.arange(1, 8, dtype=np.float32) * bins
+    sizes = np.concatenate([exact, np.nextafter(exact, np.float32(0)), np.nextafter(exact, np.float32(1e9))])
+    counts = -(-sizes.astype(np.float64) // bins)
+    weigh = jax.jit(lambda size: masks._bin_weights(jnp.float32(0), size, jnp.int32(cells), bins, cells))
+    position = (np.arange(8) + 0.5)[None] * (sizes / bins)[:, None] / counts[:, None]  # of the first bin's samples
+    for size, count, at in zip(sizes, counts, position, strict=True):
+        hat = np.maximum(1 - np.abs(at[: int(count), None] - np.arange(cells)), 0).sum(0) / count
+        np.testing.assert_allclose(weigh(size)[0], hat, atol=1e-5, err_msg=f"{size!r} in {bins}")
 
 
 @pytest.mark.parametrize("side", [7, 28])
@@ -70,6 +96,29 @@ def test_boxes_at_and_over_the_border(box, pixels):
 def test_run_lengths_are_text_that_json_takes():
     coded = masks.run_lengths(shapes(1)[0])
     assert coded["size"] == [37, 53] and isinstance(coded["counts"], str)
+
+
+def test_run_lengths_of_a_part_are_those_of_the_whole_mask():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        size = tuple(rng.integers(1, 9, 2).tolist())
+        (top, bottom), (left, right) = (np.sort(rng.integers(0, n + 1, 2)) for n in size)
+        whole = np.zeros(size, bool)
+        whole[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice([0.1, 0.5, 0.9, 1.0])
+        expected = encode_mask(whole)
+        found = masks.run_lengths(whole[top:bottom, left:right], (int(top), int(left)), size)
+        assert found == {"size": list(expected["size"]), "counts": expected["counts"].decode()}
+
+
+def test_a_photo_is_not_looked_at_as_a_whole(monkeypatch):
+    """A detection of 40 pixels in 12 megapixels: no array of the photo's size is made."""
+    mask, box, size = np.ones((28, 28), np.float32), np.float32([3950, 100, 3990, 150]), (3000, 4000)
+    part, start = masks.pasted(mask, box, size)
+    assert part.shape == (54, 44) and start == (98, 3948)
+    expected = encode_mask(masks.paste(mask, box, size))["counts"].decode()
+    real = np.zeros
+    monkeypatch.setattr(np, "zeros", lambda shape, *args: real(shape, *args) if np.prod(shape) < 1e5 else pytest.fail("large"))
+    assert masks.run_lengths(part, start, size)["counts"] == expected
 
 
 def test_float32_of_the_original():

@@ -45,6 +45,21 @@ def test_what_both_see_is_one_object_and_the_best_are_kept():
     assert alone is whole
 
 
+def test_only_masks_that_stay_are_moved(monkeypatch):
+    moved, move = [], windows._moved_mask
+    monkeypatch.setattr(windows, "_moved_mask", lambda *args: moved.append(args) or move(*args))
+    cut = windows.windows_of((100, 175), (100, 100), 0.25)
+    text = [masks.run_lengths(np.ones(cut[n].size, bool)) for n in range(3)]
+    rows = ([80, 40, 96, 60, 0.6, 1], [80, 41, 95, 60, 0.9, 1], [5, 40, 21, 60, 0.8, 1])
+    records = [{**record(row), "masks": [mask]} for row, mask in zip(rows, text, strict=True)]
+    merged = windows.merge(records, cut, (100, 175), nms_thresh=0.5, most=3)
+    assert len(moved) == len(merged["masks"]) == 1
+    assert (
+        mask_values(merged["masks"][0], 100, 175)[:, :100].all()
+        and not mask_values(merged["masks"][0], 100, 175)[:, 100:].any()
+    )
+
+
 def test_masks_of_windows_are_put_into_the_picture():
     """A mask of the right window, moved by its place; the cut one goes with its box."""
     whole, right = windows.Window((0, 0), (10, 20)), windows.Window((0, 10), (10, 10))

@@ -41,6 +41,26 @@ def test_masked_batch_norm_has_the_statistics_of_the_subset():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state, subset_state)
 
 
+def test_a_batch_of_which_nothing_counts_changes_no_running_statistics():
+    nothing = np.zeros((4, 1, 1, 1), bool)
+    y, state, v = apply(make_norm("batch")(), X, train=True, mask=nothing)
+    assert np.isfinite(y).all()
+    np.testing.assert_array_equal(state["batch_stats"]["mean"], v["mean"])
+    np.testing.assert_array_equal(state["batch_stats"]["var"], v["var"])
+
+
+def test_a_device_of_which_nothing_counts_takes_the_statistics_of_the_others():
+    norm, synchronised = make_norm("batch")(), make_norm("batch", axis_name="shard")()
+    variables, mask = seeded.variables(norm, X, train=False), np.array([True, True, False, False])[:, None, None, None]
+
+    def update(x, mask):
+        return synchronised.apply(variables, x, train=True, mask=mask, mutable=["batch_stats"])[1]
+
+    _, whole = norm.apply(variables, X, train=True, mask=mask, mutable=["batch_stats"])
+    each = jax.vmap(update, axis_name="shard")(X.reshape(2, 2, 5, 6, 8), mask.reshape(2, 2, 1, 1, 1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, np.stack([b, b]), rtol=1e-5), each, whole)
+
+
 def test_batch_norm_over_a_mapped_axis_is_that_of_the_whole_batch():
     norm, synchronised = make_norm("batch")(), make_norm("batch", axis_name="shard")()
     variables = seeded.variables(norm, X, train=False)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.data.source import ArraySource, SourceInfo
-from imgrec_jax.pages import training
+from imgrec_jax.pages import sections, training
+from imgrec_jax.pages.watch import Watch
 from imgrec_jax.run import boards, checkpoint, samples
 from tests import small_runs
 
@@ -371,3 +373,16 @@ def test_pictures_and_report_that_cannot_be_made_cost_themselves_alone(data, tmp
     experiment = imgrec_jax.build(config(data, log__report=True, checkpoint__enabled=False))
     training.train(experiment, tmp_path, said.append)
     assert "with config.checkpoint.enabled=False there is none" in said[-1]
+
+
+def test_the_pixels_of_what_is_looked_at_are_not_kept(monkeypatch):
+    """512 images with a hundred masks each would be."""
+    watch, seen = Watch.__new__(Watch), []
+    example = {"image": np.zeros((2, 2, 3)), "box_mask": np.zeros((1, 2, 1), np.uint8), "boxes": np.zeros((1, 4))}
+    data = SimpleNamespace(multi_label=False)
+    watch._experiment, watch._split = SimpleNamespace(config=SimpleNamespace(data=data)), "validation"
+    watch._pipeline, watch._parts = SimpleNamespace(source=[example]), lambda: iter([{}])
+    watch._results = lambda batch, predict: iter([(0, None)])
+    monkeypatch.setattr(sections, "of", lambda evidence: (seen.append(evidence.truths), {}))
+    watch.plots(None)
+    assert [list(truth) for truth in seen[0]] == [["boxes"]]

@@ -59,6 +59,37 @@ def test_the_mask_loss_learns_from_true_masks_alone(made):
     assert changed.metrics["loss_classifier"].compute() == aux.metrics["loss_classifier"].compute()
 
 
+def test_objects_without_a_mask_count_in_no_mask_loss(made):
+    """In training as in evaluation: without any, it is 0 of nothing, and so with no positive proposal."""
+    task, variables, batch = made
+    evaluate = jax.jit(lambda batch: task.loss(variables, batch, jax.random.key(0), False)[1].metrics)
+    train = jax.jit(
+        jax.grad(lambda params, batch: task.loss({**variables, "params": params}, batch, jax.random.key(0), True)[0])
+    )
+    count = evaluate(batch)["loss_mask"].count
+    some = {**batch, "box_mask": batch["box_mask"].copy()}
+    some["box_mask"][:, 0] = 0
+    assert 0 < evaluate(some)["loss_mask"].count < count
+    without_mask = {**batch, "box_mask": np.zeros_like(batch["box_mask"])}
+    without_objects = {**batch, "box_valid": np.zeros_like(batch["box_valid"])}
+    for changed in (without_mask, without_objects):
+        found = evaluate(changed)["loss_mask"]
+        assert found.count == found.total == 0
+        gradients = train(variables["params"], changed)
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+        assert not any(np.any(g) for g in jax.tree.leaves(gradients["roi_heads"]["mask_head"]))
+
+
+def test_running_statistics_of_a_mask_head_without_a_positive_stay():
+    head = MaskHead((6,), norm=BatchNorm)
+    x = jax.random.normal(jax.random.key(0), (3, 4, 4, 5))
+    variables = head.init(jax.random.key(1), x, valid=jnp.zeros(3, bool), train=False)
+    _, state = head.apply(variables, x, valid=jnp.zeros(3, bool), train=True, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, state["batch_stats"], variables["batch_stats"])
+    _, state = head.apply(variables, x, valid=jnp.ones(3, bool), train=True, mutable=["batch_stats"])
+    assert all(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (state, variables["batch_stats"])), strict=True))
+
+
 def test_predictions_have_a_mask_each(made):
     task, variables, batch = made
     found = jax.device_get(jax.jit(task.predict)(variables, batch))

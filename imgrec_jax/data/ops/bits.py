@@ -21,7 +21,12 @@ def pack(masks: np.ndarray) -> np.ndarray:
 def pack_each(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Masks bool [H, W] of one `size`, taken one at a time -> uint8 [N, H, ceil(W / 8)]."""
     packed = [pack(mask) for mask in masks]
-    return np.stack(packed) if packed else np.zeros((0, size[0], -(-size[1] // 8)), np.uint8)
+    return np.stack(packed) if packed else empty(0, size)
+
+
+def empty(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Masks without a pixel, uint8 [count, H, ceil(W / 8)]."""
+    return np.zeros((count, size[0], -(-size[1] // 8)), np.uint8)
 
 
 def unpack(packed: np.ndarray, width: int) -> np.ndarray:

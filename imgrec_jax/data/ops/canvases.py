@@ -128,7 +128,7 @@ def resize(min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *,
 
 def _nearest(old: int, new: int) -> np.ndarray:
     """The pixel that each of `new` takes of `old`, int64 [new], rounded in float32 as torch's interpolate does."""
-    return np.minimum((np.arange(new) * np.float32(old / new)).astype(np.int64), old - 1)
+    return np.minimum((np.arange(new, dtype=np.float32) * np.float32(old / new)).astype(np.int64), old - 1)
 
 
 def collate_boxes(

@@ -90,9 +90,9 @@ def find(root: Path, max_pixels: int = MAX_PIXELS, *, allow_outside: bool = Fals
         root = inner
     for look in (
         _find_voc,
-        functools.partial(_find_masks, max_pixels=max_pixels),
         functools.partial(_find_yolo, max_pixels=max_pixels, allow_outside=allow_outside),
         _find_coco,
+        functools.partial(_find_masks, max_pixels=max_pixels),  # last: the others may have folders of that name beside theirs
     ):
         if (found := look(root)) is not None:
             return found

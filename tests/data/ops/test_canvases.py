@@ -8,6 +8,7 @@ import pytest
 
 from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops import canvases as batches
+from tests.goldens import make_nearest
 
 TOOLS = Path(__file__).parents[3] / "shared" / "tools"
 CANVASES = batches.default_canvases(800, 1333)
@@ -163,3 +164,10 @@ def test_without_canvases_each_image_has_its_own():
     order = batches.bucketed_order(sizes, 2, min_size=160, max_size=256, canvases=(), seed=None)(0)
     of_rows = [{batches.canvas_of(sizes[i], 160, 256, ()) for i in row} for row in order.indices]
     assert all(len(canvas) == 1 for canvas in of_rows) and sorted(order.indices[order.valid].tolist()) == [0, 1, 2, 3]
+
+
+def test_masks_take_the_pixels_that_torch_takes():
+    """400 pairs of lengths, half of them with an index that float64 rounds to another pixel; see goldens/make_nearest.py."""
+    with np.load(make_nearest.FILE) as golden:
+        pairs, sums = golden["pairs"].tolist(), golden["sums"].tolist()
+    assert [make_nearest.checksum(batches._nearest(*pair)) for pair in pairs] == sums
