@@ -181,6 +181,7 @@ def test_other_addresses_methods_and_hosts_are_refused(client):
 
 
 def test_health_tells_of_the_run(client, run):
+    assert client.post("/predict", files={"image": ("x.png", PNG)}).status_code == 200
     found = client.get("/health").json()
     assert found["status"] == "ok" and found["task"] == "classification" and found["step"] == run.step
     assert found["class_names"] == list(run.class_names) and found["inside"] == 0 and found["answered"] > 0
