@@ -129,7 +129,7 @@ class Explained(NamedTuple):
         """
         try:
             found, gradient = _looked(self.target.score, self.variables, self.batch, self.image[None], layer=layer)
-        except LookupError:
+        except _NoMap:
             raise ValueError(f"--layer={layer} is no map of the model; it has {list(self.layers())}") from None
         return Looked(np.asarray(found, np.float32), np.asarray(gradient, np.float32))
 
@@ -155,10 +155,14 @@ def _looked(
     batch = rows_of(batch, images)
     found = layers.watched(score, (layer,))(variables, batch)[1].get(layer)
     if found is None or not layers.is_map(found.shape, images.shape[0]):
-        raise LookupError(layer)
+        raise _NoMap(layer)
     shifted = layers.added(score)
     by_map = jax.grad(lambda shift: jnp.sum(shifted({layer: shift}, variables, batch)))(jnp.zeros_like(found))
     return found[0], by_map[0]
+
+
+class _NoMap(Exception):
+    """Of a layer; the program itself may raise a LookupError."""
 
 
 def rows_of(batch: Mapping[str, Any], images: jax.Array | np.ndarray) -> dict[str, Any]:
