@@ -151,7 +151,7 @@ def _compiled(score: Any, images: jax.Array) -> jax.Array:
 def _looked(
     score: Any, variables: Any, batch: Mapping[str, Any], images: jax.Array, *, layer: str
 ) -> tuple[jax.Array, jax.Array]:
-    """(map, gradient of the score by it) of the one image; LookupError where the layer is no map of it."""
+    """(map, gradient of the score by it) of the one image; _NoMap where the layer is none of it."""
     batch = rows_of(batch, images)
     found = layers.watched(score, (layer,))(variables, batch)[1].get(layer)
     if found is None or not layers.is_map(found.shape, images.shape[0]):
