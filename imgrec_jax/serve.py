@@ -76,12 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
         server = Server(loaded, worker, limits, arguments.queue)
         app = server.app(is_local(f"[{arguments.host}]" if ":" in arguments.host else arguments.host))
         patience = int(STOPPING_SECONDS)
-        web = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=patience, server_header=False))
+        # Without the protocol of starting and ending, which the app has no use for and a Ctrl-C in its midst would break.
+        web = uvicorn.Server(uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=patience, server_header=False, lifespan="off",
+        ))  # fmt: skip
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        address = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        worker.start()
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
-            address = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
             print(f"{loaded} at http://{address}:{place.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-            worker.start()
             web.run(sockets=[place])
         ended = worker.stop(STOPPING_SECONDS)
         print(f"stopped; {server.counts['answered']:,} images were answered", flush=True)
