@@ -4,7 +4,7 @@ python -m imgrec_jax.main --config=configs/bccd_retinanet.py --config.data.manua
 BCCD (github.com/Shenggan/BCCD_Dataset) is a Pascal VOC folder of 640 x 480 images: 205 for training, 87 for validation, 72 for
 testing. The best checkpoint by validation AP is evaluated on the test images at the end. `:tiny` is a smoke test.
 
-Data, backbone, anchors and schedule are those of bccd_faster_rcnn.py.
+Data, backbone, anchors and schedule are those of bccd_faster_rcnn.py. No whole run of it is recorded yet.
 """
 
 from ml_collections import ConfigDict

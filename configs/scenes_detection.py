@@ -6,7 +6,7 @@ Add ",tiny" for a smoke test of a minute: --config=configs/scenes_detection.py:f
 The R-CNNs share backbone, head and schedule. R-CNN runs the backbone on every proposal, Fast R-CNN once on the image,
 and Faster R-CNN also makes the proposals itself; the other two get theirs from selective search, searched once and kept beside
 the data. Mask R-CNN is Faster R-CNN with a head that draws each digit; RetinaNet has the same backbone and pyramid, and neither
-proposals nor crops.
+proposals nor crops. Of these two no whole run is recorded yet.
 """
 
 from ml_collections import ConfigDict

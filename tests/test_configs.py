@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax import assemble
 from imgrec_jax.assemble import data
+from imgrec_jax.config import flatten
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {
@@ -88,3 +89,11 @@ def test_an_unknown_way_of_upsampling_is_refused(name):
         assemble.ConfigError, match=r"model.upsample='nearest' is unknown; choose one of \['bilinear', 'transposed'\]"
     ):
         assemble.check(config)
+
+
+def test_blood_cells_by_one_stage_and_by_two_differ_in_the_detector_alone():
+    one, two = (flatten(load(name).get_config()) for name in ("bccd_retinanet", "bccd_faster_rcnn"))
+    of_the_detector = ("detection", "model.kind", "model.head_", "model.neck_norm", "model.tower_depth", "optim.lr_multiplier")
+    assert {key for key in one.keys() | two.keys() if one.get(key) != two.get(key)} == {
+        key for key in one.keys() | two.keys() if key.startswith(of_the_detector)
+    }

@@ -1,5 +1,6 @@
 """Detectors by name, with the options that a config may give."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -115,45 +116,24 @@ def make_resnet_fpn(
 
 
 def make_resnet50_fpn_v2(
+    build: Callable[..., rcnn.RCNN | retinanet.RetinaNet],
     *,
     num_classes: int = 91,
     norm: str = "batch",
     remat: bool = False,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
-) -> rcnn.RCNN:
-    return rcnn.fasterrcnn_resnet50_fpn_v2(num_classes, norm=make_norm(norm, axis_name=axis_name), remat=remat, dtype=dtype)
-
-
-def make_maskrcnn_resnet50_fpn_v2(
-    *,
-    num_classes: int = 91,
-    norm: str = "batch",
-    remat: bool = False,
-    axis_name: str | None = None,
-    dtype: Any = jnp.float32,
-) -> rcnn.RCNN:
-    return rcnn.maskrcnn_resnet50_fpn_v2(num_classes, norm=make_norm(norm, axis_name=axis_name), remat=remat, dtype=dtype)
-
-
-def make_retinanet_resnet50_fpn_v2(
-    *,
-    num_classes: int = 91,
-    norm: str = "batch",
-    remat: bool = False,
-    axis_name: str | None = None,
-    dtype: Any = jnp.float32,
-) -> retinanet.RetinaNet:
-    made_norm = make_norm(norm, axis_name=axis_name)
-    return retinanet.retinanet_resnet50_fpn_v2(num_classes, norm=made_norm, remat=remat, dtype=dtype)
+) -> rcnn.RCNN | retinanet.RetinaNet:
+    """build: torchvision's second version of a detector, which has live norms."""
+    return build(num_classes, norm=make_norm(norm, axis_name=axis_name), remat=remat, dtype=dtype)
 
 
 DETECTORS: dict[str, Callable] = {
     "small_detector": make_small_detector,
     "resnet_fpn_detector": make_resnet_fpn,
-    "fasterrcnn_resnet50_fpn_v2": make_resnet50_fpn_v2,
-    "maskrcnn_resnet50_fpn_v2": make_maskrcnn_resnet50_fpn_v2,
-    "retinanet_resnet50_fpn_v2": make_retinanet_resnet50_fpn_v2,
+    "fasterrcnn_resnet50_fpn_v2": functools.partial(make_resnet50_fpn_v2, rcnn.fasterrcnn_resnet50_fpn_v2),
+    "maskrcnn_resnet50_fpn_v2": functools.partial(make_resnet50_fpn_v2, rcnn.maskrcnn_resnet50_fpn_v2),
+    "retinanet_resnet50_fpn_v2": functools.partial(make_resnet50_fpn_v2, retinanet.retinanet_resnet50_fpn_v2),
 }
 
 

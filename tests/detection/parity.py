@@ -20,7 +20,7 @@ from imgrec_jax.tasks.detect import make_task
 from tests import torchvision_names as names
 from tests.detection.reference import iou
 from tests.goldens import make_faster_rcnn as golden
-from tests.goldens import make_mask_rcnn, make_retinanet
+from tests.goldens import make_mask_rcnn, make_retinanet, seeded
 
 MODELS = {
     "v1": fasterrcnn_resnet50_fpn,
@@ -121,3 +121,40 @@ def by_torch_name(params, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) == 2 and shape[1] % 49 == 0:  # follows a flattened 7 x 7 crop: (7, 7, C) here, (C, 7, 7) there
         return np.reshape(value, (7, 7, -1, shape[0])).transpose(3, 2, 0, 1).reshape(shape)
     return np.transpose(value)
+
+
+def check_training(golden, case: str, stored, *, images, live: tuple[str, ...]) -> None:
+    """Losses to 1e-4 and gradients to 1e-3 relative; v2 in float64, as its live norms are rough in float32.
+
+    stored: (shapes, arrays) of the case; live: words of the names behind v2's live norms, whose gradients are held to 1e-2 (see
+    `test_faster_rcnn_parity`).
+    """
+    shapes, arrays = stored
+    made, weights, second = task(case, golden.HYPER), variables(case, shapes), case.endswith("v2")
+    truth = batch(images, golden.ground_truth())
+    with jax.enable_x64(second):
+        if second:
+            weights = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), weights)
+
+        def loss(params):
+            return made.loss({**weights, "params": params}, truth, jax.random.key(0), True)
+
+        (_, aux), gradients = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(weights["params"]))
+    for name in golden.LOSSES:
+        np.testing.assert_allclose(aux.metrics[name].compute()[""], arrays[name], rtol=1e-4, err_msg=name)
+    for name in golden.GRADIENTS[case]:
+        difference = gradient_difference(gradients, name, dict(shapes)[name], arrays)
+        assert difference <= (1e-2 if second and any(word in name for word in live) else 1e-3), (name, difference)
+
+
+def gradient_difference(gradients, name: str, shape: tuple[int, ...], arrays) -> float:
+    """Relative, of the numbers that the golden file holds of torchvision's gradient of that name."""
+    expected = arrays[f"grad/{name}"]
+    found = seeded.subsample(by_torch_name(gradients, name, shape))
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def check_parameter_count(case: str, count: int) -> None:
+    spec = {"image": jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)}
+    shapes = jax.eval_shape(task(case, {}).init, jax.random.key(0), spec)
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count

@@ -73,9 +73,7 @@ def test_training_losses_and_gradients(case):
     shapes, arrays = stored(case)
     assert_losses(aux, arrays)
     for name in golden.GRADIENTS[case]:
-        value = parity.by_torch_name(gradients, name, dict(shapes)[name])
-        expected = arrays[f"grad/{name}"]
-        difference = np.linalg.norm(seeded.subsample(value) - expected) / np.linalg.norm(expected)
+        difference = parity.gradient_difference(gradients, name, dict(shapes)[name], arrays)
         through_live_norm = case == "v2" and ("backbone" in name or "box_head.2" in name)
         assert difference <= (1e-2 if through_live_norm else 1e-3), (name, difference)
 
@@ -83,9 +81,7 @@ def test_training_losses_and_gradients(case):
 def test_parameter_counts():
     """torchvision's own numbers, faster_rcnn.py:387 and :408 (`num_params`)."""
     for case, count in (("v1", 41_755_286), ("v2", 43_712_278)):
-        spec = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)}
-        variables = jax.eval_shape(parity.task(case, {}).init, jax.random.key(0), spec)
-        assert sum(x.size for x in jax.tree.leaves(variables["params"])) == count
+        parity.check_parameter_count(case, count)
 
 
 @pytest.mark.slow

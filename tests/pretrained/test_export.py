@@ -20,13 +20,13 @@ def zoo_model(name):
 
 
 def detector(name):
-    make = {"v1": detectors.make_resnet_fpn, "v2": detectors.make_resnet50_fpn_v2}[name]
+    make = {"v1": detectors.make_resnet_fpn, "v2": detectors.DETECTORS["fasterrcnn_resnet50_fpn_v2"]}[name]
     boxes = jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool)
     return make(num_classes=91, norm="batch"), (jnp.zeros((1, 64, 64, 3)), *boxes)
 
 
 def with_masks(name):
-    make = {"v1": detectors.make_resnet_fpn, "v2": detectors.make_maskrcnn_resnet50_fpn_v2}[name]
+    make = {"v1": detectors.make_resnet_fpn, "v2": detectors.DETECTORS["maskrcnn_resnet50_fpn_v2"]}[name]
     boxes = jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool)
     kind = {"kind": "mask"} if name == "v1" else {}
     return make(num_classes=91, norm="batch", **kind), (jnp.zeros((1, 64, 64, 3)), *boxes)
@@ -36,7 +36,7 @@ def one_stage(name):
     options = {"num_classes": 91, "norm": "batch"}
     if name == "v1":
         return detectors.make_resnet_fpn(kind="retina", **options), (jnp.zeros((1, 128, 128, 3)),)
-    return detectors.make_retinanet_resnet50_fpn_v2(**options), (jnp.zeros((1, 128, 128, 3)),)
+    return detectors.DETECTORS["retinanet_resnet50_fpn_v2"](**options), (jnp.zeros((1, 128, 128, 3)),)
 
 
 MODELS = {
