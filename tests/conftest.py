@@ -1,6 +1,7 @@
 """Shared fixtures: a small prepared MNIST of made-up digits, so that nothing here needs a network or a download."""
 
 import os
+import signal
 import tempfile
 
 # Many tests compile the same small programs, in processes of their own too: each is compiled once a session.
@@ -21,6 +22,11 @@ from imgrec_jax import assemble
 from imgrec_jax.data.sets import mnist, tfds
 from imgrec_jax.run import loop
 from tests import small_runs
+
+# In the background of a script, or under nohup, these are ignored, by the programs that tests start, too.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", None), signal.SIG_DFL)):
+    if _number is not None and signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def drawn_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -243,8 +243,6 @@ def test_the_page_fetches_nothing_from_elsewhere_and_runs_its_own_script_alone(c
 
 
 def test_the_command_ends_in_one_line_and_names_what_is_wrong(finished, tmp_path):
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        pytest.skip("the signal is ignored here, as in the background of a script")
     workdir = shutil.copytree(finished["classification"], tmp_path / "run")
     command = [sys.executable, "-m", "imgrec_jax.serve", f"--workdir={workdir}", "--port=0"]
     process = small_runs.launch(command)
