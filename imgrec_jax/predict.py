@@ -27,7 +27,7 @@ def parser() -> Parser:
                       "folder of masks; adds the score of the prediction")  # fmt: skip
     made.add_argument("--threshold", type=float, metavar="S", help="detection: leave out boxes with a lower score than S")
     made.add_argument("--window", type=window_of_text, metavar="H,W", help="detection: also look through windows of this size, "
-                      "for small objects in large pictures (default the run's eval.window); none: at the picture alone")  # fmt: skip
+                      "for small objects in large pictures (default the run's eval.window), or none")  # fmt: skip
     made.add_argument("--overlap", type=float, help="of the windows, as a share of their side (default the run's, 0.25)")
     made.add_argument("--every", type=int, default=1, metavar="N", help="of a video: one frame in N (default 1)")
     made.add_argument("--features", metavar="NAME", help="write a feature of every image instead: 'embedding', or a layer "

@@ -88,10 +88,14 @@ def table(records: list[dict]) -> str:
     for record in records:
         for rows, found in record["batches"].items():
             off = [
-                ", ".join(f"{name} {gap:.0e}" if gap else f"{name} 0" for name, gap in found["difference"][kind].items())
+                ", ".join(
+                    f"{name} {gap:.0e}" if gap else f"{name} 0"
+                    for name, gap in found.get("difference", {}).get(kind, {}).items()
+                )
                 for kind in ("stablehlo", "onnx")
             ]
-            times = " | ".join(f"{found['ms'][name]:.3g}" for name in ("live", "stablehlo", "onnx"))
+            ms = found.get("ms", {})
+            times = " | ".join(f"{ms[name]:.3g}" if ms else "" for name in ("live", "stablehlo", "onnx"))
             lines.append(f"| {record['task']}, `{record['model']}` | {rows} | {off[0]} | {off[1]} | {times} |")
     return "\n".join(lines)
 
@@ -102,9 +106,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs=2, default=(1, 4))
     parser.add_argument("--only", choices=("difference", "ms"))
     arguments = parser.parse_args()
-    records = json.loads(RESULT.read_text()) if RESULT.exists() else []
     for workdir in arguments.workdirs:
         record = measured(workdir, tuple(arguments.batches), (arguments.only,) if arguments.only else ("difference", "ms"))
+        records = json.loads(RESULT.read_text()) if RESULT.exists() else []
         before = [other for other in records if other["task"] == record["task"]] if arguments.only else []
         for rows, found in record["batches"].items():
             for other in before:

@@ -98,7 +98,7 @@ def deliver(run: Predictor, out: Path, make: Callable[[Predictor], Artefact], im
     Raises:
       ValueError: for a file whose answers differ on `images`; nothing of it is left.
     """
-    made, checked = make(run), {"images": len(images), "of": origin}
+    made, checked = make(run), dict[str, Any](images=len(images), of=origin)
     script, beside, shape = out.with_name(f"run_{out.stem}.py"), out.with_suffix(".json"), images.shape[1:]
     _refuse_to_overwrite(beside, out)
 
