@@ -65,6 +65,11 @@ def size_of_text(text: str) -> tuple[int, int]:
     return values[0], values[-1]
 
 
+def window_of_text(text: str) -> tuple[int, ...]:
+    """ "none" -> (), else as `size_of_text`."""
+    return () if text == "none" else size_of_text(text)
+
+
 def note(line: str) -> None:
     """Prints a line to standard error: standard output is for answers."""
     print(line, file=sys.stderr, flush=True)

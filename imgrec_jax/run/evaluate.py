@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imgrec_jax import metrics, parallel
+from imgrec_jax.data.pieces import whole
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.run.stop import Stop, until_ready
 
@@ -31,7 +32,7 @@ def evaluate(
       stop: a signal ends the evaluation with `Interrupted`.
 
     Returns:
-      The metrics; "examples" is how many were counted.
+      The metrics; "examples" is how many were counted, of pictures in windows the pictures.
 
     Raises:
       RuntimeError: when not every example was counted exactly once.
@@ -61,7 +62,7 @@ def evaluate(
             f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}"
         )
     with stop.raising():
-        return {**summarise(merged), "examples": counted}
+        return {**summarise(merged), "examples": len(whole(pipeline.source))}
 
 
 def not_finite(values: dict[str, Any]) -> dict[str, float]:
