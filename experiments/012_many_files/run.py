@@ -79,7 +79,7 @@ def start(
         "looked at files after": at("classes; in training"),
         "first step after": next((s for s, line in said if line.startswith("step ")), None),
         "peak MB": round(peak / 2**20),
-        "said": [line for _, line in said if "prepar" in line or "looking at" in line or "error" in line],
+        "said": [line for _, line in said if any(word in line for word in ("prepar", "looking at", "error", " images"))],
     }
 
 
