@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from imgrec_jax.data import walking
 from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Stop, caught
@@ -60,6 +61,8 @@ def run(argv: Sequence[str]) -> None:
         raise SystemExit("error: --config is missing; try --config=mnist, or a --workdir to go on in")
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)  # libraries warn of what no user can act on
+    if folder := OVERRIDES.get("data.manual_dir"):
+        walking.begin(folder)  # there may be many files, and what is imported next takes seconds
     config, notes = choose_config()
     # JAX is imported only now: --help and a misspelt key answer at once
     from jax import process_count

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import coco_case
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ import optax
 from protocol import serve
 
 from imgrec_jax import parallel
+from imgrec_jax.detection import coco_eval
 from imgrec_jax.losses import softmax_cross_entropy
 from imgrec_jax.models.convnet import keras_cnn, pytorch_cnn
 from imgrec_jax.models.fpn import FPN, BackboneWithFPN
@@ -89,6 +91,19 @@ def _body_fpn() -> BackboneWithFPN:
     return BackboneWithFPN(RESNETS["resnet50"](norm=FrozenBatchNorm), FPN())
 
 
+def _coco(images: int) -> Callable[[int], list[float]]:
+    """From rows to the numbers of COCO; indexing the ground truth is not timed."""
+    truth, rows = coco_case.make(images)
+    loaded = coco_eval.load_ground_truth(truth)
+
+    def run(n: int) -> list[float]:
+        for _ in range(n):
+            result = coco_eval.evaluate(loaded, rows)
+        return list(result.summary.values())
+
+    return run
+
+
 WORKS: dict[str, Callable[[], Callable[[int], None]]] = {
     "seed_a_train": lambda: _classifier(pytorch_cnn(), (64, 28, 28, 1), 10, optax.sgd(0.01, 0.5)),
     "seed_b_train": lambda: _classifier(keras_cnn(), (64, 28, 28, 1), 10, optax.adam(1e-3)),
@@ -104,6 +119,8 @@ WORKS: dict[str, Callable[[], Callable[[int], None]]] = {
         _body_fpn(), (1, 800, 1088, 3), lambda maps: sum(jnp.mean(x * x) for x in maps.values())
     ),
     "body_fpn_800_forward": lambda: _forward(_body_fpn(), (1, 800, 1088, 3)),
+    "coco_eval_1000": lambda: _coco(1000),
+    "coco_eval_5000": lambda: _coco(5000),
 }
 
 if __name__ == "__main__":

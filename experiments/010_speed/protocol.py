@@ -7,18 +7,24 @@ import time
 from collections.abc import Callable
 
 
-def serve(find: Callable[[], Callable], version: str) -> None:
-    """Makes the work, says so, then times it as often as it is asked."""
+def serve(find: Callable[[], Callable], version: str, warm: int = 2) -> None:
+    """Makes the work, says so, then times it as often as it is asked; what it returns, if anything, is told beside the time.
+
+    warm: repetitions, after the first one, before it is asked.
+    """
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     run = find()()
     began = time.perf_counter()
     run(1)  # compiles
     first = time.perf_counter() - began
-    run(2)
+    if warm:
+        run(warm)
     print(json.dumps({"version": version, "first": first}), file=out, flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        run(int(line))
+        result = run(int(line))
         seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        if result is not None:
+            seconds["result"] = result
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({**seconds, "peak_mib": round(peak)}), file=out, flush=True)

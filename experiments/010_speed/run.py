@@ -33,7 +33,10 @@ ROWS = {
     "unet_128_train": ("U-Net, width 32, train, 8 x 128²", 1.0),
     "body_fpn_800_train": ("Faster R-CNN R50 body + FPN, train, 1 x 800 x 1088", 1.0),
     "body_fpn_800_forward": ("Faster R-CNN R50 body + FPN, forward, 1 x 800 x 1088", 1.0),
+    "coco_eval_1000": ("COCO evaluation, 1,000 images x 100 detections, against pycocotools", 5.0),
+    "coco_eval_5000": ("COCO evaluation, 5,000 images x 100 detections, against pycocotools", 5.0),
 }
+OTHERS = {"coco_eval": "theirs_coco.py"}  # the other side of works that begin so, where it is not PyTorch
 
 
 class Side:
@@ -71,9 +74,10 @@ class Side:
 
 def compare(work: str, args: argparse.Namespace) -> dict:
     """One row: `args.pairs` rounds of each side in turn."""
+    other = next((program for begin, program in OTHERS.items() if work.startswith(begin)), "theirs.py")
     sides = {
         "ours": Side(args.python, "ours.py", work, args.threads),
-        "theirs": Side(args.torch_python, "theirs.py", work, args.threads),
+        "theirs": Side(args.torch_python if other == "theirs.py" else args.python, other, work, args.threads),
     }
     n = max(1, round(args.seconds / sides["theirs"].measure(1)["wall"]))  # a round takes PyTorch so many seconds
     rounds = {name: [] for name in sides}
@@ -82,6 +86,7 @@ def compare(work: str, args: argparse.Namespace) -> dict:
             rounds[name].append(side.measure(n))
     for side in sides.values():
         side.close()
+    _agree(work, [side[-1].get("result") for side in rounds.values()])
     record = {"work": work, "threads": args.threads, "load": os.getloadavg()[0], "repetitions": n}
     for name, side in sides.items():
         record[name] = {
@@ -90,6 +95,12 @@ def compare(work: str, args: argparse.Namespace) -> dict:
             "peak_mib": rounds[name][-1]["peak_mib"],
         }
     return record
+
+
+def _agree(work: str, results: list) -> None:
+    """Ends the program where two sides that both say what they found differ by more than 1e-9."""
+    if None not in results and (far := max(abs(a - b) for a, b in zip(*results, strict=True))) > 1e-9:
+        raise SystemExit(f"error: {work}: the two sides differ by {far:g}: {results}")
 
 
 def ratio(record: dict, clock: str = "wall_ms") -> float:
@@ -101,7 +112,7 @@ def table(records: list[dict]) -> str:
     """The latest record of each (threads, JAX version, work), as Markdown."""
     latest = {(r["threads"], r["ours"]["version"], r["work"]): r for r in records}
     lines = [
-        "| work | threads | JAX | ours, ms | PyTorch, ms | ratio | ratio of CPU time | to reach | peak MiB, ours / theirs |",
+        "| work | threads | JAX | ours, ms | theirs, ms | ratio | ratio of CPU time | to reach | peak MiB, ours / theirs |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     order = list(ROWS)

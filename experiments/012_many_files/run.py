@@ -2,6 +2,7 @@
 
 python experiments/012_many_files/run.py make DIR --count=200000
 python experiments/012_many_files/run.py measure DIR OUT.json
+python experiments/012_many_files/run.py again DIR OUT.json
 """
 
 import argparse
@@ -35,10 +36,12 @@ def make(folder: Path, count: int, start: int = 0) -> None:
         cv2.imwrite(str(folder / f"class{label}" / f"{n:06}.jpg"), image)
 
 
-def start(folder: Path, cache: Path, workdir: Path, *flags: str, until: str = "", after: float = 0.0) -> dict:
+def start(
+    folder: Path, cache: Path, workdir: Path, *flags: str, until: str = "", after: float = 0.0, memory: bool = True
+) -> dict:
     """One start of the program, from nothing to its end: seconds to each of what it says, peak memory of process and children.
 
-    until: it is killed `after` seconds after it says this.
+    until: it is killed `after` seconds after it says this. memory: look at it, which slows the program.
     """
     command = [
         sys.executable, "-m", "imgrec_jax.main", "--config=configs/image_folder.py", f"--config.data.manual_dir={folder}",
@@ -64,7 +67,7 @@ def start(folder: Path, cache: Path, workdir: Path, *flags: str, until: str = ""
     peak = 0
     while process.poll() is None:
         time.sleep(0.05)
-        peak = max(peak, _memory(process.pid))
+        peak = max(peak, _memory(process.pid)) if memory else 0
         if until and (heard := at(until)) is not None and time.perf_counter() - began > heard + after:
             os.killpg(process.pid, signal.SIGKILL)
             break
@@ -76,7 +79,7 @@ def start(folder: Path, cache: Path, workdir: Path, *flags: str, until: str = ""
         "looked at files after": at("classes; in training"),
         "first step after": next((s for s, line in said if line.startswith("step ")), None),
         "peak MB": round(peak / 2**20),
-        "said": [line for _, line in said if "prepar" in line or "looking at" in line or "error" in line],
+        "said": [line for _, line in said if any(word in line for word in ("prepar", "looking at", "error", " images"))],
     }
 
 
@@ -128,9 +131,32 @@ def measure(folder: Path, out: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
+def again(folder: Path, out: Path, times: int = 5) -> None:
+    """Second starts, timed without the look at their memory, and one with it; then one with a file changed and one added."""
+    scratch = out.parent / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    start(folder, scratch / "c", scratch / "first", memory=False)
+    results: dict = {"files": sum(1 for _ in folder.rglob("*.jpg")), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    starts = [start(folder, scratch / "c", scratch / str(n), memory=False) for n in range(times)]
+    results["first step after"] = [each["first step after"] for each in starts]
+    results["peak MB"] = start(folder, scratch / "c", scratch / "memory")["peak MB"]
+    changed = next(folder.rglob("*.jpg"))
+    added, before = changed.with_name("added.jpg"), changed.read_bytes()
+    try:
+        added.write_bytes(before)
+        changed.write_bytes(before + b"0")
+        results["one changed, one added"] = start(folder, scratch / "c", scratch / "changed", memory=False)["said"]
+    finally:
+        changed.write_bytes(before)
+        added.unlink(missing_ok=True)
+    out.write_text(json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1))
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("make", "measure"))
+    parser.add_argument("what", choices=("make", "measure", "again"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=200_000)
@@ -138,4 +164,4 @@ if __name__ == "__main__":
     if given.what == "make":
         make(given.folder, given.count)
     else:
-        measure(given.folder.resolve(), given.out.resolve())
+        {"measure": measure, "again": again}[given.what](given.folder.resolve(), given.out.resolve())

@@ -15,11 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, check_size, read_image_file
+from imgrec_jax.data.walking import Stamp, is_hidden, walk
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-
-Stamp = tuple[int, int]  # of a file: bytes, what changes with the content
 
 
 class Files(NamedTuple):
@@ -51,7 +49,7 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
         found, read = archive.namelist(), functools.partial(read_member, archive, zips[0], max_pixels)
         size = lambda name: archive.getinfo(str(name)).file_size  # noqa: E731
     else:
-        found = [name for name, there in walk(root) if there != (-1, -1)]
+        found = [name for name, there in walk(root).items() if there != (-1, -1)]
         read = lambda name: read_image_file(root / name, max_pixels)  # noqa: E731
         size = lambda name: (root / name).stat().st_size  # noqa: E731
     names = sorted(PurePosixPath(name) for name in found if not name.endswith("/"))
@@ -59,51 +57,9 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
     return Files(root, tuple(shown), read, size)
 
 
-_LEFT_BEHIND = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"}
-
-
-def is_hidden(name: str) -> bool:
-    """Of one folder or file: what systems leave behind."""
-    return name.startswith(".") or name in _LEFT_BEHIND
-
-
-def walk(root: Path) -> list[tuple[str, Stamp]]:
-    """(name from the root, stamp) of every file below a folder that is not hidden; links to folders are followed.
-
-    Raises:
-      ValueError: for a folder that cannot be read.
-    """
-    found: list[tuple[str, Stamp]] = []
-    # (folder, its name from the root, the folders above it: a link to one of them would never end)
-    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
-    while waiting:
-        folder, prefix, above = waiting.pop()
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in above:
-            continue
-        above |= {(here.st_dev, here.st_ino)}
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise ValueError(f"{folder} cannot be read ({error.strerror}); allow it, or move it away") from error
-        for entry in entries:  # hundreds of thousands, perhaps: few calls
-            name = entry.name
-            if name[0] == "." or name in _LEFT_BEHIND:
-                continue
-            try:
-                if entry.is_dir():
-                    waiting.append((entry.path, f"{prefix}{name}/", above))
-                    continue
-                status = entry.stat()
-                found.append((prefix + name, (status.st_size, status.st_mtime_ns)))
-            except OSError:  # a link to nothing, or to itself
-                found.append((prefix + name, (-1, -1)))
-    return found
-
-
 def folders(root: Path) -> list[Path]:
     """The folders below a folder in which, at some depth, a file lies; as `walk`."""
-    names = {name.rpartition("/")[0] for name, _ in walk(root)}
+    names = {name.rpartition("/")[0] for name in walk(root)}
     return sorted({root / above for name in names if name for above in (name, *map(str, PurePosixPath(name).parents))} - {root})
 
 

@@ -3,8 +3,11 @@
 Shape letters: B global batch, S steps of an epoch.
 """
 
+import itertools
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,6 +18,20 @@ from imgrec_jax.data.batch import Batch, stack
 from imgrec_jax.data.ops.geometry import Op
 from imgrec_jax.data.ops.mixing import BatchOp
 from imgrec_jax.data.source import ArraySource, Source
+
+
+def ahead(make: Callable[[int], Batch], steps: Sequence[int], threads: int) -> Iterator[Batch]:
+    """make(step) for every step, in order; `threads` threads are at most two steps each ahead of who asks."""
+    pool, todo = ThreadPoolExecutor(threads, "batches"), iter(steps)
+    waiting = deque(pool.submit(make, step) for step in itertools.islice(todo, 2 * threads))
+    try:
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(make, step) for step in itertools.islice(todo, 1))
+            yield batch
+            del batch  # while the next one is waited for, it is who asked that keeps it
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Order(NamedTuple):
@@ -196,9 +213,6 @@ class Pipeline:
             yield from map(self.batch, range(start, stop))
             return
         import cv2
-        import grain
 
         cv2.setNumThreads(0)  # parallel over batches; OpenCV's own threads would fight over the same cores
-        if start < stop:
-            options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
-            yield from grain.MapDataset.range(start, stop).map(self.batch).to_iter_dataset(options)
+        yield from ahead(self.batch, range(start, stop), self.threads)

@@ -1,8 +1,8 @@
 """COCO detection evaluation: the twelve numbers for boxes and masks, AP per class, and errors at one score threshold.
 
-All numbers come from pycocotools over the images of the ground truth, so an image without detections counts as missed and one
-without objects as a chance for false alarms; crowd regions are ignored as COCO prescribes. Detections travel as rows
-(image_id, x1, y1, x2, y2, score, category_id) float64 in pixels of the original image.
+All numbers are those of pycocotools, to the last bit, over the images of the ground truth, so an image without detections
+counts as missed and one without objects as a chance for false alarms; crowd regions are ignored as COCO prescribes. Detections
+travel as rows (image_id, x1, y1, x2, y2, score, category_id) float64 in pixels of the original image.
 
 Shape letters: B batch, D detections, K classes.
 """
@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
+
+from imgrec_jax.detection import coco_numbers
 
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 ROW = ("image_id", "x1", "y1", "x2", "y2", "score", "category_id")
@@ -71,16 +73,15 @@ def load_ground_truth(ground_truth: dict):
     return coco
 
 
-def evaluate(
-    ground_truth, detections: np.ndarray | list[dict], *, iou_type: str = "bbox", engine: str = "pycocotools"
-) -> CocoResult:
+def evaluate(ground_truth, detections: np.ndarray | list[dict], *, iou_type: str = "bbox", engine: str = "numpy") -> CocoResult:
     """COCO's numbers.
 
     Args:
       ground_truth: from `load_ground_truth`, or the COCO-format dict itself.
       detections: rows [D, 7], or COCO's list of results (with "segmentation" for masks); may be empty.
       iou_type: "bbox" or "segm".
-      engine: "pycocotools", or "faster_coco_eval" where that package is installed: the same numbers, several times faster.
+      engine: "numpy", all images at once; "pycocotools", the program of COCO's authors; "faster_coco_eval" where that package
+        is installed. All give the same numbers.
 
     Raises:
       ValueError: on an unknown iou_type or engine, or detections of an image that the ground truth does not list.
@@ -88,17 +89,21 @@ def evaluate(
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f"iou_type={iou_type!r}: expected 'bbox' or 'segm'")
     truth = load_ground_truth(ground_truth) if isinstance(ground_truth, dict) else ground_truth
-    with _quiet():
-        evaluator = _evaluator(engine)(truth, _detected(truth, detections, iou_type), iouType=iou_type)
-        evaluator.params.imgIds = sorted(truth.imgs)  # of the ground truth: no detection is a miss, not an absence
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    stats = np.asarray(evaluator.stats[: len(SUMMARY)], np.float64)  # faster_coco_eval appends numbers of its own
-    stats = np.where(stats < 0, np.nan, stats)  # both write -1 for "no such object"
+    if engine == "numpy":
+        precision, recall = coco_numbers.tables(_matched(truth, detections, iou_type))
+        stats = _stats(precision, recall)
+    else:
+        with _quiet():
+            evaluator = _evaluator(engine)(truth, _detected(truth, detections, iou_type), iouType=iou_type)
+            evaluator.params.imgIds = sorted(truth.imgs)  # of the ground truth: no detection is a miss, not an absence
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        stats = np.asarray(evaluator.stats[: len(SUMMARY)], np.float64)  # faster_coco_eval appends numbers of its own
+        stats, precision = np.where(stats < 0, np.nan, stats), evaluator.eval["precision"]  # -1 is "no such object"
     # precision [IoU, recall, class, area, max detections]: all areas, 100 detections
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]
-    names = [truth.cats[category]["name"] for category in evaluator.params.catIds]
+    precision = precision[:, :, :, 0, -1]
+    names = [truth.cats[category]["name"] for category in sorted(truth.cats)]
     per_class = [_mean(precision[:, :, k]) for k in range(len(names))]
     return CocoResult(
         dict(zip(SUMMARY, stats.tolist(), strict=True)), dict(zip(names, per_class, strict=True)), len(truth.imgs)
@@ -107,17 +112,128 @@ def evaluate(
 
 def by_images(ground_truth, detections: np.ndarray) -> Callable[[np.ndarray], float | None]:
     """AP as a function of how often each image counts, in the order of the ground truth's sorted ids; see `errors`."""
-    from pycocotools.cocoeval import COCOeval
-
     from imgrec_jax.detection.errors import ap_of_weighted_images
 
     truth = load_ground_truth(ground_truth) if isinstance(ground_truth, dict) else ground_truth
-    with _quiet():
-        evaluator = COCOeval(truth, _detected(truth, detections, "bbox"), iouType="bbox")
-        evaluator.params.imgIds = sorted(truth.imgs)
-        evaluator.params.areaRng = evaluator.params.areaRng[:1]
-        evaluator.evaluate()
-    return ap_of_weighted_images(evaluator, sorted(truth.imgs))
+    return ap_of_weighted_images(_matched(truth, detections, "bbox", coco_numbers.AREAS[:1]))
+
+
+def _stats(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """The numbers of SUMMARY [12]; nan where no object is of that kind."""
+    at = {round(iou, 2): [n] for n, iou in enumerate(coco_numbers.IOUS.tolist())}
+    ap = [_mean(precision[t, :, :, a, -1]) for t, a in ((slice(None), 0), (at[0.5], 0), (at[0.75], 0))]
+    ap += [_mean(precision[:, :, :, a, -1]) for a in (1, 2, 3)]
+    ar = [_mean(recall[:, :, a, m]) for a, m in ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (3, 2))]
+    return np.array(ap + ar)
+
+
+def _matched(
+    truth, detections: np.ndarray | list[dict], iou_type: str, areas: tuple[tuple[float, float], ...] = coco_numbers.AREAS
+) -> coco_numbers.Matched:
+    """The detections matched with the objects of the ground truth, images and classes by rising ids."""
+    images = {image: n for n, image in enumerate(sorted(truth.imgs))}
+    labels = {category: n for n, category in enumerate(sorted(truth.cats))}
+    objects, there = _objects(truth, iou_type, images, labels)
+    found, regions = _found(truth, detections, iou_type, images, labels)
+    compare = _box_overlaps(regions, there, objects.crowd)
+    if iou_type == "segm":
+        compare = _mask_overlaps(regions, there, objects)
+    return coco_numbers.match(found, objects, len(images), len(labels), compare, areas)
+
+
+def _objects(truth, iou_type: str, images: dict, labels: dict) -> tuple[coco_numbers.Regions, Any]:
+    """(objects, boxes [G, 4] or the run lengths of each)."""
+    kept = [a for a in truth.anns.values() if a["image_id"] in images and a["category_id"] in labels]
+    if iou_type == "segm":
+        for annotation in kept:  # kept for the next evaluation, as pycocotools does
+            annotation["segmentation"] = truth.annToRLE(annotation)
+    regions = coco_numbers.Regions(
+        np.array([images[a["image_id"]] for a in kept], np.int64),
+        np.array([labels[a["category_id"]] for a in kept], np.int64),
+        np.array([a["area"] for a in kept], np.float64),
+        np.array([bool(a["iscrowd"]) for a in kept], np.bool_),
+        np.array([a["id"] != 0 for a in kept], np.bool_),
+        np.zeros(len(kept)),
+    )
+    return regions, [a["segmentation"] for a in kept] if iou_type == "segm" else _boxes([a["bbox"] for a in kept])
+
+
+def _found(
+    truth, detections: np.ndarray | list[dict], iou_type: str, images: dict, labels: dict
+) -> tuple[coco_numbers.Regions, Any]:
+    """(detections of the classes of the ground truth, boxes (x, y, width, height) [N, 4] or the run lengths of each)."""
+    from pycocotools import mask as coco_mask
+
+    regions: Any
+    if isinstance(detections, np.ndarray):
+        _no_masks(iou_type)
+        image_ids, categories, scores = detections[:, 0], detections[:, 6], detections[:, 5]
+        regions = _xywh(detections)
+    else:
+        image_ids, categories, scores = (
+            np.array([d[key] for d in detections], np.float64) for key in ("image_id", "category_id", "score")
+        )
+        if iou_type == "segm" or (detections and not detections[0].get("bbox")):
+            regions = [truth.annToRLE(d) for d in detections if d["image_id"] in images]
+        else:
+            regions = _boxes([d["bbox"] for d in detections])
+    image, known_image = _positions(image_ids, list(images))
+    label, known = _positions(categories, list(labels))
+    _no_other_images(image_ids[~known_image].tolist())
+    if not isinstance(regions, np.ndarray):
+        area = np.array([coco_mask.area(mask) for mask in regions], np.float64)  # of a list it takes them for bytes
+        regions = regions if iou_type == "segm" else np.asarray(coco_mask.toBbox(regions)).reshape(-1, 4)
+    else:
+        area = regions[:, 2] * regions[:, 3]
+    nothing = np.zeros(int(known.sum()), np.bool_)
+    chosen = coco_numbers.Regions(image[known], label[known], area[known], nothing, ~nothing, scores[known])
+    if isinstance(regions, np.ndarray):
+        return chosen, regions[known]
+    return chosen, [regions[n] for n in np.flatnonzero(known).tolist()]
+
+
+def _positions(values: np.ndarray, ids: list) -> tuple[np.ndarray, np.ndarray]:
+    """(position of each value among rising ids, whether it is one of them)."""
+    known = np.array(ids, np.float64)
+    at = np.minimum(np.searchsorted(known, values), max(len(known) - 1, 0))
+    return at, (known[at] == values if len(known) else np.zeros(len(values), np.bool_))
+
+
+def _boxes(boxes: list) -> np.ndarray:
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def _box_overlaps(found: Any, there: Any, crowd: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """See `coco_numbers.match`: the operations of cocoapi's maskApi.c, bbIou, in their order."""
+
+    def overlaps(d: np.ndarray, g: np.ndarray) -> np.ndarray:
+        one, two = found[d].T, there[g].T
+        width = np.minimum(one[2] + one[0], two[2] + two[0]) - np.maximum(one[0], two[0])
+        height = np.minimum(one[3] + one[1], two[3] + two[1]) - np.maximum(one[1], two[1])
+        both, area = width * height, one[2] * one[3]
+        union = np.where(crowd[g], area, area + two[2] * two[3] - both)
+        return np.divide(both, union, out=np.zeros(len(d)), where=(width > 0) & (height > 0))
+
+    return overlaps
+
+
+def _mask_overlaps(found: list, there: list, objects: coco_numbers.Regions) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """See `coco_numbers.match`; one call for the detections and objects of an image and class."""
+    from pycocotools import mask as coco_mask
+
+    def overlaps(d: np.ndarray, g: np.ndarray) -> np.ndarray:
+        other = np.diff(objects.image[g], prepend=-1) | np.diff(objects.label[g], prepend=-1)
+        starts = np.flatnonzero(other)
+        parts = [np.zeros(0)]
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(d)], strict=True):
+            ds = d[start:stop]
+            ours = ds[np.flatnonzero(np.diff(ds, prepend=-1))].tolist()
+            theirs = g[start : start + (stop - start) // len(ours)].tolist()
+            crowds = objects.crowd[theirs].astype(int).tolist()
+            parts.append(coco_mask.iou([found[n] for n in ours], [there[n] for n in theirs], crowds).ravel())
+        return np.concatenate(parts)
+
+    return overlaps
 
 
 def _evaluator(engine: str) -> type:
@@ -129,7 +245,7 @@ def _evaluator(engine: str) -> type:
         from faster_coco_eval import COCOeval_faster
 
         return COCOeval_faster
-    raise ValueError(f"engine={engine!r}: expected 'pycocotools' or 'faster_coco_eval'")
+    raise ValueError(f"engine={engine!r}: expected 'numpy', 'pycocotools' or 'faster_coco_eval'")
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -142,20 +258,27 @@ def _detected(truth, detections: np.ndarray | list[dict], iou_type: str):
     from pycocotools.coco import COCO
 
     if isinstance(detections, np.ndarray):
-        if iou_type == "segm":
-            raise ValueError("iou_type='segm' needs results with a 'segmentation' each, not rows of boxes")
+        _no_masks(iou_type)
         detections = _as_results(detections)
     if iou_type == "segm":  # pycocotools would take the size of an object from its box
         detections = [{key: value for key, value in entry.items() if key != "bbox"} for entry in detections]
-    unknown = {d["image_id"] for d in detections} - set(truth.imgs)
-    if unknown:
-        raise ValueError(f"detections of image {min(unknown)}, which the ground truth does not list; do their ids agree?")
+    _no_other_images({d["image_id"] for d in detections} - set(truth.imgs))
     if len(detections):
         return truth.loadRes([dict(d) for d in detections])  # loadRes writes ids and areas into the dicts
     empty = COCO()
     empty.dataset = {**truth.dataset, "annotations": []}
     empty.createIndex()
     return empty
+
+
+def _no_masks(iou_type: str) -> None:
+    if iou_type == "segm":
+        raise ValueError("iou_type='segm' needs results with a 'segmentation' each, not rows of boxes")
+
+
+def _no_other_images(unknown: Collection[float]) -> None:
+    if unknown:
+        raise ValueError(f"detections of image {min(unknown):g}, which the ground truth does not list; do their ids agree?")
 
 
 def with_masks(rows: np.ndarray, masks: Sequence[dict]) -> list[dict]:

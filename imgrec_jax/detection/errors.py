@@ -6,10 +6,12 @@ Shape letters: D detections, G objects of one image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+
+from imgrec_jax.detection.coco_numbers import RECALLS, Matched, by_score
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 KINDS = ("correct", "class", "localisation", "both", "duplicate", "background", "ignored")
@@ -92,31 +94,20 @@ def curves(scores: np.ndarray, correct: np.ndarray, objects: int) -> dict[str, n
     }
 
 
-def ap_of_weighted_images(evaluator: Any, image_ids: Sequence[int]) -> Callable[[np.ndarray], float | None]:
+def ap_of_weighted_images(matched: Matched) -> Callable[[np.ndarray], float | None]:
     """COCO's AP as a function of how often each image counts, int [n]: what a bootstrap over images needs.
 
-    evaluator: pycocotools' `COCOeval` after `evaluate()`. With every weight 1 it is its AP.
+    matched: of all areas first. With every weight 1 it is COCO's AP.
     """
-    position = {image: n for n, image in enumerate(image_ids)}
-    areas, images = len(evaluator.params.areaRng), len(evaluator.params.imgIds)
-    most, recalls = evaluator.params.maxDets[-1], evaluator.params.recThrs
     tables = []
-    for k in range(len(evaluator.params.catIds)):
-        found = [e for e in evaluator.evalImgs[k * areas * images : k * areas * images + images] if e is not None]
-        if not found:
-            continue
-        scores = np.concatenate([e["dtScores"][:most] for e in found])
-        order = np.argsort(-scores, kind="mergesort")
-        matched = np.concatenate([e["dtMatches"][:, :most] for e in found], axis=1)[:, order] > 0
-        ignored = np.concatenate([e["dtIgnore"][:, :most] for e in found], axis=1)[:, order].astype(bool)
-        image = np.concatenate([np.full(len(e["dtScores"][:most]), position[e["image_id"]]) for e in found])[order]
-        objects = np.zeros(len(image_ids), np.int64)
-        for e in found:
-            objects[position[e["image_id"]]] += int(np.sum(np.asarray(e["gtIgnore"]) == 0))
-        tables.append((matched & ~ignored, ~matched & ~ignored, image.astype(np.int64), objects))
+    for k in range(matched.objects.shape[2]):
+        order, objects = by_score(matched, k), matched.objects[0, :, k]
+        if len(order) or objects.any():
+            hit, counts = matched.hit[0][:, order], ~matched.ignored[0][:, order]
+            tables.append((hit & counts, ~hit & counts, matched.image[order], objects))
 
     def statistic(weights: np.ndarray) -> float | None:
-        values = [_mean_precision(*table, weights, recalls) for table in tables]
+        values = [_mean_precision(*table, weights, RECALLS) for table in tables]
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else None
 

@@ -35,7 +35,7 @@ CONFIG, CARD, ENVIRONMENT, METRICS, LOCK, CODE = (
     "config.json", "run.json", "environment.json", "metrics.jsonl", ".lock", "code",
 )  # fmt: skip
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy",
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
     "opencv-contrib-python-headless", "imgrec-jax",
 )  # fmt: skip
 # Of these may depend what a step computes, to the last bit.

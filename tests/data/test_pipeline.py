@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -7,7 +9,7 @@ from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import base
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.ops import mixing, photometric
-from imgrec_jax.data.pipeline import Pipeline, rng_for, sequential_order, shuffled_order
+from imgrec_jax.data.pipeline import Pipeline, ahead, rng_for, sequential_order, shuffled_order
 from imgrec_jax.data.source import ArraySource, SourceInfo
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 1), dtype=np.uint8)
@@ -188,3 +190,31 @@ def test_channels():
     assert photometric.to_channels(1)(colour, None)["image"].item() == 76  # 0.299 * 255
     with pytest.raises(ValueError, match="4 channels"):
         photometric.to_channels(3)({"image": np.zeros((2, 2, 4), np.uint8)}, None)
+
+
+def test_batches_are_made_ahead_in_order_and_no_further_than_twice_the_threads():
+    made = []
+
+    def make(step):
+        time.sleep(0.01 * (step % 3))  # later ones are ready first
+        made.append(step)
+        return {"step": np.array(step)}
+
+    batches = ahead(make, range(3, 40), 2)
+    assert [int(next(batches)["step"]) for _ in range(5)] == [3, 4, 5, 6, 7]
+    time.sleep(0.2)
+    assert sorted(made) == list(range(3, 12))  # five taken, four waiting
+    batches.close()
+    assert len(made) == 9
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_at_its_batch():
+    def make(step):
+        if step == 2:
+            raise ValueError("no image")
+        return {"step": np.array(step)}
+
+    batches = ahead(make, range(5), 3)
+    assert [int(next(batches)["step"]) for _ in range(2)] == [0, 1]
+    with pytest.raises(ValueError, match="no image"):
+        next(batches)

@@ -68,7 +68,7 @@ def fail():
 
 
 def test_nothing_imports_array_record():
-    """The loop's own reader threads (grain) and TFDS, in a process where importing it fails as on Windows."""
+    """The loop's own reader threads and TFDS, in a process where importing it fails as on Windows."""
     program = """
 import array_record
 """

@@ -1,6 +1,7 @@
 """COCO evaluation: published numbers, a golden, cases by hand, and the confusion matrix."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -13,7 +14,7 @@ import pytest
 from imgrec_jax.data.annotations import Annotations, encode_mask, from_images
 from imgrec_jax.data.ops.geometry import boxes_of_masks
 from imgrec_jax.data.sets import coco
-from imgrec_jax.detection import coco_eval
+from imgrec_jax.detection import coco_eval, coco_numbers
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "coco_eval.json").read_text())
 REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "cocoeval_ref"
@@ -25,7 +26,7 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(params=["pycocotools", "faster_coco_eval"])
+@pytest.fixture(params=["numpy", "pycocotools", "faster_coco_eval"])
 def engine(request):
     pytest.importorskip(request.param)
     return request.param
@@ -273,3 +274,57 @@ def test_confusion_of_nothing():
     assert not matrix.counts.any() and all(math.isnan(value) for value in matrix.scores().values())
     missed = coco_eval.confusion(truth([(1, 3, (0, 0, 9, 9), False)]), rows()).scores()
     assert math.isnan(missed["precision"]) and missed["recall"] == 0 and missed["f1"] == 0
+
+
+def crowded(rng, iou_type):
+    """(ground truth, results): equal scores and IoUs, crowds, areas at the edge of a range, an object of id 0, more detections
+    than count, classes without objects or detections, and detections of a class that is none."""
+    from pycocotools import mask as coco_mask
+
+    annotations, results = [], []
+
+    def entry(image, category, box):
+        x, y, w, h = map(int, box)
+        found = {"image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h}
+        if iou_type == "segm":
+            mask = np.zeros((120, 120), np.uint8, order="F")
+            mask[y : y + h, x : x + w] = 1
+            found["segmentation"] = coco_mask.encode(mask)
+        return found
+
+    for image in (7, 3, 12, 5, 9):
+        boxes = [*rng.integers([0, 0, 4, 4], [30, 30, 97, 90], (8, 4)), (0, 0, 32, 32), (10, 10, 96, 96)]
+        for box in boxes[: 0 if image == 9 else None]:
+            crowd = int(rng.random() < 0.2)
+            annotations.append(entry(image, int(rng.integers(1, 4)), box) | {"id": len(annotations), "iscrowd": crowd})
+        for box in boxes:
+            for _ in range(14 if image == 12 else 3):
+                shifted = np.clip(box + rng.integers(-2, 3, 4), [0, 0, 1, 1], 96)
+                category = int(rng.choice([1, 1, 1, 2, 3, 4, 77]))
+                results.append(entry(image, category, shifted) | {"score": round(float(rng.random()), 1)})
+    truth_of = {"images": [{"id": i, "height": 120, "width": 120} for i in (3, 5, 7, 9, 12)], "annotations": annotations}
+    return truth_of | {"categories": [{"id": i, "name": str(i)} for i in (5, 4, 3, 2, 1)]}, results
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_all_images_at_once_give_pycocotools_numbers_to_the_last_bit(seed, iou_type):
+    ground_truth, results = crowded(np.random.default_rng(seed), iou_type)
+    made = [coco_eval.evaluate(copy.deepcopy(ground_truth), results, iou_type=iou_type, engine=engine)
+            for engine in ("numpy", "pycocotools")]  # fmt: skip
+    same(*made)
+    assert 0 < made[0].summary["APs"] < 1 and math.isnan(made[0].class_ap["5"])
+
+
+@pytest.mark.parametrize("kind", ["precision", "recall"])
+def test_every_entry_of_the_tables_is_pycocotools(kind):
+    from pycocotools.cocoeval import COCOeval
+
+    ground_truth, results = crowded(np.random.default_rng(9), "bbox")
+    loaded = coco_eval.load_ground_truth(ground_truth)
+    tables = dict(zip(("precision", "recall"), coco_numbers.tables(coco_eval._matched(loaded, results, "bbox")), strict=True))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = COCOeval(loaded, loaded.loadRes([dict(r) for r in results]), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+    np.testing.assert_array_equal(tables[kind], evaluator.eval[kind])

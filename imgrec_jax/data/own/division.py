@@ -99,9 +99,10 @@ def divide(
         part = int(np.where(equal, have.sum(1) / np.maximum(shares, 1e-9), np.inf).argmin())
         part_of[members[group]] = part
         have[part] += counts
+    alone = np.flatnonzero(part_of < 0)
+    alone = alone[np.argsort(np.frombuffer(b"".join(keys), "S32")[alone], kind="stable")]
     for label in range(classes):
-        mine = [i for i in np.flatnonzero(class_at == label).tolist() if part_of[i] < 0]
-        mine.sort(key=keys.__getitem__)
+        mine = alone[class_at[alone] == label]
         if folds:
             rest = _dealt(have[:, label], have.sum(1), len(mine))
         else:

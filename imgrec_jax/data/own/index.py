@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import sys
 import time
@@ -48,7 +49,10 @@ class Index:
 
     def taken(self, at: np.ndarray) -> Index:
         """Those at these positions, or where bool [N] says so."""
-        at = np.flatnonzero(at) if at.dtype == np.bool_ else at
+        if at.dtype == np.bool_:
+            if at.all():
+                return self
+            at = np.flatnonzero(at)
         return Index(self.table[at], [self.problems[i] for i in at.tolist()])
 
 
@@ -109,12 +113,18 @@ class _Kept:
         """The index, where it is of just these files as they are."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                stamps = np.array([self._store.stamps[name] for name in names], np.int64).reshape(-1, 2)
-                if not np.array_equal(file["names"], _bytes("\0".join(names))) or not np.array_equal(file["stamps"], stamps):
+                if not np.array_equal(file["names"], _bytes("\0".join(names))):
+                    return None
+                if not np.array_equal(file["stamps"], self._stamps(names)):
                     return None
                 return Index(file["table"], [""] * len(names))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             return None  # `load` says so
+
+    def _stamps(self, names: Sequence[str]) -> np.ndarray:
+        """int64 [N, 2]."""
+        pairs = map(self._store.stamps.__getitem__, names)
+        return np.fromiter(itertools.chain.from_iterable(pairs), np.int64, 2 * len(names)).reshape(-1, 2)
 
     def load(self) -> dict[tuple[str, int, int], Picture]:
         """{(name, stamp): what it is}; empty where nothing usable is kept."""
@@ -137,7 +147,7 @@ class _Kept:
         done, index = [i for i, _ in good], of_pictures([picture for _, picture in good])
         arrays = {
             "names": _bytes("\0".join(names[i] for i in done)),
-            "stamps": np.array([self._store.stamps[names[i]] for i in done], np.int64).reshape(-1, 2),
+            "stamps": self._stamps([names[i] for i in done]),
             "table": index.table,
         }
         try:

@@ -196,9 +196,10 @@ def _bytes_of(store: Store, name: str) -> bytes:
 
 def _folders(store: Store, pictures: Sequence[str]) -> Listing:
     """DIR/CLASS/... or DIR/SPLIT/CLASS/..."""
-    every = {folder: tuple(folder.split("/")) if folder else () for folder in {n.rpartition("/")[0] for n in store.stamps}}
-    _refuse_other_kinds(store, {part.lower() for parts in every.values() for part in parts})
     above = [name.rpartition("/")[0] for name in pictures]
+    there = set(above) if len(above) == len(store.stamps) else {name.rpartition("/")[0] for name in store.stamps}
+    every = {folder: tuple(folder.split("/")) if folder else () for folder in there}
+    _refuse_other_kinds(store, {part.lower() for parts in every.values() for part in parts})
     with_images = {folder: every[folder] for folder in above}
     holders = list(with_images.values())
     depth = 0
@@ -224,12 +225,13 @@ def _folders(store: Store, pictures: Sequence[str]) -> Listing:
             at += 1
     split_of = {top: splits[top] or "" if as_splits else "" for top in tops}
     place = {folder: (parts[at], split_of[parts[depth]]) for folder, parts in with_images.items() if len(parts) > at}
-    pairs = list(zip(pictures, above, strict=True))
-    listing.strays = [(name, "lies in no folder of a class") for name, folder in pairs if folder not in place]
-    pairs = [pair for pair in pairs if pair[1] in place] if listing.strays else pairs
-    listing.names = [name for name, _ in pairs]
-    listing.labels, listing.splits = ([place[folder][n] for _, folder in pairs] for n in (0, 1))
-    listing.groups = [""] * len(pairs)
+    if len(place) < len(with_images):
+        pairs = list(zip(pictures, above, strict=True))
+        listing.strays = [(name, "lies in no folder of a class") for name, folder in pairs if folder not in place]
+        pictures, above = ([pair[n] for pair in pairs if pair[1] in place] for n in (0, 1))
+    listing.names = list(pictures)
+    listing.labels, listing.splits = ([place[folder][n] for folder in above] for n in (0, 1))
+    listing.groups = [""] * len(above)
     held = {parts[: at + 1] for parts in holders if len(parts) > at}
     empty = {parts[: at + 1] for parts in every.values() if len(parts) > at} - held
     empty = {f for f in empty if f[:depth] == (holders[0][:depth] if holders else ())}

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.files import Stamp, write_whole
+from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.images import ImageFileError
 from imgrec_jax.data.ops.geometry import resize
 from imgrec_jax.data.ops.photometric import to_channels
@@ -34,6 +34,7 @@ from imgrec_jax.data.own.pictures import decode
 from imgrec_jax.data.own.stores import Store, folder_store, open_store
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.records import BytesReader, open_bytes, write_bytes
+from imgrec_jax.data.walking import Stamp
 
 VERSION = 1
 _SHARD = 1000  # images of one, or more where there were more than _MOST_SHARDS of them

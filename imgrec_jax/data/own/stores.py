@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from imgrec_jax.data.files import Stamp, is_hidden, read_member, walk
+from imgrec_jax.data.files import read_member
 from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, read_image_file
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY
+from imgrec_jax.data.walking import Stamp, is_hidden, walked
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -58,7 +59,7 @@ def folder_store(root: Path, max_pixels: int = MAX_PIXELS, stamps: dict[str, Sta
     """stamps: of the files that count; None lists the folder. A name may be an absolute path, too."""
     return Store(
         root,
-        dict(sorted(walk(root))) if stamps is None else stamps,
+        walked(root) if stamps is None else stamps,
         lambda name: read_image_file(root / name, max_pixels),
         lambda name: str(root / name),
     )

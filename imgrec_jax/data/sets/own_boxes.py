@@ -20,7 +20,7 @@ import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder
 from imgrec_jax.data.annotations import Annotations, from_images
-from imgrec_jax.data.files import folders, is_hidden, list_files, stamp, walk
+from imgrec_jax.data.files import folders, list_files, stamp
 from imgrec_jax.data.images import MAX_PIXELS, decode_image, read_image_file, read_regular
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
@@ -41,6 +41,7 @@ from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store
 from imgrec_jax.data.sets import coco, mask_folder, voc, yolo
 from imgrec_jax.data.source import Request, parse_split
+from imgrec_jax.data.walking import is_hidden, walk
 
 _LONGEST = (320, 480, 640)  # of an image's side; the first at which most objects have _SMALLEST pixels
 _SMALLEST = 12.0
@@ -201,7 +202,7 @@ def _row(number: int, root: Path, image: Path, labels: yolo.Labels, size: tuple[
 
 
 def _find_coco(root: Path) -> Given | None:
-    files = [root / name for name, _ in sorted(walk(root)) if name.endswith(".json")]
+    files = [root / name for name in walk(root) if name.endswith(".json")]
     found: dict[str, Path] = {}
     for path in files:
         if not _is_instances(path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from imgrec_jax.data.own.found import (
 )
 from imgrec_jax.data.own.index import Index
 from imgrec_jax.data.own.listing import Listing
+from imgrec_jax.data.own.memo import Memo
 from imgrec_jax.data.own.pictures import NOTES, Picture, decode
 from imgrec_jax.data.source import ArraySource, Request, Source, SourceInfo, digest, parse_split, split_range
 
@@ -107,6 +109,7 @@ class OwnImages:
                 f"{listing.title} has one label an image; use --config=configs/image_folder.py without :multi_label"
             )
         self._same = self._tied()
+        self._memo = self._remembered()
         self.splits = self._of_one_split(whole) if whole else self._divided(fractions, split_seed)
         self.class_names, self.labels = self._labelled(class_names)
         table = self._index.table
@@ -171,6 +174,19 @@ class OwnImages:
         _, group = np.unique(np.array([g or f"\0{i}" for i, g in enumerate(self.listing.groups)]), return_inverse=True)
         return connected(group, digests)
 
+    def _remembered(self) -> Memo | None:
+        """Of many files: what was found in them when they, and what is said of them, were the same."""
+        listing = self.listing
+        if listing.pixels is not None or len(listing.names) < indices.KEPT_FROM:
+            return None
+        texts = (listing.names, listing.labels, listing.splits, listing.groups)
+        marks = () if listing.marks is None else (listing.marks,)
+        state = (*("\0".join(text).encode("utf-8", "surrogateescape") for text in texts), *marks, self._index.table["digest"])
+        return Memo(self._request.data_dir / "own", listing.store.root, state)
+
+    def _kept(self, name: str, find: Callable[[], np.ndarray]) -> np.ndarray:
+        return find() if self._memo is None else self._memo.get(name, find)
+
     # Splits
 
     def _divided(self, fractions: tuple[float, ...], seed: int) -> np.ndarray:
@@ -189,14 +205,16 @@ class OwnImages:
                 raise ValueError(
                     f"config.data.fold={self._request.fold!r}: {self.title} has a validation and a test split; leave it empty"
                 )
-            out, never = held_out(*self._tied_names(own), self._request.fold, seed)
+            key = f"fold {self._request.fold} {seed}"
+            out, never = self._kept(key, lambda: np.stack(held_out(*self._tied_names(own), self._request.fold, seed)))
             divided[own[out]] = held
             self.lines += fold_lines(self._request.fold, held, int(never.sum()))
             own, there = np.flatnonzero(divided == "train"), there | {held}
         if "validation" not in there:
             shares = fractions if "test" not in there else (fractions[0], fractions[1])
             shares = tuple(share / sum(shares) for share in shares)
-            part_of = divide(*self._tied_names(own), shares, seed)
+            key = f"parts {shares} {seed} {self._request.fold}"
+            part_of = self._kept(key, lambda: divide(*self._tied_names(own), shares, seed).astype(np.int8))
             for number, name in enumerate(SPLITS[1 : len(shares)], start=1):
                 divided[own[part_of == number]] = name
             cut = " and ".join(SPLITS[1 : len(shares)])
@@ -234,12 +252,10 @@ class OwnImages:
                 f"{self.title}: {len(torn)} groups lie in more than one split: {'; '.join(torn)}. What is learnt from "
                 f"one part of a group is tested on the other; move each to one split, or {otherwise}"
             )
-        first: dict[int, int] = {}
+        _, first, at = np.unique(self._index.table["digest"], return_index=True, return_inverse=True)
         leaks, torn_labels = [], []
-        for i, key in enumerate(self._index.table["digest"].tolist()):
-            j = first.setdefault(key, i)
-            if i == j:
-                continue
+        for i in np.flatnonzero(first[at] != np.arange(len(at))).tolist():
+            j = int(first[at[i]])
             pair = f"{self.listing.names[j]} = {self.listing.names[i]}"
             if given[i] != given[j]:
                 leaks.append(pair)
@@ -352,7 +368,10 @@ class OwnImages:
 
     def _found(self) -> dict[str, Any]:
         at = np.flatnonzero(self.splits == "train")
-        mean, std = statistics([self._prepared(int(at[i])) for i in sample(len(at), _SAMPLE)])
+        # where the split lies, and how its images are read
+        key = f"statistics {digest('at', (at,))} {tuple(self._form)}"
+        images = lambda: [self._prepared(int(at[i])) for i in sample(len(at), _SAMPLE)]  # noqa: E731
+        mean, std = map(tuple, self._kept(key, lambda: np.array(statistics(images()))).tolist())
         there = set(self.splits.tolist())
         size = self.size or fitting_size(self._index.table["height"], self._index.table["width"])
         return {

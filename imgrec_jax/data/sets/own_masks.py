@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from imgrec_jax.data.files import list_files
+from imgrec_jax.data.files import list_files, stamp
 from imgrec_jax.data.images import decode_image
 from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
 from imgrec_jax.data.own.found import (
@@ -28,13 +30,15 @@ from imgrec_jax.data.own.found import (
     shown,
     statistics,
 )
+from imgrec_jax.data.own.index import KEPT_FROM
+from imgrec_jax.data.own.memo import Memo
+from imgrec_jax.data.progress import progress
 from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
 from imgrec_jax.data.source import Request, Source, parse_split
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "groundtruth", "gt", "targets")
 _SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")
-_MOST_MASKS = 2000  # that are looked into for their classes
 _SAMPLE = 60
 
 
@@ -147,25 +151,45 @@ class OwnMasks:
         """(kind, {value of the masks: in how many it is})."""
         if not entries:
             raise ValueError(f"{self.title} holds no image with a mask that can be used")
-        values: Counter[int] = Counter()
-        lossy = False
         if kind == "instances":
             return kind, {}
-        for i in sample(len(entries), _MOST_MASKS).tolist():
-            mask = mask_values(self._files, entries[i].masks[0])
-            lossy |= mask.dtype == np.uint8 and entries[i].masks[0].suffix.lower() in (".jpg", ".jpeg")
-            if mask.ndim == 3:
-                colours = np.unique(mask.reshape(-1, mask.shape[2])[:, :3], axis=0)
-                if len(colours) > 2 or (len(colours) == 2 and colours[0].any()):
-                    raise ValueError(
-                        f"{self._files.root / entries[i].masks[0]} is a colour image of {len(colours)} colours; expected "
-                        "grey or palette PNG of class numbers, or black and one colour; write the masks so"
-                    )
-                mask = np.where(mask.any(2), 255, 0).astype(np.uint8)
-            values.update(np.unique(mask).tolist())
+        masks = [entry.masks[0] for entry in entries]
+        if len(masks) < KEPT_FROM:
+            table = self._values(masks)
+        else:
+            files = masks if self._files.root.is_dir() else [PurePosixPath()]  # a zip is one file
+            stamps = np.array([stamp(self._files.root / name) for name in files], np.int64)
+            state = ("\0".join(map(str, masks)).encode("utf-8", "surrogateescape"), stamps)
+            table = Memo(self._request.data_dir / "own", self._files.root, state).get("values", lambda: self._values(masks))
+        values = dict(table.tolist())
+        lossy = any(name.suffix.lower() in (".jpg", ".jpeg") for name in masks)
         if kind:
-            return kind, dict(values)
-        return "binary" if lossy or set(values) <= {0, 255} or len(set(values) - {0}) == 1 else "index", dict(values)
+            return kind, values
+        return "binary" if lossy or set(values) <= {0, 255} or len(set(values) - {0}) == 1 else "index", values
+
+    def _values(self, masks: list[PurePosixPath]) -> np.ndarray:
+        """int64 [V, 2]: the values of masks, each with the number of masks that have it."""
+        counts: Counter[int] = Counter()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            each = pool.map(self._values_of, masks)
+            shown = progress(each, f"looking into {len(masks):,} masks of {self.title}", len(masks))
+            for values in shown if len(masks) >= KEPT_FROM else each:
+                counts.update(values)
+        return np.array(sorted(counts.items()), np.int64).reshape(-1, 2)
+
+    def _values_of(self, name: PurePosixPath) -> list[int]:
+        mask = mask_values(self._files, name)
+        if mask.ndim == 3:
+            colours = np.unique(mask.reshape(-1, mask.shape[2])[:, :3], axis=0)
+            if len(colours) > 2 or (len(colours) == 2 and colours[0].any()):
+                raise ValueError(
+                    f"{self._files.root / name} is a colour image of {len(colours)} colours; expected grey or palette PNG of "
+                    "class numbers, or black and one colour; write the masks so"
+                )
+            mask = np.where(mask.any(2), 255, 0).astype(np.uint8)
+        if mask.dtype == np.uint8:
+            return np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+        return np.unique(mask).tolist()
 
     def _names(self, values: dict[int, int]) -> tuple[str, ...]:
         if self.kind != "index":

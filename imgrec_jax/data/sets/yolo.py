@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.files import IMAGES, folders, walk
+from imgrec_jax.data.files import IMAGES, folders
 from imgrec_jax.data.images import read_regular
 from imgrec_jax.data.own.division import canonical_split
+from imgrec_jax.data.walking import walk
 
 OUTSIDE = 0.05  # of the side: what is cut; more is a mistake
 _MOST_BYTES = 2**26
@@ -121,7 +122,7 @@ def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator
 
 
 def _images(folder: Path) -> list[Path]:
-    return [folder / name for name, _ in sorted(walk(folder)) if name.lower().endswith(IMAGES)]
+    return [folder / name for name in walk(folder) if name.lower().endswith(IMAGES)]
 
 
 def _text_of(image: Path) -> Path | None:

@@ -412,10 +412,39 @@ def test_the_index_is_kept_and_only_what_changed_is_looked_at_again(tmp_path, mo
     (root / "emu" / "000.png").unlink()
     again = survey(root, tmp_path)
     assert sorted(looked) == ["cat/040.png", "cat/041.png", "cat/042.png", "dog/000.png"] and len(again.listing.names) == 62
-    next((tmp_path / "cache" / "own").glob("*.npz")).write_bytes(b"damage")
+    for kept in (tmp_path / "cache" / "own").glob("*.npz"):
+        kept.write_bytes(b"damage")
     looked.clear()
     survey(root, tmp_path)
     assert len(looked) == 62
+
+
+def test_what_was_found_is_found_anew_where_files_or_options_changed(tmp_path, monkeypatch):
+    from imgrec_jax.data.own import index
+    from imgrec_jax.data.sets import own_images
+
+    monkeypatch.setattr(index, "KEPT_FROM", 1)
+    cut = []
+    divide = own_images.divide
+    monkeypatch.setattr(own_images, "divide", lambda *given: cut.append(1) or divide(*given))
+    root = folder(tmp_path / "d", COUNTS)
+    for change, options, anew in (
+        (lambda: None, {}, 1),
+        (lambda: None, {}, 0),
+        (lambda: None, {"options": {"split_seed": 3}}, 1),
+        (lambda: None, {"fold": "2/3"}, 1),  # validation is cut from what the fold leaves
+        (lambda: None, {"fold": "2/3"}, 0),
+        (lambda: folder(root, {"cat": 3}, start=40), {}, 1),
+        (lambda: write(root / "dog" / "000.png", encoded(pixels("dog", 77))), {}, 1),
+        (lambda: (root / "dog" / "001.png").rename(root / "cat" / "001_dog.png"), {}, 1),
+    ):
+        change()
+        cut.clear()
+        found = survey(root, tmp_path, **options)
+        assert len(cut) == anew
+        fresh = survey(root, tmp_path / "fresh" / str(len(list(tmp_path.glob("fresh/*")))), **options)
+        np.testing.assert_array_equal(found.splits, fresh.splits)
+        assert found.found == fresh.found and found.lines == fresh.lines
 
 
 def test_16_bits_and_grey_reach_the_batch(tmp_path):

@@ -176,3 +176,18 @@ def test_files_without_a_partner_are_left_out_where_bad_files_are(tmp_path, suff
     found = survey(root, tmp_path, bad_files="skip")
     assert sum(len(found.open(s)) for s in ("train", "validation", "test")) == 18
     assert any(line.startswith("2 of 38 files are left out") and "05.png: has no partner" in line for line in found.lines)
+
+
+def test_every_mask_is_looked_into_and_what_was_found_is_kept_until_one_changes(tmp_path, monkeypatch):
+    from imgrec_jax.data.sets import own_masks
+
+    monkeypatch.setattr(own_masks, "KEPT_FROM", 1)
+    root, looked = index(tmp_path / "d", binary), []
+    values = own_masks.mask_values
+    monkeypatch.setattr(own_masks, "mask_values", lambda files, path: looked.append(path) or values(files, path))
+    assert survey(root, tmp_path).kind == "binary" and len(looked) == len(NUMBERS)
+    looked.clear()
+    assert survey(root, tmp_path).kind == "binary" and not looked
+    write(root / "masks" / "07.png", encoded(mask(7, high=3)))  # the only one with other classes
+    found = survey(root, tmp_path)
+    assert found.kind == "index" and len(looked) == len(NUMBERS)
