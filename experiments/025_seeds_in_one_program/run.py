@@ -22,11 +22,14 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULT = Path(__file__).with_name("result.jsonl")
 
 
-# name: (config, seeds, way, further flags)
+STEPS = ["train.total_steps=20", "log.tensorboard=False"]
+
+
 def mnist(epochs: float) -> list[str]:
     return [f"train.total_epochs={epochs}", f"eval.every_epochs={epochs}", "log.tensorboard=False"]
 
 
+# name: (config, seeds, way, further flags)
 CASES = {
     "mlp": ("mnist:mlp", 5, "vmap", mnist(2)),
     "mlp, 8 seeds": ("mnist:mlp", 8, "vmap", mnist(2)),
@@ -35,12 +38,12 @@ CASES = {
     "seed A": ("mnist", 5, "processes", mnist(1)),
     "seed A, vmap": ("mnist", 5, "vmap", mnist(0.2)),
     "best": ("mnist:best", 5, "processes", mnist(0.2)),
-    "detector": ("scenes_detection:tiny", 2, "vmap", ["train.total_steps=20", "log.tensorboard=False"]),
-    "detector, float64": ("scenes_detection:tiny", 2, "vmap", ["train.total_steps=20", "dtype=float64", "log.tensorboard=False"]),
-    "detector, processes": ("scenes_detection:tiny", 2, "processes", ["log.tensorboard=False"]),
-    "unet": ("scenes_segmentation:unet,tiny", 2, "vmap", ["train.total_steps=20", "log.tensorboard=False"]),
-    "unet, float64": ("scenes_segmentation:unet,tiny", 2, "vmap", ["train.total_steps=20", "dtype=float64", "log.tensorboard=False"]),
-    "unet, processes": ("scenes_segmentation:unet,tiny", 2, "processes", ["log.tensorboard=False"]),
+    "detector": ("scenes_detection:tiny", 2, "vmap", STEPS),
+    "detector, float64": ("scenes_detection:tiny", 2, "vmap", [*STEPS, "dtype=float64"]),
+    "detector, processes": ("scenes_detection:tiny", 2, "processes", STEPS),
+    "unet": ("scenes_segmentation:unet,tiny", 2, "vmap", STEPS),
+    "unet, float64": ("scenes_segmentation:unet,tiny", 2, "vmap", [*STEPS, "dtype=float64"]),
+    "unet, processes": ("scenes_segmentation:unet,tiny", 2, "processes", STEPS),
 }  # fmt: skip
 
 
@@ -83,7 +86,7 @@ def measure(name: str, folder: Path) -> dict:
         each.append(timed(command(config, [*flags, f"seed={seed}"], folder / f"alone_{seed}"), folder / f"alone_{seed}.log"))
     found = [apart(folder / "together" / f"seed_{seed}", folder / f"alone_{seed}") for seed in range(seeds)]
     return {
-        "case": name, "config": config, "seeds": seeds, "asked": way, "way": record["way"], "why": record["why"], "flags": flags,
+        "case": name, "config": config, "seeds": seeds, "way": record["way"], "why": record["why"], "flags": flags,
         "together": round(together, 2), "one after the other": round(sum(each), 2), "each": [round(value, 2) for value in each],
         "cores": len(os.sched_getaffinity(0)), "machine": platform.machine(),
         "parameters": max(one["parameters"] for one in found), "bits": all(one["bits"] for one in found),
@@ -103,9 +106,8 @@ def main() -> None:
         with RESULT.open("a") as file:
             file.write(json.dumps(row) + "\n")
     rows = [json.loads(line) for line in RESULT.read_text().splitlines()] if RESULT.exists() else []
-    print(
-        "| case | seeds | way | together | one after the other | | parameters apart |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    head = ["case", "seeds", "way", "together", "one after the other", "", "parameters apart"]
+    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for row in {row["case"]: row for row in rows}.values():
         times = row["one after the other"] / row["together"]
         far = "0, all bits equal" if row["bits"] else f"{row['parameters']:.1e}"

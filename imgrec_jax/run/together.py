@@ -229,8 +229,8 @@ class Stacked:
                 f"config.seeds_in: batches of the seeds have different shapes ({'; '.join(different)}) and cannot be stacked; "
                 "expected one shape (data.canvases, data.pad_to), or seeds_in='processes'"
             )
-        stacked = {name: jax.device_put(np.stack([batch[name] for batch in rows]), self._placed) for name in some}
-        self._now = ((self._keys, self._states), stacked)
+        stacked = {name: np.stack([batch[name] for batch in rows]) for name in some}
+        self._now = ((self._keys, self._states), jax.device_put(stacked, self._placed))
         self.step.prepare(*self._now, check)
 
     def advance(self, batches: Sequence[Batch | None]) -> Any:
