@@ -179,18 +179,28 @@ def _check_type(key: str, value: Any, default: Any) -> None:
 
 
 def switch(config: ConfigDict, key: str, name: str) -> str | None:
-    """Sets the name of a component, in place, and drops the options that the new one does not take; returns what to say."""
-    _, section_key, options_of = next(component for component in COMPONENTS if component[0] == key)
-    before = _section(config, key.rpartition(".")[0])["name"]
+    """Sets the name of a component, in place, and drops the options that the new one does not take; returns what to say.
+
+    Those under `detection`, too: a detector of one stage takes other ones than a detector of two.
+    """
+    section, _, leaf = key.rpartition(".")
+    named = _section(config, section)
+    if leaf not in named:
+        return None  # `override` names the key
+    before, dropped = named[leaf], []
     with config.unlocked():
-        _section(config, key.rpartition(".")[0])["name"] = name
-        taken, section = options_of(config), _section(config, section_key)
-        if taken is None or name == before:
+        named[leaf] = name
+        if name == before:
             return None
-        dropped = [option for option in section if option not in taken and option != "name"]
-        for option in dropped:
-            del section[option]
+        for of, where, options_of in COMPONENTS:
+            follows = of == key or (where == "detection" and section == "model")
+            taken = options_of(config) if follows else None
+            options = _section(config, where) if taken is not None else ()
+            for option in [option for option in options if option not in taken and option not in ("name", leaf)]:
+                del options[option]
+                dropped.append(option if of else f"{where}.{option}")
     return f"note: {key}={name} takes no {', '.join(dropped)}; dropped, as {before} had them" if dropped else None
 
 
-NAME_KEYS = tuple(key for key, _, _ in COMPONENTS if key)
+# Names of components, and the kind of detector, which decides on the options under `detection`.
+NAME_KEYS = (*(key for key, _, _ in COMPONENTS if key), "model.kind")

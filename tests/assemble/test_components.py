@@ -8,10 +8,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from imgrec_jax import assemble, optim
+from imgrec_jax.assemble import task
 from imgrec_jax.assemble.components import complete, switch
 from imgrec_jax.assemble.found import stand_in
 from imgrec_jax.assemble.model import make_model
 from imgrec_jax.config import OverrideError, base, flatten, load, override, shipped
+from imgrec_jax.overrides import configure
 from tests.test_configs import VARIANTS
 
 EVERY = [f"{name}:{variant}".rstrip(":") for name, variants in VARIANTS.items() for variant in variants]
@@ -90,6 +92,23 @@ def test_another_name_drops_what_it_does_not_take_and_says_so():
     note = switch(config, "model.name", "mlp")
     assert "norm" in note and config.model.kernel_init == "torch" and config.model.num_classes == 10
     assemble.check(complete(config))
+
+
+@pytest.mark.parametrize("name", ["scenes_detection:tiny", "coco_faster_rcnn:folder", "nuclei_mask_rcnn", "bccd_retinanet"])
+@pytest.mark.parametrize("kind", ["faster", "mask", "retina"])
+def test_another_kind_of_detector_has_its_own_options(name, kind):
+    config, notes = configure(name, {"model.kind": kind, "data.max_boxes": "9"})
+    stages = task.stages_of(config)
+    assert set(config.detection) <= set(stages.OPTIONS) and config.model.kind == kind
+    assert all("detection." in note for note in notes)
+    stages.settings(**complete(config).detection.to_dict())
+
+
+def test_a_kind_that_is_none_and_a_model_without_kinds_are_named():
+    with pytest.raises(assemble.ConfigError, match="kind='retin'"):
+        assemble.check(complete(configure("bccd_retinanet", {"model.kind": "retin"})[0]))
+    with pytest.raises(OverrideError, match=r"model\.kind"):
+        configure("mnist", {"model.kind": "retina"})
 
 
 @pytest.mark.parametrize(
