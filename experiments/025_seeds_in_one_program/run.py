@@ -29,15 +29,20 @@ def mnist(epochs: float) -> list[str]:
     return [f"train.total_epochs={epochs}", f"eval.every_epochs={epochs}", "log.tensorboard=False"]
 
 
+SMALL = [
+    "model.hidden=(30,)", "data.batch_size=10", "train.total_steps=3000", "eval.every_steps=3000", "log.tensorboard=False",
+]  # fmt: skip
 # name: (config, seeds, way, further flags)
 CASES = {
-    "mlp": ("mnist:mlp", 5, "vmap", mnist(2)),
-    "mlp, 8 seeds": ("mnist:mlp", 8, "vmap", mnist(2)),
-    "mlp, processes": ("mnist:mlp", 5, "processes", mnist(2)),
-    "mlp, as chosen": ("mnist:mlp", 5, "auto", mnist(2)),
+    "mlp": ("mnist:mlp", 5, "vmap", mnist(1)),
+    "mlp, 8 seeds": ("mnist:mlp", 8, "vmap", mnist(1)),
+    "mlp, processes": ("mnist:mlp", 5, "processes", mnist(1)),
+    "mlp of 30, batch 10": ("mnist:mlp", 5, "vmap", SMALL),
+    "mlp, 20 steps": ("mnist:mlp", 5, "vmap", STEPS),
+    "mlp, 20 steps, float64": ("mnist:mlp", 5, "vmap", [*STEPS, "dtype=float64"]),
     "seed A": ("mnist", 5, "processes", mnist(1)),
-    "seed A, vmap": ("mnist", 5, "vmap", mnist(0.2)),
-    "best": ("mnist:best", 5, "processes", mnist(0.2)),
+    "seed A, 20 steps": ("mnist", 2, "vmap", STEPS),
+    "best's net, 20 steps": ("mnist:best", 2, "vmap", STEPS),
     "detector": ("scenes_detection:tiny", 2, "vmap", STEPS),
     "detector, float64": ("scenes_detection:tiny", 2, "vmap", [*STEPS, "dtype=float64"]),
     "detector, processes": ("scenes_detection:tiny", 2, "processes", STEPS),

@@ -4,6 +4,7 @@ The loop asks for a batch of each run and hands them over; what it gets back are
 evaluates or saves.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -144,6 +145,17 @@ class Alone:
         jax.block_until_ready(self._state)
 
 
+class _Sums:
+    """What a step of several runs reports; read by each of them, and fetched once."""
+
+    def __init__(self, on_device: Any):
+        self._on_device = on_device
+
+    @functools.cached_property
+    def host(self) -> Any:
+        return jax.device_get(self._on_device)
+
+
 class Stacked:
     """Runs that differ in their seeds alone, stacked along a leading axis: one compiled step advances all of them.
 
@@ -237,10 +249,10 @@ class Stacked:
         assert self._now is not None  # `prepare` comes before every step
         (self._keys, self._states), sums = self.step(*self._now)
         self._now = None
-        return sums
+        return _Sums(sums)
 
     def to_host(self, number: int) -> Callable[[list[Any]], list[Any]]:
-        return lambda pending: jax.tree.map(lambda leaf: leaf[number], jax.device_get(pending))
+        return lambda pending: [jax.tree.map(lambda leaf: leaf[number], sums.host) for sums in pending]
 
     def wait(self) -> None:
         jax.block_until_ready(self._states)
