@@ -161,7 +161,7 @@ def test_nets_without_convolutions_are_measured_and_others_are_not(digits_dir, m
     assert ways.choose("auto", experiments).why.startswith("24 steps stacked")
     assert os.sched_getaffinity(0) == threads
     monkeypatch.setattr(ways, "measured", None)
-    model = ConfigDict({"name": "convnet", "num_classes": 10, "convs": ((4, 5, 2, 0),), "dense": ()})
+    model = ConfigDict({"name": "convnet", "num_classes": 10, "convs": ((4, 5, 2, 1),), "dense": ()})
     experiments = assemble.replicas(small_config(digits_dir, seeds=2, model=model))
     assert ways.choose("auto", experiments)[:2] == ("processes", "convolutions, on the CPU")
 
