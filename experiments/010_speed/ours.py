@@ -3,9 +3,14 @@
 As a program (`python ours.py WORK THREADS`): reads numbers of repetitions from stdin, one a line, and answers with seconds.
 """
 
+import contextlib
+import io
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import coco_case
@@ -13,9 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import photos
 from protocol import serve
 
 from imgrec_jax import parallel
+from imgrec_jax.data.ops.geometry import random_resized_crop
+from imgrec_jax.data.pipeline import Pipeline, shuffled_order
+from imgrec_jax.data.sets.own_images import survey_images
+from imgrec_jax.data.source import Request
 from imgrec_jax.detection import coco_eval
 from imgrec_jax.losses import softmax_cross_entropy
 from imgrec_jax.models.convnet import keras_cnn, pytorch_cnn
@@ -104,6 +114,25 @@ def _coco(images: int) -> Callable[[int], list[float]]:
     return run
 
 
+def _input(height: int, width: int, reduced: bool = False) -> Callable[[int], None]:
+    """Batches of 32 as the training loop gets them, brought to floats of the normal range as its step does."""
+    scratch = tempfile.mkdtemp()
+    request = Request("image_folder", "train", Path(scratch), photos.folder(height, width))
+    with contextlib.redirect_stderr(io.StringIO()):
+        source = survey_images(request, size=(), fractions=(1.0, 0.0, 0.0)).open("train")
+    ops = (random_resized_crop(size=(224, 224), flip=0.5, reduced=reduced),)
+    order = shuffled_order(len(source), 32, 0, "drop")
+    threads = len(os.sched_getaffinity(0))
+    batches = Pipeline(source, order, 0, ops, threads=threads if threads > 1 else 0).batches(0, 10**9)
+    normalise = jax.jit(lambda image: (image / 255 - jnp.array((0.485, 0.456, 0.406))) / jnp.array((0.229, 0.224, 0.225)))
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            assert normalise(next(batches)["image"]).block_until_ready().shape == (32, 224, 224, 3)
+
+    return run
+
+
 WORKS: dict[str, Callable[[], Callable[[int], None]]] = {
     "seed_a_train": lambda: _classifier(pytorch_cnn(), (64, 28, 28, 1), 10, optax.sgd(0.01, 0.5)),
     "seed_b_train": lambda: _classifier(keras_cnn(), (64, 28, 28, 1), 10, optax.adam(1e-3)),
@@ -119,6 +148,10 @@ WORKS: dict[str, Callable[[], Callable[[int], None]]] = {
         _body_fpn(), (1, 800, 1088, 3), lambda maps: sum(jnp.mean(x * x) for x in maps.values())
     ),
     "body_fpn_800_forward": lambda: _forward(_body_fpn(), (1, 800, 1088, 3)),
+    "input_480x640": lambda: _input(480, 640),
+    "input_960x1280": lambda: _input(960, 1280),
+    "input_480x640_reduced": lambda: _input(480, 640, reduced=True),
+    "input_960x1280_reduced": lambda: _input(960, 1280, reduced=True),
     "coco_eval_1000": lambda: _coco(1000),
     "coco_eval_5000": lambda: _coco(5000),
 }

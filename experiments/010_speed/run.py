@@ -33,10 +33,14 @@ ROWS = {
     "unet_128_train": ("U-Net, width 32, train, 8 x 128²", 1.0),
     "body_fpn_800_train": ("Faster R-CNN R50 body + FPN, train, 1 x 800 x 1088", 1.0),
     "body_fpn_800_forward": ("Faster R-CNN R50 body + FPN, forward, 1 x 800 x 1088", 1.0),
+    "input_480x640": ("JPEG of 480 x 640 to random crops of 224², 32 a batch, against DataLoader", 1.3),
+    "input_960x1280": ("JPEG of 960 x 1280 to random crops of 224², 32 a batch, against DataLoader", 1.3),
+    "input_480x640_reduced": ("the same of 480 x 640, decoded at a reduced scale where it is enough", 1.5),
+    "input_960x1280_reduced": ("the same of 960 x 1280, decoded at a reduced scale where it is enough", 1.5),
     "coco_eval_1000": ("COCO evaluation, 1,000 images x 100 detections, against pycocotools", 5.0),
     "coco_eval_5000": ("COCO evaluation, 5,000 images x 100 detections, against pycocotools", 5.0),
 }
-OTHERS = {"coco_eval": "theirs_coco.py"}  # the other side of works that begin so, where it is not PyTorch
+OTHERS = {"coco_eval": "theirs_coco.py", "input": "theirs_input.py"}  # the other side of works that begin so
 
 
 class Side:
@@ -77,9 +81,10 @@ def compare(work: str, args: argparse.Namespace) -> dict:
     other = next((program for begin, program in OTHERS.items() if work.startswith(begin)), "theirs.py")
     sides = {
         "ours": Side(args.python, "ours.py", work, args.threads),
-        "theirs": Side(args.torch_python if other == "theirs.py" else args.python, other, work, args.threads),
+        "theirs": Side(args.python if other == "theirs_coco.py" else args.torch_python, other, work, args.threads),
     }
-    n = max(1, round(args.seconds / sides["theirs"].measure(1)["wall"]))  # a round takes PyTorch so many seconds
+    # A round takes PyTorch so many seconds; pycocotools takes more for one.
+    n = max(1, round(args.seconds / sides["theirs"].measure(1)["wall"])) if other != "theirs_coco.py" else 1
     rounds = {name: [] for name in sides}
     for _ in range(args.pairs):
         for name, side in sides.items():

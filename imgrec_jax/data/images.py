@@ -226,7 +226,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     import cv2
 
     header = check_image(data, name, max_pixels)
-    if header.format == "JPEG" and (image := _decode_jpeg(data, name)) is not None:
+    if header.format == "JPEG" and (image := decode_jpeg(data, name)) is not None:
         return image
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -243,8 +243,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     return image
 
 
-def _decode_jpeg(data: bytes, name: str) -> np.ndarray | None:
-    """The pixels that OpenCV's libjpeg gives, bit for bit; None for what is not decoded here, such as CMYK.
+def decode_jpeg(data: bytes, name: str) -> np.ndarray | None:
+    """RGB [H, W, 3] as OpenCV's libjpeg, and PIL's, give it, bit for bit; None for what is not decoded here, such as CMYK.
 
     OpenCV writes what libjpeg thinks of a damaged file to stderr, without the name of the file.
     """
@@ -260,6 +260,36 @@ def _decode_jpeg(data: bytes, name: str) -> np.ndarray | None:
             _say_damage(name, _line(error))
             return image
     except ValueError:  # OpenCV may know better, or says that it is no image
+        return None
+
+
+class Undecoded(NamedTuple):
+    """An image that waits to be told how much of its resolution is wanted.
+
+    Attributes:
+      shape: (H, W, C) as stored.
+      read: least (height, width) -> [H', W', C] at least as large, as far as it is stored so large.
+    """
+
+    shape: tuple[int, int, int]
+    read: Callable[[tuple[int, int]], np.ndarray]
+
+
+def decode_reduced(data: bytes, name: str, least: tuple[int, int], channels: int) -> np.ndarray | None:
+    """A JPEG at 1/2, 3/8, 1/4 or 1/8 of its size where that leaves at least (height, width); None where nothing does.
+
+    libjpeg drops the high frequencies before it transforms: much like an average over the pixels that become one.
+    """
+    import simplejpeg
+
+    colorspace = "GRAY" if channels == 1 else "RGB"
+    height, width = (max(side, 1) for side in least)
+    try:
+        full = simplejpeg.decode_jpeg_header(data, strict=True)
+        if full[2] not in ("YCbCr", "Gray") or 2 * height > full[0] + 1 or 2 * width > full[1] + 1:
+            return None
+        return simplejpeg.decode_jpeg(data, colorspace, min_height=height, min_width=width, min_factor=2, strict=True)
+    except ValueError:  # damaged: who decodes it all says so
         return None
 
 

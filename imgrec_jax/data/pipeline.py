@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -194,9 +194,23 @@ class Pipeline:
         return batch
 
     def _read(self, indices: np.ndarray) -> list[dict]:
+        if (channels := self._undecoded_channels) is not None:
+            return [self.source.undecoded(int(index), channels) for index in indices]
         if hasattr(self.source, "__getitems__"):
             return self.source.__getitems__(indices.tolist())
         return [self.source[int(index)] for index in indices]
+
+    @cached_property
+    def _undecoded_channels(self) -> int | None:
+        """Of images that the first op that looks at pixels decodes as far as it needs them, 0 for any; None: no op does."""
+        channels: int | None = 0
+        for op in self.ops if hasattr(self.source, "undecoded") else ():
+            if getattr(op, "takes_undecoded", False):
+                return channels
+            channels = getattr(op, "passes_undecoded", None)
+            if channels is None:
+                break
+        return None
 
     def _example(self, example: dict, step: int, row: int) -> dict:
         rng = rng_for(self.seed, "augment", step, row)

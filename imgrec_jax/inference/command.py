@@ -67,7 +67,10 @@ def size_of_text(text: str) -> tuple[int, int]:
 
 def window_of_text(text: str) -> tuple[int, ...]:
     """ "none" -> (), else as `size_of_text`."""
-    return () if text == "none" else size_of_text(text)
+    try:
+        return () if text == "none" else size_of_text(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or none") from error
 
 
 def note(line: str) -> None:

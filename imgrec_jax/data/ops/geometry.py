@@ -16,6 +16,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from imgrec_jax.data.images import Undecoded
 from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.pixels import white
 from imgrec_jax.data.ops.resample import FILTERS, resample
@@ -76,6 +77,7 @@ def warp_array(array: np.ndarray, matrix: np.ndarray, size: Size, *, nearest: bo
     Bilinear without antialias, as torch's interpolate, down to a scale of 1/2; smaller images are averaged (INTER_AREA) to
     twice the target first. Nearest keeps the input's values and dtype.
     """
+    dtype, flat = array.dtype, array.ndim == 2
     if not nearest:
         shrink = 2 * np.hypot(matrix[0, :2], matrix[1, :2])  # length of each column: scale along x, along y
         if shrink.min() < 1 and np.all(shrink > 0):
@@ -83,7 +85,6 @@ def warp_array(array: np.ndarray, matrix: np.ndarray, size: Size, *, nearest: bo
             small = max(1, round(width * min(1, shrink[0]))), max(1, round(height * min(1, shrink[1])))
             array = cv2.resize(array, small, interpolation=cv2.INTER_AREA)
             matrix = matrix @ scaling(width / small[0], height / small[1])
-    dtype, flat = array.dtype, array.ndim == 2
     if dtype == np.bool_:
         array = array.view(np.uint8)
     elif dtype in (np.int32, np.int64):
@@ -260,8 +261,13 @@ def random_resized_crop(
     fill=0,
     min_side: float = 1.0,
     min_visible: float = 0.0,
+    reduced: bool = False,
 ) -> Op:
-    """A region of random area fraction and width/height ratio, resized to `size` (torchvision's RandomResizedCrop rule)."""
+    """A region of random area fraction and width/height ratio, resized to `size` (torchvision's RandomResizedCrop rule).
+
+    reduced: JPEG files of own images that are read as they are (`data.options.size=()`) are decoded at 1/2, 3/8, 1/4 or 1/8 of
+      their size where the region still has at least `size` pixels. Faster where images are large; not quite the same pixels.
+    """
 
     def op(example: Example, rng: np.random.Generator) -> Example:
         height, width = example["image"].shape[:2]
@@ -274,11 +280,18 @@ def random_resized_crop(
         else:  # the largest central region of an allowed ratio
             w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
             x, y = (width - w) // 2, (height - h) // 2
-        matrix = crop_and_resize((x, y, x + w, y + h), size)
+        box: tuple[float, float, float, float] = (x, y, x + w, y + h)
+        if isinstance(example["image"], Undecoded):
+            image = example["image"].read((-(-size[0] * height // h), -(-size[1] * width // w)))
+            down, across = image.shape[0] / height, image.shape[1] / width
+            example = {**example, "image": image}
+            box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        matrix = crop_and_resize(box, size)
         if rng.random() < flip:
             matrix = flipping(size, horizontal=True) @ matrix
         return warp_example(example, matrix, size, fill=fill, min_side=min_side, min_visible=min_visible)
 
+    op.takes_undecoded = reduced  # type: ignore[attr-defined]  # told by `pipeline.Pipeline`
     return op
 
 

@@ -8,6 +8,7 @@ Shape letters: H W C image.
 import cv2
 import numpy as np
 
+from imgrec_jax.data.images import Undecoded
 from imgrec_jax.data.ops.geometry import Example, Op
 from imgrec_jax.data.ops.pixels import as_image, checked, white
 
@@ -97,6 +98,8 @@ def to_channels(channels: int) -> Op:
     """
 
     def op(example: Example, rng: np.random.Generator) -> Example:
+        if isinstance(example["image"], Undecoded):  # of these channels, or it would have been decoded
+            return example
         image = checked(example["image"])
         if image.ndim == 2:
             image = image[..., None]
@@ -109,6 +112,7 @@ def to_channels(channels: int) -> Op:
             image = as_image(image @ _LUMA, image.dtype)[..., None]
         return {**example, "image": image}
 
+    op.passes_undecoded = channels  # type: ignore[attr-defined]  # told by `pipeline.Pipeline`
     return op
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.images import FORMATS, MAX_PIXELS, ImageFileError, damage, open_image
+from imgrec_jax.data.images import FORMATS, MAX_PIXELS, ImageFileError, damage, decode_jpeg, open_image
 from imgrec_jax.data.own import dicom
 
 # What is odd about a file, as bits of `Picture.notes`, and how it is met.
@@ -25,6 +25,7 @@ _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".jpg", ".jpeg", ".mpo"),
 }  # fmt: skip
 _CHECKED = ("PNG", "JPEG", "MPO")  # by `damage`
+_JPEG = b"\xff\xd8"  # how one begins
 
 # The tag says how the stored rows and columns lie: EXIF 2.32, 4.6.4, Orientation.
 _UPRIGHT = {
@@ -58,9 +59,9 @@ class Picture(NamedTuple):
 def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, to_the_end: bool = True) -> Picture:
     """What the bytes of the file `name` are; whatever is wrong with them is told in `problem`, and never raised.
 
-    to_the_end: with what in some formats only decoding tells, that the file was cut off.
+    to_the_end: with its digest, and what in some formats only decoding tells, that the file was cut off.
     """
-    digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") if to_the_end else 0
     if not data:
         return Picture(problem="an empty file (0 bytes)")
     if dicom.is_dicom(name):
@@ -144,6 +145,8 @@ def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS,
             values = dicom.pixels(data, window, max_pixels)
         elif found.depth == 16:
             values = _decode_deep(data, found)
+        elif data[:2] == _JPEG and not found.notes & _TURNED and (image := decode_jpeg(data, name)) is not None:
+            values = image if found.channels == 3 else np.ascontiguousarray(image[..., :1])
         else:
             with open_image(io.BytesIO(data)) as image:
                 upright = ImageOps.exif_transpose(image) if found.notes & _TURNED else image

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax.data.images import Undecoded, decode_reduced
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own import listing as listings
 from imgrec_jax.data.own import prepared
@@ -314,6 +315,23 @@ class OwnImages:
         share = image.astype(np.float32) / np.float32(white)
         return share if self.depth == 16 else np.rint(share * 255).astype(np.uint8)
 
+    def _undecoded(self, i: int, channels: int) -> Undecoded | None:
+        """Example i as a JPEG that waits to be told its size; None for other images, and where all are brought to one size."""
+        row, name, store = self._index.table[i], self.listing.names[i], self.listing.store
+        as_it_is = not self.size and self.depth == 8 and row["channels"] == self.channels and not row["notes"]
+        as_it_is = as_it_is and channels in (0, self.channels)
+        if self.listing.pixels is not None or self._records is not None or not as_it_is:
+            return None
+        if not name.lower().endswith((".jpg", ".jpeg")):
+            return None
+
+        def read(least: tuple[int, int]) -> np.ndarray:
+            data = store.read(name)
+            image = decode_reduced(data, store.path(name), least, self.channels)
+            return self._read(i) if image is None else image
+
+        return Undecoded((int(row["height"]), int(row["width"]), self.channels), read)
+
     def _prepared(self, i: int) -> np.ndarray:
         """Example i with its channels and size: what the ops of evaluation make of the file."""
         if self._records is not None:
@@ -446,6 +464,10 @@ class _Images:
             self._there[index] = True
         return image
 
+    def undecoded(self, index: int, channels: int) -> np.ndarray | Undecoded:
+        """The image, or what reads a JPEG of so many channels, 0 for any, at the resolution that is asked for."""
+        return self._survey._undecoded(int(self._at[index]), channels) or self[index]
+
     def all(self) -> np.ndarray:
         from concurrent.futures import ThreadPoolExecutor
 
@@ -468,6 +490,11 @@ class Examples:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.info.name}: example {index} of {len(self)}")
         return {"image": self._images[index], **{name: array[index] for name, array in self._targets.items()}}
+
+    def undecoded(self, index: int, channels: int) -> dict[str, Any]:
+        """As `self[index]`, its image perhaps one that waits to be told its size, if it has so many channels (0: any)."""
+        image = self._images.undecoded(index, channels)
+        return {"image": image, **{name: array[index] for name, array in self._targets.items()}}
 
 
 def _of_array(image: np.ndarray) -> Picture:

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgrec_jax.data.ops.geometry import random_resized_crop
+from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.data.own.listing import Reading
 from imgrec_jax.data.own.listing import read as read_listing
+from imgrec_jax.data.pipeline import Order, Pipeline
+from imgrec_jax.data.sets import own_images
 from imgrec_jax.data.sets.own_images import survey_images
 from imgrec_jax.data.source import Request
 from tests.data.own.make import COLOURS, encoded, folder, pixels, write
@@ -421,7 +425,6 @@ def test_the_index_is_kept_and_only_what_changed_is_looked_at_again(tmp_path, mo
 
 def test_what_was_found_is_found_anew_where_files_or_options_changed(tmp_path, monkeypatch):
     from imgrec_jax.data.own import index
-    from imgrec_jax.data.sets import own_images
 
     monkeypatch.setattr(index, "KEPT_FROM", 1)
     cut = []
@@ -746,3 +749,41 @@ def test_groups_of_a_column_in_two_splits_name_the_column(tmp_path):
     rows = [f"images/cat/{n:03}.png,{'ab'[n % 2]},{'train' if n < 10 else 'test'},p{n % 3}" for n in range(20)]
     with pytest.raises(ValueError, match="3 groups lie in more than one split: .* or call their column or array otherwise"):
         survey(table(tmp_path, header="file,label,split,group", rows=rows), tmp_path)
+
+
+def photographs(root):
+    """Smooth JPEG files of several sizes, one of them grey, one turned, and a PNG."""
+    rng = np.random.default_rng(0)
+    for n in range(12):
+        height, width = ((480, 640), (600, 500), (1000, 1200))[n % 3]
+        image = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+        write(root / "ab"[n % 2] / f"{n:02}.jpg", cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes())
+    write(root / "a" / "grey.jpg", cv2.imencode(".jpg", image[..., 0])[1].tobytes())
+    write(root / "a" / "plain.png", cv2.imencode(".png", image)[1].tobytes())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).save(root / "b" / "turned.jpg", exif=exif)
+    return root
+
+
+@pytest.mark.parametrize("channels", [(), (to_channels(3),), (to_channels(1),)])
+def test_a_crop_of_a_jpeg_is_decoded_no_larger_than_it_needs(tmp_path, channels, monkeypatch):
+    source = survey(photographs(tmp_path / "d"), tmp_path, {"size": (), "fractions": (1.0, 0.0, 0.0)}).open("train")
+    reduced, decode = [], own_images.decode_reduced
+    monkeypatch.setattr(own_images, "decode_reduced", lambda *given: reduced.append(decode(*given)) or reduced[-1])
+
+    names = source.info.meta["file_names"]
+    one_kind = [n for n, name in enumerate(names) if "grey" not in name]  # in colour: they make a batch as they are
+    upright = [names[n] for n in one_kind if names[n][2:4].isdigit()]
+    ops = lambda **options: (*channels, random_resized_crop(size=(96, 128), area=(0.3, 1.0), flip=0.5, **options))  # noqa: E731
+    order = lambda epoch: Order(np.array([one_kind]), np.ones((1, len(one_kind)), np.bool_))  # noqa: E731
+    plain, less = (Pipeline(source, order, 5, ops(reduced=on), threads=0).batch(0)["image"] for on in (False, True))
+    assert less.shape == plain.shape and plain.dtype == less.dtype
+    if channels and less.shape[3] == 1:
+        assert not reduced  # it takes their colours
+    else:
+        assert len(reduced) == len(upright) >= 8 and sum(image is not None for image in reduced) > 4
+        assert all(min(image.shape[:2]) >= 96 for image in reduced if image is not None)
+    assert np.abs(plain.astype(int) - less).mean() < 1.5
+    odd = [n for n, i in enumerate(one_kind) if names[i] not in upright]
+    np.testing.assert_array_equal(plain[odd], less[odd])
