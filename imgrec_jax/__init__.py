@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imgrec_jax.inference.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["build", "evaluate", "load", "load_config", "train"]
+__all__ = ["build", "evaluate", "load", "load_config", "train", "train_seeds"]
 
 # Each function imports what it needs when it is called: importing the package costs nothing.
 
@@ -66,6 +66,17 @@ def train(
     from imgrec_jax.run.writers import emit
 
     return training.train(experiment, workdir, say or emit, callbacks=callbacks, restart=restart)
+
+
+def train_seeds(
+    config: "ConfigDict", workdir: str | PathLike, say: Callable[[str], None] | None = None, *, restart: bool = False
+) -> dict[int, dict[str, dict[str, Any]]]:
+    """Trains the `config.seeds` runs that a config stands for side by side, each in a folder of its own in the workdir; returns
+    {seed: the last evaluation of every split}. say, restart, Ctrl-C: as of `train`."""
+    from imgrec_jax.run.writers import emit
+    from imgrec_jax.sweeps import seeds
+
+    return seeds.train(config, workdir, say or emit, restart=restart)
 
 
 def evaluate(

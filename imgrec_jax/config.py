@@ -38,6 +38,9 @@ def base() -> ConfigDict:
     """A complete, locked config without a model."""
     config = ConfigDict()
     config.seed = 0
+    config.seeds = 1  # runs, of seed, seed + 1, ..., each in a folder of its own in the workdir
+    # "vmap" stacks them in one compiled step, "devices" shares them out, "processes" gives each its cores; "auto" chooses.
+    config.seeds_in = "auto"
     config.task = "classification"
     config.model = ConfigDict({"name": ""})
     config.pretrained = _pretrained()
@@ -211,8 +214,24 @@ def _parallel() -> ConfigDict:
     return section
 
 
+SEEDS_IN = ("auto", "vmap", "devices", "processes")
+
+
+def replica(config: ConfigDict, seed: int) -> ConfigDict:
+    """The config of the run of one seed alone."""
+    made = config.copy_and_resolve_references()
+    made.seed, made.seeds, made.seeds_in = seed, 1, SEEDS_IN[0]
+    return made
+
+
+def replicas_of(config: ConfigDict) -> list[ConfigDict]:
+    """The configs of the runs that a config with `seeds` stands for."""
+    return [replica(config, seed) for seed in range(config.seed, config.seed + config.seeds)]
+
+
 # A workdir may be resumed with other values of these: they change how long a run is and what it prints, not what it computes.
 MAY_CHANGE = (
+    "seeds",
     "train.total_",
     "log.",
     "checkpoint.",

@@ -121,8 +121,11 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     import jax
 
     from imgrec_jax import assemble, compiled, distributed, parallel
+    from imgrec_jax.config import replica
+    from imgrec_jax.pages import training
     from imgrec_jax.run import loop, workdir
     from imgrec_jax.run.writers import emit
+    from imgrec_jax.sweeps import seeds
 
     say = emit if parallel.is_lead() else lambda line: None
     goes_on = False
@@ -157,8 +160,9 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             workdir.read_config(folder)
         elif FLAGS.mode == "train" and not FLAGS.restart:
             workdir.check_config(folder, config, assemble.complete)
+        several = config.seeds != 1 and FLAGS.mode in ("train", "eval") and not untrained
         with distributed.lead_first("data"):
-            experiment = assemble.build(config)
+            experiment = None if several else assemble.build(replica(config, config.seed))
     except Exception as error:
         if goes_on and type(error) is ValueError:
             error = ValueError(
@@ -169,18 +173,22 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     try:
         if FLAGS.mode == "browse":
             return browse(experiment, folder, say)
-        if untrained:
+        if untrained and experiment is not None:
             loop.evaluate_pretrained(experiment, folder, say, stop=stop)
             return
         if FLAGS.mode == "eval":
-            loop.evaluate_workdir(experiment, folder, say, which=FLAGS.checkpoint, allow_changes=FLAGS.allow_changes, stop=stop)
+            evaluate = loop.evaluate_workdir if experiment is not None else seeds.evaluate
+            options = {"which": FLAGS.checkpoint, "allow_changes": FLAGS.allow_changes, "stop": stop}
+            evaluate(experiment if experiment is not None else config, folder, say, **options)
             return
-        say(summary(experiment, folder))
-        from imgrec_jax.pages import training
-
-        training.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
-        if experiment.cadence.checkpoint_every:
-            say(f"in {folder}: checkpoints, metrics.jsonl, config.json; to evaluate: imgrec --workdir={folder} --mode=eval")
+        if experiment is None:
+            seeds.train(config, folder, say, restart=FLAGS.restart, stop=stop, describe=summary)
+        else:
+            say(summary(experiment, folder))
+            training.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
+        if config.checkpoint.enabled:
+            inside = "checkpoints, metrics.jsonl, config.json" if experiment is not None else "a folder a seed, metrics.jsonl"
+            say(f"in {folder}: {inside}; to evaluate: imgrec --workdir={folder} --mode=eval")
     except Exception as error:
         if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
             raise  # another process may be gone

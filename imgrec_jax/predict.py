@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from imgrec_jax.inference.command import Parser, ending_in_one_line, size_of_text, workdir_flags
+from imgrec_jax.inference.command import Parser, ending_in_one_line, window_of_text, workdir_flags
 
 
 def parser() -> Parser:
@@ -26,8 +26,8 @@ def parser() -> Parser:
     made.add_argument("--labels", metavar="PATH", help="the truth: a folder with a folder a class or a CSV, a COCO json, or a "
                       "folder of masks; adds the score of the prediction")  # fmt: skip
     made.add_argument("--threshold", type=float, metavar="S", help="detection: leave out boxes with a lower score than S")
-    made.add_argument("--window", type=size_of_text, metavar="H,W", help="detection: also look through windows of this size, "
-                      "for small objects in large pictures (default the run's eval.window)")  # fmt: skip
+    made.add_argument("--window", type=window_of_text, metavar="H,W", help="detection: also look through windows of this size, "
+                      "for small objects in large pictures (default the run's eval.window), or none")  # fmt: skip
     made.add_argument("--overlap", type=float, help="of the windows, as a share of their side (default the run's, 0.25)")
     made.add_argument("--every", type=int, default=1, metavar="N", help="of a video: one frame in N (default 1)")
     made.add_argument("--features", metavar="NAME", help="write a feature of every image instead: 'embedding', or a layer "

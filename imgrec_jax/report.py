@@ -2,12 +2,14 @@
 
 Writes WORKDIR/report/index.html, one file that needs nothing else, and its plots as PNG and SVG beside it. With several runs,
 imgrec report runs/a runs/b --out=compared, it compares them: configs, curves, results, paired tests on the same examples. The
-folder of a sweep stands for its finished runs.
+folder of a sweep, or of several seeds, stands for its finished runs.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from imgrec_jax.inference.command import Parser, ending_in_one_line
 
@@ -38,6 +40,13 @@ def finished_runs(folder: Path) -> list[Path]:
     return found
 
 
+def ensemble_of(folder: Path) -> list[dict[str, Any]]:
+    """What the ensemble of a folder of seeds was evaluated to; [] for any other folder."""
+    from imgrec_jax.sweeps.seeds import ENSEMBLE
+
+    return json.loads((folder / ENSEMBLE).read_text())["records"] if (folder / ENSEMBLE).is_file() else []
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Does what the flags say; returns the exit status."""
     from imgrec_jax.inference.command import note
@@ -55,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.checkpoint is not None:
             raise ValueError("--checkpoint is for one run; a comparison looks at the best checkpoint of each, else the last")
         out = out or (Path(given[0]).expanduser() / "report" if len(given) == 1 else Path(f"report_of_{len(folders)}_runs"))
-        page = report.compare(folders, note, out=out, allow_code=arguments.allow_code)
+        ensemble = [record for folder in given for record in ensemble_of(Path(folder).expanduser())]
+        page = report.compare(folders, note, out=out, allow_code=arguments.allow_code, ensemble=ensemble)
     print(page)
     return 0
 

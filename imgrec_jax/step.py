@@ -63,23 +63,38 @@ def eval_variables(state: TrainState) -> dict[str, Any]:
 
 
 def make_train_step(
+    task: Task, tx: optax.GradientTransformation, *, seed: int, **options: Any
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """Makes (state, batch) -> (state, {name: metric state}) of one seed; options: of `make_keyed_step`."""
+    keyed, key = make_keyed_step(task, tx, **options), train_key(seed)
+
+    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        return keyed(key, state, batch)
+
+    return step
+
+
+def train_key(seed: int) -> jax.Array:
+    """Of dropout and whatever else the loss draws in training; the step is folded into it."""
+    return named_key(seed, "train")
+
+
+def make_keyed_step(
     task: Task,
     tx: optax.GradientTransformation,
     *,
-    seed: int,
     schedule: Callable[[jax.Array], jax.Array],
     ema_decay: float = 0.0,
     accumulate: int = 1,
     remat: str = "none",
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda params: params,
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Makes (state, batch) -> (state, {name: metric state}).
+) -> Callable[[jax.Array, TrainState, dict], tuple[TrainState, dict]]:
+    """Makes (key, state, batch) -> (state, {name: metric state}), which can be mapped over the states of several seeds.
 
     Args:
       task: the contract.
       tx: the optimiser.
-      seed: of dropout and whatever else the loss draws.
       schedule: step -> learning rate, reported.
       ema_decay: 0 for none; ramped up as min(decay, (1 + t) / (10 + t)) so that the average forgets the initialisation.
       accumulate: the batch is split into so many parts, one after the other, to save memory; gradients are averaged by how much
@@ -89,7 +104,6 @@ def make_train_step(
       axis_name: mapped axis under `pmap`; gradients are summed over it.
       gather: parameters as the state holds them -> as the model takes them (`parallel.Sharded.gather`).
     """
-    key = named_key(seed, "train")
 
     def value_and_grad(state: TrainState, batch: dict, rng: jax.Array):
         def loss(params):
@@ -128,7 +142,7 @@ def make_train_step(
         value, grads = jax.tree.map(lambda t: t / jnp.maximum(weights, 1e-12), total)
         return (value, aux._replace(model_state=model_state, metrics=sums)), grads
 
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+    def step(key: jax.Array, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(key, state.step)
         compute = accumulated if accumulate > 1 else value_and_grad
         (value, aux), grads = compute(state, batch, rng)

@@ -20,7 +20,7 @@ from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference.command import Parser, ending_in_one_line, note
 from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.sweeps.points import Point, grid, points, sample, seeds_of
-from imgrec_jax.sweeps.runs import Places, finished, run_all
+from imgrec_jax.sweeps.runs import Places, command, finished, run_all
 from imgrec_jax.sweeps.table import summarise
 
 ASKED = "sweep.json"
@@ -97,6 +97,8 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError("give --grid, or --random N with --sample")
     combinations = sample(flags.sample, flags.random, flags.sample_seed) if flags.random is not None else grid(flags.grid)
     every = points(combinations, seeds_of(flags.seeds), common)
+    if seeds := {"seeds", "seeds_in"} & {*common, *every[0].values}:
+        raise ValueError(f"--config.{sorted(seeds)[0]}: a sweep makes every seed a run of its own; give --seeds=N")
     if varied := set(common) & {*every[0].values, "seed"}:
         raise ValueError(f"--config.{sorted(varied)[0]} is given for every point, and the sweep varies it; give it once")
     metrics = _check(flags.config, every, flags.metrics)
@@ -130,7 +132,9 @@ def run(argv: Sequence[str]) -> int:
     jobs = min(flags.jobs or len(devices) or max(cores // flags.cores, 1), max(len(todo), 1))
     note(f"{len(chosen)} runs, {len(chosen) - len(todo)} of them done, {jobs} at a time, in {folder}")
     try:
-        failed = run_all(flags.config, todo, folder, Places(jobs, flags.cores, devices), len(chosen))
+        failed = run_all(
+            lambda point: command(flags.config, point, folder), todo, folder, Places(jobs, flags.cores, devices), len(chosen)
+        )
     except KeyboardInterrupt:
         note("stopped; the runs have saved, and the same command goes on")
         return 130
@@ -138,7 +142,8 @@ def run(argv: Sequence[str]) -> int:
         print(summarise(folder, every, metrics))
         note(f"in {folder}: table.md, table.csv, plot.png, and a workdir a run")
     if failed:
-        note(f"error: {len(failed)} of {len(chosen)} runs failed: {', '.join(failed[:5])}; the .log beside a workdir says why")
+        some = ", ".join(list(failed)[:5])
+        note(f"error: {len(failed)} of {len(chosen)} runs failed: {some}; the .log beside a workdir says why")
     return 1 if failed else 0
 
 

@@ -76,6 +76,7 @@ def test_random_points_keep_to_their_ranges_and_are_the_first_of_more():
         (["--random", "3"], "give --grid, or --random N with --sample"),
         (["--random", "3", "--sample", "optim.learning_rate=0:1:log"], "LOW above 0"),
         (["--seeds", "0"], "expected how many"),
+        (["--config.seeds=3"], "give --seeds=N"),
         (["--grid", "optim.learning_rate=0.1", "--config.optim.learning_rate=1"], "the sweep varies it"),
     ],
 )

@@ -1,8 +1,9 @@
 """Do exported files answer as the run does, and how fast? python experiments/014_exports/run.py WORKDIR...
 
 For every workdir StableHLO and ONNX are made, each is compared with the live model on 100 images of the test split, and all
-three are timed in turn on the same images. Needs imgrec-jax[export,onnx]. Results go to `result.json`, the latest of each task,
-and the table of README.md is written from them.
+three are timed in turn on the first of them. Needs imgrec-jax[export,onnx]. Results go to `result.json`, the latest of
+each task, and the table of README.md is written from them. --only=difference or --only=ms leaves the other figures as they are,
+so that the times can be taken while nothing else runs.
 """
 
 import argparse
@@ -24,10 +25,11 @@ from imgrec_jax.inference import artefact, onnx_export, stablehlo
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "result.json"
 ROUNDS = 5
+TIMED = 20  # images of a round
 
 
-def measured(workdir: Path, batches: tuple[int, int]) -> dict:
-    """Differences, and milliseconds an image, of a run's two files at both sizes of batch."""
+def measured(workdir: Path, batches: tuple[int, int], wanted: tuple[str, ...]) -> dict:
+    """Of a run's two files at both sizes of batch what is wanted: "difference" from the live model, "ms" an image."""
     run = imgrec_jax.load(workdir)
     images, _ = artefact.sample_images(run, artefact.IMAGES)
     fixed = run.config.task == "detection"
@@ -54,16 +56,20 @@ def measured(workdir: Path, batches: tuple[int, int]) -> dict:
                 "onnx": onnx_export.load(graph),
             }
             print(record["task"], rows, flush=True)
-            record["batches"][str(rows)] = {
-                "difference": {name: artefact.compare(programs[name], live, images, [rows]) for name in ("stablehlo", "onnx")},
-                "ms": timed(programs, images, rows),
-            }
+            found = record["batches"][str(rows)] = {}
+            if "difference" in wanted:
+                files = ("stablehlo", "onnx")
+                found["difference"] = {name: artefact.compare(programs[name], live, images, [rows]) for name in files}
+            if "ms" in wanted:
+                found["ms"] = timed(programs, images[:TIMED], rows)
     return record
 
 
 def timed(programs: dict[str, Callable], images: np.ndarray, rows: int) -> dict[str, float]:
     """Milliseconds an image, medians over rounds in which the programs take turns."""
     parts = [images[start : start + rows] for start in range(0, len(images) - rows + 1, rows)]
+    for program in programs.values():  # which is compiled by then
+        jax.block_until_ready(program(parts[0]))
     found: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(ROUNDS):
         for name, program in programs.items():
@@ -82,10 +88,14 @@ def table(records: list[dict]) -> str:
     for record in records:
         for rows, found in record["batches"].items():
             off = [
-                ", ".join(f"{name} {gap:.0e}" if gap else f"{name} 0" for name, gap in found["difference"][kind].items())
+                ", ".join(
+                    f"{name} {gap:.0e}" if gap else f"{name} 0"
+                    for name, gap in found.get("difference", {}).get(kind, {}).items()
+                )
                 for kind in ("stablehlo", "onnx")
             ]
-            times = " | ".join(f"{found['ms'][name]:.2f}" for name in ("live", "stablehlo", "onnx"))
+            ms = found.get("ms", {})
+            times = " | ".join(f"{ms[name]:.3g}" if ms else "" for name in ("live", "stablehlo", "onnx"))
             lines.append(f"| {record['task']}, `{record['model']}` | {rows} | {off[0]} | {off[1]} | {times} |")
     return "\n".join(lines)
 
@@ -94,10 +104,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--batches", type=int, nargs=2, default=(1, 4))
+    parser.add_argument("--only", choices=("difference", "ms"))
     arguments = parser.parse_args()
-    records = json.loads(RESULT.read_text()) if RESULT.exists() else []
     for workdir in arguments.workdirs:
-        record = measured(workdir, tuple(arguments.batches))
+        record = measured(workdir, tuple(arguments.batches), (arguments.only,) if arguments.only else ("difference", "ms"))
+        records = json.loads(RESULT.read_text()) if RESULT.exists() else []
+        before = [other for other in records if other["task"] == record["task"]] if arguments.only else []
+        for rows, found in record["batches"].items():
+            for other in before:
+                record["batches"][rows] = {**other["batches"].get(rows, {}), **found}
         records = [*(other for other in records if other["task"] != record["task"]), record]
         RESULT.write_text(json.dumps(records, indent=1) + "\n")
     page = HERE / "README.md"

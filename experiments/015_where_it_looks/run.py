@@ -26,7 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", type=Path)
     run = imgrec_jax.load(parser.parse_args().workdir)
-    source = open_sources(assemble.complete(run.config))[1]["test"]
+    sources = open_sources(assemble.complete(run.config))[1]
+    result = {split: looked(run, sources[split], HERE / "peaks.jpg") for split in ("validation", "test")}
+    (HERE / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def looked(run, source, picture: Path) -> dict:
+    """How often the peak lies in the box; the first scenes go to `picture`."""
     annotations = source.info.meta["annotations"]
     inside = {method: np.zeros(len(source), bool) for method in METHODS}
     right, pictures = np.zeros(len(source), bool), []
@@ -41,19 +48,18 @@ def main() -> None:
             inside[method][index] = box[0] <= x + 0.5 <= box[2] and box[1] <= y + 0.5 <= box[3]
             if method == METHODS[0] and index < SHOWN:
                 pictures.append(shown(at.image, heat, box, (x, y)))
+    rows = [np.concatenate(pictures[n : n + 4], axis=1) for n in range(0, SHOWN, 4)]
+    cv2.imwrite(str(picture), np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
     area = annotations.boxes
-    share = float(np.mean((area[:, 2] - area[:, 0]) * (area[:, 3] - area[:, 1])) / np.prod(source[0]["image"].shape[:2]))
-    result = {
+    return {
         "scenes": len(source),
         "accuracy": float(right.mean()),
-        "box_share_of_image": share,
+        "box_share_of_image": float(
+            np.mean((area[:, 2] - area[:, 0]) * (area[:, 3] - area[:, 1])) / np.prod(source[0]["image"].shape[:2])
+        ),
         "peak_in_box": {method: float(found.mean()) for method, found in inside.items()},
         "peak_in_box_where_right": {method: float(found[right].mean()) for method, found in inside.items()},
     }
-    (HERE / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    rows = [np.concatenate(pictures[n : n + 4], axis=1) for n in range(0, SHOWN, 4)]
-    cv2.imwrite(str(HERE / "peaks.jpg"), np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    print(json.dumps(result, indent=1))
 
 
 def shown(image: np.ndarray, heat: np.ndarray, box: np.ndarray, peak: tuple[int, int]) -> np.ndarray:

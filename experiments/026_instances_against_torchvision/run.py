@@ -30,6 +30,7 @@ NAMES = {
 LEARNED = ("000000000030.jpg", "000000000092.jpg", "000000000471.jpg")
 IMAGES = 24
 SIZES = {"min_size": 128, "max_size": 192}
+TRAINING = {"rpn_pre_nms_top_n_train": 500, "rpn_post_nms_top_n_train": 200, "box_batch_size_per_image": 64}
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 LOSSES = {"classification": "loss_classification", "bbox_regression": "loss_bbox_regression"}  # theirs: ours
 
@@ -93,7 +94,8 @@ def torch_model(kind: str, weights: Path | None):
     from safetensors.torch import load_file
     from torchvision.models.detection import _utils, roi_heads
 
-    model = torchvision.models.get_model(NAMES[kind], weights=None, weights_backbone=None, num_classes=81, **SIZES)
+    options = {**SIZES, **(TRAINING if kind.startswith("mask") else {})}
+    model = torchvision.models.get_model(NAMES[kind], weights=None, weights_backbone=None, num_classes=81, **options)
     if weights is None:
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         golden = make_mask_rcnn if kind.startswith("mask") else make_retinanet
@@ -249,7 +251,7 @@ def losses(model, kind: str, folder: Path) -> dict:
     categories = {category: n + 1 for n, category in enumerate(sorted(truth.getCatIds()))}
     resize = GeneralizedRCNNTransform(128, 192, [0.0] * 3, [1.0] * 3)
     mask = kind.startswith("mask")
-    hyper = {} if mask else {"detections_per_img": 100}
+    hyper = TRAINING if mask else {}
     task = made_task(kind, hyper)
     spec = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)}
     converted = torchvision_names.detector({name: value.numpy() for name, value in model.state_dict().items()})

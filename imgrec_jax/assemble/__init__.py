@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.assemble import as_trained, data, found, model, optimizer, own, preprocess, pretrained, task, values
 from imgrec_jax.assemble.components import check_types, complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
-from imgrec_jax.config import modernise
+from imgrec_jax.config import SEEDS_IN, modernise, replica, replicas_of
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.check import Report
 from imgrec_jax.data.check_examples import ExamplesReport
@@ -26,11 +26,22 @@ from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.data.preprocess import Preprocess
 from imgrec_jax.data.source import Source, fingerprint
 from imgrec_jax.experiment import Cadence, Compute, Data, Experiment, Optimisation, Selection
-from imgrec_jax.parallel import MODES, make_layout
+from imgrec_jax.parallel import MODES, Layout, make_layout
 from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
 
-__all__ = ["ConfigError", "Inference", "build", "check", "class_names", "complete", "inference", "remembered", "reports"]
+__all__ = [
+    "ConfigError",
+    "Inference",
+    "build",
+    "check",
+    "class_names",
+    "complete",
+    "inference",
+    "remembered",
+    "replicas",
+    "reports",
+]
 
 TASKS = tuple(data.TARGETS)
 
@@ -40,11 +51,13 @@ def check(config: ConfigDict) -> None:
     config = found.stand_in(config) if data.entry_of(config).survey else config
     choice("task", config.task, TASKS)
     choice("dtype", config.dtype, DTYPES)
+    choice("seeds_in", config.seeds_in, SEEDS_IN)
     if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # flags are added at run time
         raise ConfigError("config.dtype='float64' needs JAX's 64-bit mode: set JAX_ENABLE_X64=1")
     check_types(config)
     values.check(config)
     values.check_used(config)
+    _check_seeds(config)
     choice("select.mode", config.select.mode, ("min", "max"))
     choice("parallel.mode", config.parallel.mode, MODES)
     choice("parallel.remat", config.parallel.remat, REMAT)
@@ -72,6 +85,30 @@ def check(config: ConfigDict) -> None:
     data.check(config)
 
 
+def _check_seeds(config: ConfigDict) -> None:
+    """Raises ConfigError for what several seeds in one program cannot be combined with."""
+    if config.seeds == 1:
+        if config.seeds_in != SEEDS_IN[0]:
+            raise ConfigError(f"config.seeds_in={config.seeds_in!r} is how several seeds are trained; give config.seeds, too")
+        return
+    given = f"config.seeds={config.seeds}"
+    if jax.process_count() > 1:
+        raise ConfigError(f"{given} is for one process, and there are {jax.process_count()}; give each seed a run of its own")
+    if not config.checkpoint.enabled:
+        raise ConfigError(f"{given} needs the checkpoints of its runs: set config.checkpoint.enabled=True")
+    if config.seeds_in not in ("vmap", "devices"):
+        return
+    given = f"config.seeds_in={config.seeds_in!r}"
+    if config.parallel.mode != "jit" or config.parallel.fsdp != 1:
+        raise ConfigError(
+            f"{given} lays whole states on the devices itself, and config.parallel.mode={config.parallel.mode!r}, "
+            f"fsdp={config.parallel.fsdp} would cut them; expected 'jit' and 1, or seeds_in='processes'"
+        )
+    if config.log.writers or config.profile.first_step is not None:
+        name = "log.writers" if config.log.writers else "profile.first_step"
+        raise ConfigError(f"{given} trains in one process, and config.{name} is of one run; give seeds_in='processes'")
+
+
 def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     """The config with what the run of the config `before` found in its data when it began, where it leaves that open."""
     # The config of a workdir is complete; completing it again could run code that only the workdir names. What pretrained
@@ -93,10 +130,40 @@ def build(config: ConfigDict) -> Experiment:
       ConfigError: for what the config gets wrong.
       ValueError, FileNotFoundError: for what is wrong with the data.
     """
+    if config.seeds != 1:
+        raise ConfigError(
+            f"config.seeds={config.seeds} stands for several runs, and this makes one; give seeds=1 and a seed, or train them "
+            "with imgrec_jax.train_seeds(config, workdir)"
+        )
+    return _experiment(_opened(config))
+
+
+def replicas(config: ConfigDict) -> list[Experiment]:
+    """What `build` makes, of each of the config's seeds; the data are opened once where they are the same for all.
+
+    Raises: as `build`.
+    """
+    check(complete(modernise(config)))
+    each = replicas_of(config)
+    if config.data.examples_per_class is not None:  # which examples these are is drawn by the seed
+        return [_experiment(_opened(one)) for one in each]
+    opened = _opened(each[0])
+    return [_experiment(opened._replace(config=replica(opened.config, one.seed))) for one in each]
+
+
+class _Opened(NamedTuple):
+    """config: whole, with what was found in the data; source: of training; eval_sources: {split: source}."""
+
+    config: ConfigDict
+    layout: Layout
+    source: Source
+    eval_sources: dict[str, Source]
+
+
+def _opened(config: ConfigDict) -> _Opened:
     config = complete(modernise(config))
     check(config)
-    batch_size = config.data.batch_size
-    batch_lib.examples_per_process(batch_size, jax.process_count(), jax.device_count())
+    batch_lib.examples_per_process(config.data.batch_size, jax.process_count(), jax.device_count())
     try:
         layout = make_layout(config.parallel.mode, config.parallel.fsdp)
     except ValueError as error:
@@ -110,6 +177,12 @@ def build(config: ConfigDict) -> Experiment:
     data.check_overlap(config, source, eval_sources)
     data.check_detection(config, source, eval_sources, _warn)
     model.check_classes(config, getattr(source, "title", source.info.name), source.info.class_names)
+    return _Opened(config, layout, source, eval_sources)
+
+
+def _experiment(opened: _Opened) -> Experiment:
+    config, layout, source, eval_sources = opened
+    batch_size = config.data.batch_size
     eval_batch = _eval_batch_size(config.data.eval_batch_size, eval_sources)
     train, evals = _pipelines(config, source, eval_sources, eval_batch)
     epoch, spec = train.steps_per_epoch, train.batch(0)

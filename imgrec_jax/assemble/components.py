@@ -195,7 +195,9 @@ def switch(config: ConfigDict, key: str, name: str) -> str | None:
         for of, where, options_of in COMPONENTS:
             follows = of == key or (where == "detection" and section == "model")
             taken = options_of(config) if follows else None
-            options = _section(config, where) if taken is not None else ()
+            if taken is None:
+                continue
+            options = _section(config, where)
             for option in [option for option in options if option not in taken and option not in ("name", leaf)]:
                 del options[option]
                 dropped.append(option if of else f"{where}.{option}")

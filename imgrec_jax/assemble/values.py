@@ -73,6 +73,7 @@ def _size(length: int) -> Check:
 
 VALUES: dict[str, Check] = {
     "seed": _integer(0),
+    "seeds": _integer(1),
     "data.batch_size": _integer(1),
     "data.eval_batch_size": _integer(1),
     "data.threads": _integer(0),

@@ -65,6 +65,14 @@ def size_of_text(text: str) -> tuple[int, int]:
     return values[0], values[-1]
 
 
+def window_of_text(text: str) -> tuple[int, ...]:
+    """ "none" -> (), else as `size_of_text`."""
+    try:
+        return () if text == "none" else size_of_text(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or none") from error
+
+
 def note(line: str) -> None:
     """Prints a line to standard error: standard output is for answers."""
     print(line, file=sys.stderr, flush=True)

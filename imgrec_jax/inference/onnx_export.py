@@ -45,7 +45,7 @@ def write(run: Predictor, out: Path, rows: int | None = None) -> str:
       ImportError: where jax2onnx or ONNX Runtime are not installed.
     """
     images, origin = artefact.sample_images(run, artefact.IMAGES)
-    return artefact.deliver(run, out, make(run, images, rows), images, origin)
+    return artefact.deliver(run, out, lambda run: make(run, images, rows), images, origin)
 
 
 def make(run: Predictor, images: np.ndarray, rows: int | None = None) -> artefact.Artefact:

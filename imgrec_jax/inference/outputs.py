@@ -85,11 +85,11 @@ class Writer:
             path = self._masks / f"{self._names.of(result.file)}.png"
             drawing.save(path, result.segmentation)
             line["mask"] = str(path)
+        if self._images is not None:
+            line["picture"] = str(self._draw(result, self._images))
         print(json.dumps(plain(line), ensure_ascii=False), file=self._lines, flush=self._out is None)
         if self._coco is not None:
             self._entries += result.to_coco(*self._coco_numbers(result.file))
-        if self._images is not None:
-            self._draw(result, self._images)
 
     def _coco_numbers(self, file: str) -> tuple[int, tuple[int, ...]]:
         """(image id, category ids): those of the labels where there are any; else the number that a file is called, as COCO's
@@ -103,19 +103,23 @@ class Writer:
             raise ValueError(f"--coco: {self._ids[number]} and {file} would both be image {number}; predict on them one by one")
         return number, self._run.category_ids
 
-    def _draw(self, result: Result, folder: Path) -> None:
+    def _draw(self, result: Result, folder: Path) -> Path:
+        """Where the picture is, or the video that it is a frame of."""
         drawn = result.draw()
         if result.video is None:
             _refuse_own_folder("--save_images", folder, result)
-            drawing.save(folder / f"{self._names.of(result.file)}.{'png' if drawn.size < 1_000_000 else 'jpg'}", drawn)
-            return
+            picture = folder / f"{self._names.of(result.file)}.{'png' if drawn.size < 1_000_000 else 'jpg'}"
+            drawing.save(picture, drawn)
+            return picture
         path, _, rate = result.video
+        video = folder / f"{self._names.of(path)}.mp4"
         if path not in self._videos:
-            self._videos[path] = _open_video(folder / f"{self._names.of(path)}.mp4", drawn.shape, rate)
+            self._videos[path] = _open_video(video, drawn.shape, rate)
         writer, (height, width) = self._videos[path]
         frame = np.zeros((height, width, 3), np.uint8)  # captions may differ in height from frame to frame
         frame[: min(height, drawn.shape[0])] = drawn[:height, :width]
         writer.write(frame[..., ::-1])
+        return video
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for writer, _ in self._videos.values():
@@ -163,11 +167,11 @@ class Names:
             name = Path(name).stem if name.lower().endswith(IMAGES) else name
             name = "".join("_" if c in '/\\:*?"<>|[]#' or ord(c) < 32 else c for c in name).strip(". ")[:150] or "image"
             free, number = name, 1
-            while free in self._taken:
+            while free.casefold() in self._taken:  # on some systems X.png is x.png
                 number += 1
                 free = f"{name}_{number}"
             self._of[file] = free
-            self._taken.add(free)
+            self._taken.add(free.casefold())
         return self._of[file]
 
 

@@ -3,6 +3,7 @@
 Shape letters: N images, H W C one of them, B rows of a batch, K classes.
 """
 
+import copy
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +75,8 @@ class Predictor:
     ):
         self.workdir, self.config, self.step = folder, config, found.step
         self.checkpoint = "best" if found.kind == checkpoint.BEST else "last"
-        with own.carried(own.of_workdir(folder, config, card.get("code", {}), allow_code)):
+        self._carried = own.of_workdir(folder, config, card.get("code", {}), allow_code)
+        with own.carried(self._carried):
             self.task, self.preprocess = assemble.inference(config)
             self.class_names = tuple(card.get("class_names") or assemble.class_names(config))
         self.variables = checkpoint.read_variables(found, averaged)
@@ -84,6 +86,16 @@ class Predictor:
         self.resized = 0
         self._batch_size = card.get("eval_batch_size") or min(config.data.eval_batch_size, 64)
         self._shapes = Shapes()
+
+    def changed(self, config: ConfigDict) -> "Predictor":
+        """The run with another config of the same network, e.g. other thresholds."""
+        made = copy.copy(self)
+        for program in ("_predict", "_predict_and_score"):
+            made.__dict__.pop(program, None)
+        made.config, made.compiled = config, set()
+        with own.carried(self._carried):
+            made.task, made.preprocess = assemble.inference(config)
+        return made
 
     @property
     def started_from(self) -> dict[str, Any]:
@@ -156,7 +168,7 @@ class Predictor:
         *,
         on_fault: Callable[[Picture, ValueError], None] | None = None,
         labels: Labels | None = None,
-        window: tuple[int, int] | None = None,
+        window: tuple[int, ...] | None = None,
         overlap: float | None = None,
         threads: int = THREADS,
         rows: int | None = None,
@@ -166,8 +178,8 @@ class Predictor:
         Args:
           on_fault: told of an image that cannot be read, which is then left out; None raises the error.
           labels: the truth, of `labels_at`; its `score()` is over the images that were seen so far.
-          window: detection looks at windows of this (height, width) beside the whole picture, where that is larger; None: the
-            config's eval.window.
+          window: detection looks at windows of this (height, width) beside the whole picture, where that is larger; (): at the
+            picture alone; None: the config's eval.window.
           overlap: share of their side that neighbouring windows have in common; None: the config's eval.overlap.
           rows: of a full batch; None: by how many images there are, up to those of evaluation.
 
@@ -176,8 +188,9 @@ class Predictor:
         """
         if window is not None and self.config.task != "detection":
             raise ValueError("windows at prediction are for detection; segmentation takes its config's eval.window")
-        if self.config.task == "detection":
-            window = window or tuple(self.config.eval.window) or None
+        if window is None and self.config.task == "detection":
+            window = tuple(self.config.eval.window)
+        window = window or None
         overlap = self.config.eval.overlap if overlap is None else overlap
         source = inputs.pictures(images, **self.reading(labels is not None))
         head = list(itertools.islice(source, min(self._batch_size, HEAD)))  # frames of a video are held decoded
@@ -266,7 +279,7 @@ class Predictor:
             return records[0]
         return windows.merge(records, prepared.windows, prepared.size, **limits_of_windows(self.config))
 
-    def _prepare(self, picture: Picture, *, labels: Labels | None, window: tuple[int, int] | None, overlap: float) -> Prepared:
+    def _prepare(self, picture: Picture, *, labels: Labels | None, window: Any, overlap: float) -> Prepared:
         """Reads an image and does to it what evaluation does."""
         try:
             pixels = picture.read()

@@ -41,7 +41,7 @@ def write(run: Predictor, out: Path) -> str:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
     """
     images, origin = artefact.sample_images(run, artefact.IMAGES)
-    return artefact.deliver(run, out, make(run, images), images, origin)
+    return artefact.deliver(run, out, lambda run: make(run, images), images, origin)
 
 
 def make(run: Predictor, images: np.ndarray) -> artefact.Artefact:

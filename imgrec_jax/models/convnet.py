@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgrec_jax.models.layers import MONOTONE, activation, initializer
+from imgrec_jax.models.layers import MONOTONE, Named, activation, initializer
 from imgrec_jax.models.norm import make_norm
 from imgrec_jax.ops.conv import conv_general_dilated
 from imgrec_jax.ops.pool import max_pool
@@ -74,7 +74,7 @@ class ConvNet(nn.Module):
             )(x)
             x = norm(name=f"norm{i + 1}")(x, train=train)
             if conv.pool == 1:
-                x = act(x)
+                x = Named(name=f"act{i + 1}")(act(x))
             elif self.activation in MONOTONE:
                 x = act(max_pool(x, conv.pool))
             else:

@@ -51,6 +51,14 @@ torch_uniform = INITIALIZERS["torch"]
 truncated_normal = nn.initializers.truncated_normal(0.02)
 
 
+class Named(nn.Module):
+    """Gives a map that no module returns the name of this one, so that features and explanations can be of it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
 def exact_gelu(x: jax.Array) -> jax.Array:
     """GELU by the error function, as torch computes it; "gelu" above is the tanh approximation."""
     return nn.gelu(x, approximate=False)

@@ -179,8 +179,15 @@ def _speed(run: Predictor, found: Sequence[Evidence]) -> str:
     return html.facts(facts)
 
 
-def compare(folders: Sequence[Path], say: Callable[[str], None], *, out: Path, allow_code: bool = False) -> Path:
-    """Writes the comparison of several runs to out/index.html."""
+def compare(
+    folders: Sequence[Path],
+    say: Callable[[str], None],
+    *,
+    out: Path,
+    allow_code: bool = False,
+    ensemble: Records | None = None,
+) -> Path:
+    """Writes the comparison of several runs to out/index.html. ensemble: records of evaluations of all of them as one."""
     runs = [imgrec_jax.load(folder, allow_code=allow_code) for folder in folders]
     names = _distinct([run.workdir for run in runs])
     records = {name: read_records(run.workdir) for name, run in zip(names, runs, strict=True)}
@@ -189,6 +196,7 @@ def compare(folders: Sequence[Path], say: Callable[[str], None], *, out: Path, a
     body = [
         ("What differs", _differences(names, runs)),
         ("Results", _side_by_side(records)),
+        *([("Ensemble", _ensemble(ensemble))] if ensemble else []),
         ("Paired tests on the same examples", _paired(names, found)),
         ("Learning curves", _curves(records, made)),
     ]
@@ -221,7 +229,7 @@ def _differences(names: Sequence[str], runs: Sequence[Predictor]) -> str:
 def _side_by_side(records: dict[str, Records]) -> str:
     """The last evaluation of each run, and mean and standard deviation over the runs."""
     body = ""
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "best_test"):
         values = {name: _numbers(_last(of_run, split)) for name, of_run in records.items()}
         metrics = list(dict.fromkeys(metric for found in values.values() for metric in found))
         rows = []
@@ -233,6 +241,15 @@ def _side_by_side(records: dict[str, Records]) -> str:
         if rows:
             body += f"<h3>{split}</h3>" + html.table(("metric", *values, "mean ± std"), rows)
     return body
+
+
+def _ensemble(records: Records) -> str:
+    """Evaluations of the mean of the runs' probabilities."""
+    values = {record["split"].removeprefix("ensemble_"): _numbers(record) for record in records}
+    metrics = list(dict.fromkeys(metric for found in values.values() for metric in found))
+    return html.note("The mean of the probabilities of all of these runs.") + html.table(
+        ("metric", *values), [(metric, *(found.get(metric) for found in values.values())) for metric in metrics]
+    )
 
 
 def _paired(names: Sequence[str], found: Sequence[list[Evidence]]) -> str:

@@ -26,14 +26,13 @@ def train(
     stop: Stop | None = None,
 ) -> loop.Results:
     """`loop.train`, with pictures where the config wants them on a board, and the report where it wants one."""
-    watch = _watch(experiment, say)
+    watch = watch_of(experiment, say)
     results = loop.train(experiment, folder, say, callbacks=callbacks, restart=restart, stop=stop, watch=watch)
-    if experiment.config.log.report and parallel.is_lead():
-        _report(workdir.resolve(folder), experiment, say)
+    report_of(experiment, workdir.resolve(folder), say)
     return results
 
 
-def _watch(experiment: Experiment, say: Callable[[str], None]) -> Watch | None:
+def watch_of(experiment: Experiment, say: Callable[[str], None]) -> Watch | None:
     """None where nobody looks, where a batch is no array of one process, or where it cannot be made, which is said."""
     wanted = experiment.config.log.pictures and experiment.boards and experiment.data.evals
     simple = jax.process_count() == 1 and isinstance(experiment.compute.layout, parallel.Sharded)
@@ -56,8 +55,11 @@ def _has_ended(folder: Path, experiment: Experiment) -> bool:
     return ended and not (page.exists() and metrics.exists() and page.stat().st_mtime >= metrics.stat().st_mtime)
 
 
-def _report(folder: Path, experiment: Experiment, say: Callable[[str], None]) -> None:
-    """Writes the report of a run that has ended; one that cannot be written is said, for the run is whole without it."""
+def report_of(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
+    """Writes the report of a run that has ended, where its config wants one; one that cannot be written is said, for the run is
+    whole without it."""
+    if not (experiment.config.log.report and parallel.is_lead()):
+        return
     from imgrec_jax.pages import report
 
     if not experiment.cadence.checkpoint_every:

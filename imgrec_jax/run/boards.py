@@ -28,6 +28,7 @@ from imgrec_jax.run.workdir import METRICS
 
 TOLD = "boards.json"  # in the workdir of a run that has ended: {board: how many records it has been told of}
 PATIENCE = {True: 120.0, False: 8.0}  # seconds for what is still to be written, of a run that has ended and of another
+_WRITING: dict[Path, threading.Thread] = {}  # of a workdir, what still writes after its start has ended
 Pictures = Mapping[str, np.ndarray]  # {name: uint8 [H, W, 3]}
 
 
@@ -246,11 +247,17 @@ class Boards:
     def __init__(self, names: Sequence[str], place: Place, say: Callable[[str], None], *, fresh: bool = True):
         """Opens them. fresh: the run begins, and can as well begin once they can be opened; another goes on without.
 
+        A start of the same workdir in this process that has not written everything yet is waited for: two would write the same
+        records, and W&B has one run a process.
+
         Raises:
           ValueError: for one that cannot be opened, where the run begins.
         """
         self._names, self._place, self._say, self._open = tuple(names), place, say, dict[str, Board]()
-        for name in names:
+        if not _left(place.folder):
+            say(f"note: {' and '.join(names)} still write what an earlier start gave them; this one goes on without, {_AGAIN}")
+            self._names = ()
+        for name in self._names:
             try:
                 self._open[name] = BOARDS[name](place)
             except Exception as error:
@@ -287,6 +294,7 @@ class Boards:
         self._work.put(None)
         self._thread.join(PATIENCE[finished])
         if self._thread.is_alive():
+            _WRITING[self._place.folder.resolve()] = self._thread
             self._say(f"note: {' and '.join(self._names)} did not take everything in {PATIENCE[finished]:.0f} s; {_AGAIN}")
 
     def _write_on(self) -> None:
@@ -323,6 +331,17 @@ class Boards:
             except Exception as error:
                 self._say(_without(name, "closed", error))
         return closed
+
+
+def _left(folder: Path) -> bool:
+    """Waits for what an earlier start of this process still writes of a workdir; whether that has ended."""
+    thread = _WRITING.get(folder.resolve())
+    if thread is not None:
+        thread.join(PATIENCE[True])
+        if thread.is_alive():
+            return False
+        del _WRITING[folder.resolve()]
+    return True
 
 
 def finish(names: Iterable[str], place: Place, say: Callable[[str], None]) -> None:

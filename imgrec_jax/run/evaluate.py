@@ -3,9 +3,10 @@
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from imgrec_jax import metrics, parallel
+from imgrec_jax.data.pieces import whole
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.run.stop import Stop, until_ready
 
@@ -13,9 +14,18 @@ from imgrec_jax.run.stop import Stop, until_ready
 IN_FLIGHT = 4
 
 
+class EvalStep(Protocol):
+    """(variables, batch) -> {name: metric state}, such as `parallel.Step`."""
+
+    def prepare(self, state: Any, batch: dict[str, Any], check: Callable[[], None] = ...) -> None:
+        """Until the program for this batch is compiled."""
+
+    def __call__(self, state: Any, batch: dict[str, Any]) -> Any: ...
+
+
 def evaluate(
-    eval_step: parallel.Step,
-    variables: dict[str, Any],
+    eval_step: EvalStep,
+    variables: Any,
     pipeline: Pipeline,
     layout: parallel.Layout,
     *,
@@ -26,12 +36,12 @@ def evaluate(
     """Runs `eval_step` over one pass of `pipeline`.
 
     Args:
-      eval_step: (variables, batch) -> {name: metric state}.
+      variables: what `eval_step` takes.
       summarise: merged states -> {name: number or list}.
       stop: a signal ends the evaluation with `Interrupted`.
 
     Returns:
-      The metrics; "examples" is how many were counted.
+      The metrics; "examples" is how many were counted, of pictures in windows the pictures.
 
     Raises:
       RuntimeError: when not every example was counted exactly once.
@@ -61,7 +71,7 @@ def evaluate(
             f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}"
         )
     with stop.raising():
-        return {**summarise(merged), "examples": counted}
+        return {**summarise(merged), "examples": len(whole(pipeline.source))}
 
 
 def not_finite(values: dict[str, Any]) -> dict[str, float]:

@@ -11,15 +11,15 @@ finishes the work of that step before it makes another.
 """
 
 import contextlib
+import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax import compiled, distributed, parallel
@@ -34,50 +34,29 @@ from imgrec_jax.run.evaluate import evaluate, not_finite
 from imgrec_jax.run.record import Callback, NonFiniteError, Run, Watch
 from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, choose, find, set_damaged_aside
 from imgrec_jax.run.stop import Interrupted, Stop, caught
-from imgrec_jax.run.writers import aside, duration, emit, to_json
-from imgrec_jax.step import TrainState, eval_variables, init_state, make_eval_step, make_train_step, named_key
+from imgrec_jax.run.together import Alone, Together, compile_eval_step, compile_train_step, create_state
+from imgrec_jax.run.writers import Console, aside, duration, emit, to_json
+from imgrec_jax.step import TrainState, eval_variables
 
 Results = dict[str, dict[str, Any]]
 
 
-def create_state(experiment: Experiment, initialise: Callable | None = None) -> tuple[TrainState, Any]:
-    """A fresh state, as the layout keeps it, and its optimiser.
+class Member(NamedTuple):
+    """A run that is to be trained, alone or together with others.
 
-    initialise: changes the variables before the optimiser sees them.
+    Attributes:
+      say: prints a line.
+      callbacks: called with (step, split, values) at every report and evaluation.
+      watch: makes pictures for the boards; None for none.
+      console: makes what shows the progress: (total steps, first step, steps per epoch, batch size) -> Console.
     """
-    dtype, layout, optimisation = experiment.compute.dtype, experiment.compute.layout, experiment.optimisation
 
-    def make(key: jax.Array) -> dict[str, Any]:
-        variables = experiment.task.init(key, experiment.data.batch_spec)
-        return jax.tree.map(lambda v: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v, variables)
-
-    key = named_key(experiment.seed, "init")
-    variables = layout.create(make, key)
-    variables = layout.place(initialise(variables)) if initialise else variables
-    schedule = optimisation.make_schedule(optimisation.total_steps)
-    tx = optimisation.make_optimizer(schedule, params=variables["params"])
-    state = layout.create(lambda variables: init_state(variables, tx, optimisation.ema_decay > 0), variables)
-    return layout.put_state(state), tx
-
-
-def compile_eval_step(experiment: Experiment, state: TrainState) -> parallel.Step | None:
-    """The step for the splits to evaluate; None where there are none."""
-    layout, evals = experiment.compute.layout, experiment.data.evals
-    if not evals:
-        return None
-    step = make_eval_step(experiment.task, seed=experiment.seed, axis_name=layout.axis_name)
-    return layout.compile_eval_step(step, eval_variables(state), next(iter(evals.values())).batch(0))
-
-
-def compile_train_step(experiment: Experiment, state: TrainState, tx: Any) -> parallel.Step:
-    """The step of training; tx: as `create_state` returns it."""
-    optimisation, compute = experiment.optimisation, experiment.compute
-    step = make_train_step(
-        experiment.task, tx, seed=experiment.seed, schedule=optimisation.make_schedule(optimisation.total_steps),
-        ema_decay=optimisation.ema_decay, accumulate=optimisation.accumulate, remat=compute.remat,
-        axis_name=compute.layout.axis_name, gather=compute.layout.gather,
-    )  # fmt: skip
-    return compute.layout.compile_train_step(step, state, experiment.data.batch_spec)
+    experiment: Experiment
+    workdir: str | PathLike
+    say: Callable[[str], None] = emit
+    callbacks: Sequence[Callback] = ()
+    watch: Watch | None = None
+    console: Callable[..., Console] = Console
 
 
 def train(
@@ -110,56 +89,122 @@ def train(
       NonFiniteError: when training or an evaluation is not finite.
       Interrupted: when a signal comes before the first step; otherwise it saves and returns.
     """
-    folder = workdirs.resolve(workdir)
-    boards.require(experiment.boards)
+    member = Member(experiment, workdir, say, tuple(callbacks), watch)
+    [results] = train_together([member], restart=restart, stop=stop)
+    assert results is not None
+    return results
+
+
+def alone(experiments: Sequence[Experiment], states: Sequence[TrainState], txs: Sequence[Any]) -> Together:
+    """One run, on all devices."""
+    return Alone(experiments[0], states[0], txs[0])
+
+
+def train_together(
+    members: Sequence[Member],
+    together: Callable[..., Together] = alone,
+    *,
+    restart: bool = False,
+    stop: Stop | None = None,
+    failed: Callable[[int, Exception], None] | None = None,
+) -> list[Results | None]:
+    """As `train`, for several runs that one step advances; each keeps a workdir as if it were alone.
+
+    Args:
+      together: (experiments, states, optimisers) -> how their states lie, see `run.together`.
+      failed: told (number of the run, error) of a run that cannot go on while others do; None raises the error.
+
+    Returns:
+      The last evaluation of every split, of each run; None for one that failed.
+    """
+    for member in members:
+        boards.require(member.experiment.boards)
+    folders = [workdirs.resolve(member.workdir) for member in members]
     with contextlib.ExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(caught()) if jax.process_count() == 1 else Stop()
         if parallel.is_lead():
-            stack.enter_context(workdirs.held(folder))
-            if restart and (kept := workdirs.restart(folder)):
-                say(f"what was in {folder} is kept in {kept}")
-            workdirs.check_config(folder, experiment.config, experiment.settle)
-            workdirs.check_card(folder, experiment.card)
+            for member, folder in zip(members, folders, strict=True):
+                stack.enter_context(workdirs.held(folder))
+                if restart and (kept := workdirs.restart(folder)):
+                    member.say(f"what was in {folder} is kept in {kept}")
+                workdirs.check_config(folder, member.experiment.config, member.experiment.settle)
+                workdirs.check_card(folder, member.experiment.card)
         distributed.wait("workdir")
-        if not experiment.cadence.checkpoint_every and checkpoint.any_ever(folder):
-            raise workdirs.WorkdirError(
-                f"{folder} holds checkpoints, and with config.checkpoint.enabled=False this start could not go on from them; "
-                "give another --workdir (--restart begins anew and keeps the old files under another name)"
-            )
-        start = find(folder) if experiment.cadence.checkpoint_every else None
-        if (results := _already_done(experiment, folder, start, say)) is not None:
-            return results
-        run, state, train_step, eval_step, phase = _begin(experiment, folder, start, say, callbacks, watch)
-        with stop.noting(), contextlib.closing(run):
-            results = _train(run, state, train_step, eval_step, phase, say, stop)
+        starts = [_find(member.experiment, folder) for member, folder in zip(members, folders, strict=True)]
+        done = [_already_done(m.experiment, f, s, m.say) for m, f, s in zip(members, folders, starts, strict=True)]
+        if None not in done:
+            return [*done]
+        lanes, joined = _begin(members, folders, starts, together)
+        with stop.noting(), contextlib.ExitStack() as opened:
+            for lane in lanes:
+                opened.enter_context(contextlib.closing(lane.run))
+            _train(lanes, joined, stop, failed)
             stop.answered()  # what is left is the writing of checkpoints
-            return results
+            return [None if lane.failed else lane.run.results for lane in lanes]
+
+
+def _find(experiment: Experiment, folder: Path) -> Start | None:
+    if experiment.cadence.checkpoint_every:
+        return find(folder)
+    if checkpoint.any_ever(folder):
+        raise workdirs.WorkdirError(
+            f"{folder} holds checkpoints, and with config.checkpoint.enabled=False this start could not go on from them; "
+            "give another --workdir (--restart begins anew and keeps the old files under another name)"
+        )
+    return None
 
 
 def _begin(
-    experiment: Experiment,
-    folder: Path,
-    start: Start | None,
-    say: Callable[[str], None],
-    callbacks: Sequence[Callback],
-    watch: Watch | None,
-) -> tuple[Run, TrainState, parallel.Step, parallel.Step | None, str]:
+    members: Sequence[Member],
+    folders: Sequence[Path],
+    starts: Sequence[Start | None],
+    together: Callable[..., Together],
+) -> tuple[list["Lane"], Together]:
     """Chooses between the ways a run can start (see the top of this file). Nothing is written before all is found to fit."""
-    keeps = bool(experiment.cadence.checkpoint_every)
-    clock = start.clock if start else FRESH
-    state, tx = create_state(experiment, _initialise(experiment, say) if start is None else None)
-    train_step, eval_step = compile_train_step(experiment, state, tx), compile_eval_step(experiment, state)
-    _check_selection(experiment, eval_step)
-    layout = experiment.compute.layout
-    if start is not None:
-        state = layout.put_state(checkpoint.read_state(start.found, layout.whole(state)))
-        if clock["step"]:
-            say(f"resumed at step {clock['step']}" + (" (the best checkpoint)" if start.found.kind == checkpoint.BEST else ""))
-    elif keeps and not train_step.wait(0.5):
+    experiments, says = [member.experiment for member in members], [member.say for member in members]
+    clocks = [start.clock if start else FRESH for start in starts]
+    fresh = [
+        create_state(experiment, _initialise(experiment, say) if start is None else None)
+        for experiment, say, start in zip(experiments, says, starts, strict=True)
+    ]
+    joined = together(experiments, *zip(*fresh, strict=True))
+    eval_steps = [compile_eval_step(experiment, state) for experiment, (state, _) in zip(experiments, fresh, strict=True)]
+    for experiment, eval_step in zip(experiments, eval_steps, strict=True):
+        _check_selection(experiment, eval_step)
+    if any(starts):
+        joined.put([_restored(*of) for of in zip(experiments, starts, (state for state, _ in fresh), says, strict=True)])
+    elif any(e.cadence.checkpoint_every for e in experiments) and not joined.step.wait(0.5):
         checkpoint.load_orbax()  # meanwhile
-    environment = workdirs.environment(clock["step"])
-    _wait_for(train_step, say)
+    environments = [workdirs.environment(clock["step"]) for clock in clocks]
+    _wait_for(joined.step, says[0])
+    sums = jax.tree.structure(joined.step.out[1])
+    lanes = []
+    for number, (member, folder, start, clock) in enumerate(zip(members, folders, starts, clocks, strict=True)):
+        checkpointer = _open(member, folder, start, environments[number])
+        run = Run(
+            member.experiment, folder, checkpointer, clock, sums, joined.to_host(number), member.console, member.say,
+            member.callbacks, member.watch,
+        )  # fmt: skip
+        lanes.append(Lane(number, run, joined, eval_steps[number], clock["phase"], member.say))
+    return lanes, joined
+
+
+def _restored(experiment: Experiment, start: Start | None, state: TrainState, say: Callable[[str], None]) -> TrainState:
+    """The state that a run goes on with; a fresh one where it begins."""
+    if start is None:
+        return state
+    layout, step = experiment.compute.layout, start.clock["step"]
+    state = layout.put_state(checkpoint.read_state(start.found, layout.whole(state)))
+    if step:
+        say(f"resumed at step {step}" + (" (the best checkpoint)" if start.found.kind == checkpoint.BEST else ""))
+    return state
+
+
+def _open(member: Member, folder: Path, start: Start | None, environment: dict[str, Any]) -> Checkpointer | None:
+    """Makes the folder the run's, and returns what writes its checkpoints, where it keeps any."""
+    experiment, say, clock = member.experiment, member.say, start.clock if start else FRESH
+    keeps = bool(experiment.cadence.checkpoint_every)
     if start is not None:
         set_damaged_aside(folder, start, say)
         _say_what_changed(experiment, folder, clock, environment, say)
@@ -170,10 +215,7 @@ def _begin(
             _keep_samples(experiment, folder, say)
         if not keeps and (file := folder / workdirs.METRICS).exists() and file.stat().st_size:
             say(f"note: the metrics of an earlier start are kept as {aside(file).name}")
-    checkpointer = Checkpointer(folder, keep=experiment.cadence.keep_checkpoints) if keeps else None
-    sums = jax.tree.structure(train_step.out[1])
-    run = Run(experiment, folder, checkpointer, clock, sums, say, callbacks, watch)
-    return run, state, train_step, eval_step, clock["phase"]
+    return Checkpointer(folder, keep=experiment.cadence.keep_checkpoints) if keeps else None
 
 
 def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
@@ -185,58 +227,124 @@ def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], Non
         say(f"note: {folder} keeps no samples of the data ({type(error).__name__}: {line})")
 
 
-def _train(
-    run: Run, state: TrainState, train_step: parallel.Step, eval_step: parallel.Step | None, phase: str,
-    say: Callable[[str], None], stop: Stop,
-) -> Results:  # fmt: skip
+class Lane:
+    """One run in the loop: what comes before and after each of its steps.
+
+    done: steps that were made; failed: whether an error ended it while others went on.
+    """
+
+    def __init__(self, number: int, run: Run, together: Together, eval_step: parallel.Step | None, phase: str,
+                 say: Callable[[str], None]):  # fmt: skip
+        self.number, self.run, self._together, self._eval_step, self._phase = number, run, together, eval_step, phase
+        self._say, self._start, self.done = say, run.saved_step, run.saved_step
+        self.failed = self._complete = self._over = False
+        self._asked: Callable[[int], bool] = lambda step: False
+        self._batches: Iterator[tuple[int, Any]] = iter(())
+
+    def begin(self, stop: Stop) -> None:
+        """Finishes the work of the step before, and opens the data."""
+        self._began, self._stop = time.perf_counter(), stop
+        self._asked = distributed.termination(lambda: stop.signal is not None)
+        self._complete = self._phase == WHOLE or self._finish(self._phase)
+        self._over = not self._complete or self._at_end
+        if not self._over:
+            self._batches = self._together.feed(self.number, self._start, self.run.total_steps)
+
+    @property
+    def _at_end(self) -> bool:
+        return self.done >= self.run.total_steps or self.run.stopped
+
+    def next(self) -> Any | None:
+        """The batch of the next step; None where there is none to be made. Raises Interrupted when a signal came."""
+        if self._over:
+            return None
+        with self._stop.raising(), self.run.console.waiting():  # a batch can be asked for again
+            _, batch = next(self._batches)
+        return batch
+
+    def took(self, sums: Any) -> None:
+        """After a step, of which `sums` are what was returned: reports, evaluates and saves what is due."""
+        run = self.run
+        run.window.add(self.done, sums)
+        self.done += 1
+        run.console.advance(self.done)
+        if self.done % run.experiment.cadence.log_every == 0 or self.done == run.total_steps:
+            run.report(self.done)
+        self._complete = self._finish(STEP)
+        self._over = not self._complete or self._at_end
+        if self._over:
+            run.console.close()
+
+    def _finish(self, phase: str) -> bool:
+        state = functools.partial(self._together.state, self.number)
+        return _finish_step(self.run, state, self._eval_step, self.done, phase, self._asked, self._stop)
+
+    def interrupted(self) -> None:
+        """A signal came between steps."""
+        if not self._over and self.done > self.run.saved_step:
+            self.run.save(self.done, self._together.state(self.number), WHOLE)
+        self._over = True
+
+    def fail(self) -> None:
+        self.failed = self._over = True
+        self.run.console.close()
+
+    def end(self) -> None:
+        """Says how it ended."""
+        run, done, stop, say = self.run, self.done, self._stop, self._say
+        run.finished = self._complete and self._at_end
+        run.console.close()
+        onwards = "the same command goes on from there" if run.checkpointer else "nothing is kept: checkpoint.enabled=False"
+        if stop.signal is not None and (not self._complete or not self._at_end):
+            say(f"{stop.word} at step {done}; {onwards}")
+        elif run.stopped:
+            say(f"stopped early at step {done}: {run.early_stop.metric} was best at step {run.early_stop.memory['best_step']}")
+        elif done < run.total_steps:
+            say(f"terminated at step {done}; {onwards}")
+        trained = f"{done - self._start} steps in {duration(time.perf_counter() - self._began)}"
+        say(trained if done > self._start else f"nothing left to train at step {done}")
+
+
+def _train(lanes: Sequence[Lane], together: Together, stop: Stop, failed: Callable[[int, Exception], None] | None) -> None:
     """The loop."""
-    experiment, cadence, total = run.experiment, run.experiment.cadence, run.total_steps
-    start = done = run.saved_step
-    asked = distributed.termination(lambda: stop.signal is not None)
-    began = time.perf_counter()
-    complete = phase == WHOLE or _finish_step(run, state, eval_step, done, phase, asked, stop)
-    if complete and not run.stopped:
-        batches = parallel.feed(
-            experiment.data.train, start, total, experiment.compute.layout, on_device=experiment.data.on_device
-        )
-        while done < total and not run.stopped:
-            try:
-                with stop.raising(), run.console.waiting():  # a batch can be asked for again
-                    step, batch = next(batches)
-                train_step.prepare(state, batch, stop.check)
-            except Interrupted:
-                stop.answered()
-                if done > run.saved_step:
-                    run.save(done, state, WHOLE)
+
+    def guarded(lane: Lane, action: Callable, *args: Any) -> Any:
+        try:
+            return action(*args)
+        except Exception as error:
+            if failed is None:
+                raise
+            lane.fail()
+            failed(lane.number, error)
+
+    for lane in lanes:
+        guarded(lane, lane.begin, stop)
+    while True:
+        try:
+            batches = [guarded(lane, lane.next) for lane in lanes]
+            if all(batch is None for batch in batches):
                 break
-            run.profile.before(step)
-            state, sums = train_step(state, batch)
-            run.window.add(step, sums)
-            done = step + 1
-            run.console.advance(done)
-            if done % cadence.log_every == 0 or done == total:
-                run.report(done)
-            complete = _finish_step(run, state, eval_step, done, STEP, asked, stop)
-            if not complete:
-                break
-        jax.block_until_ready(state)
-    run.finished = complete and (done >= total or run.stopped)
-    run.console.close()
-    onwards = "the same command goes on from there" if run.checkpointer else "nothing is kept: checkpoint.enabled=False"
-    if stop.signal is not None and (not complete or (done < total and not run.stopped)):
-        say(f"{stop.word} at step {done}; {onwards}")
-    elif run.stopped:
-        say(f"stopped early at step {done}: {run.early_stop.metric} was best at step {run.early_stop.memory['best_step']}")
-    elif done < total:
-        say(f"terminated at step {done}; {onwards}")
-    trained = f"{done - start} steps in {duration(time.perf_counter() - began)}"
-    say(trained if done > start else f"nothing left to train at step {done}")
-    return run.results
+            together.prepare(batches, stop.check)
+        except Interrupted:
+            stop.answered()
+            for lane in lanes:
+                guarded(lane, lane.interrupted)
+            break
+        moving = [lane for lane, batch in zip(lanes, batches, strict=True) if batch is not None]
+        for lane in moving:
+            lane.run.profile.before(lane.done)
+        sums = together.advance(batches)
+        for lane in moving:
+            guarded(lane, lane.took, sums)
+    together.wait()
+    for lane in lanes:
+        if not lane.failed:
+            lane.end()
 
 
 def _finish_step(
     run: Run,
-    state: TrainState,
+    state: Callable[[], TrainState],
     eval_step: parallel.Step | None,
     done: int,
     phase: str,
@@ -252,36 +360,36 @@ def _finish_step(
             run.window.flush()  # a state that is not finite is neither evaluated nor saved
             mark = run.mark()
             for split in experiment.data.evals:
-                run.results = {**run.results, split: _evaluate(run, split, eval_step, state, done, stop)}
+                run.results = {**run.results, split: _evaluate(run, split, eval_step, state(), done, stop)}
             if run.early_stop.metric and run.early_stop.update(done, run.results["validation"]):
-                run.save(done, state, EVALUATED, best=True)
+                run.save(done, state(), EVALUATED, best=True)
             run.stopped, looked = run.early_stop.exhausted, True
         phase, mark = EVALUATED, None
         if looked:
-            _show(run, state, done, stop)
+            _show(run, state(), done, stop)
         if (done == run.total_steps or run.stopped) and run.early_stop.metric and run.checkpointer is not None:
             mark = run.mark()
-            _evaluate_best(run, eval_step, state, done, stop)
+            _evaluate_best(run, eval_step, state(), done, stop)
         phase, mark = WHOLE, None
     except Interrupted:
         stop.answered()
         if mark is not None:
             run.back_to(mark)
-        run.save(done, state, phase)
+        run.save(done, state(), phase)
         return False
     except Exception:
         if (
             phase == EVALUATED and mark is not None and done > run.saved_step
         ):  # whatever the best checkpoint did, what was trained is kept
             run.back_to(mark)
-            run.save(done, state, EVALUATED)
+            run.save(done, state(), EVALUATED)
         raise
     ending = done == run.total_steps or run.stopped
     terminated = not ending and asked(done)
     if terminated:
         stop.answered()
     if ending or terminated or (cadence.checkpoint_every and done % cadence.checkpoint_every == 0):
-        run.save(done, state, WHOLE)
+        run.save(done, state(), WHOLE)
     return not terminated
 
 
@@ -577,4 +685,5 @@ __all__ = [
     "evaluate_workdir",
     "headline",
     "train",
+    "train_together",
 ]

@@ -126,6 +126,8 @@ class Run:
         checkpointer: Checkpointer | None,
         clock: dict[str, Any],
         sums: Any,
+        to_host: Callable[[list[Any]], list[Any]],
+        console: Callable[..., Console],
         say: Callable[[str], None],
         callbacks: Sequence[Callback] = (),
         watch: Watch | None = None,
@@ -144,10 +146,8 @@ class Run:
         self.epoch = experiment.data.train.steps_per_epoch
         self.profile = Profile(workdir / "profile", cadence.profile, start)
         self.total_steps = experiment.optimisation.total_steps
-        self.console = Console(self.total_steps, start, self.epoch, experiment.data.batch_size, silent=silent)
-        self.window = Window(
-            sums, clock["window"], experiment.compute.layout.to_host, lambda step, values: _explain(experiment, step, values)
-        )
+        self.console = console(self.total_steps, start, self.epoch, experiment.data.batch_size, silent=silent)
+        self.window = Window(sums, clock["window"], to_host, lambda step, values: _explain(experiment, step, values))
         self.early_stop = EarlyStop(*experiment.selection, clock["selection"])
         self.results, self.stopped, self.saved_step = clock["results"], clock["stopped"], start
         self.finished = False

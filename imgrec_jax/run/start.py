@@ -1,5 +1,6 @@
 """How a run starts: fresh, resumed or done; never from step 0 where there were checkpoints, unless told to."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,23 @@ class Start(NamedTuple):
     found: Found
     clock: dict[str, Any]
     damaged: list[tuple[Found, DamagedError]]
+
+
+SEEDS = "seeds.json"  # of a workdir that holds a run for each of several seeds, see `sweeps.seeds`
+
+
+def seeds_of(workdir: Path) -> list[int]:
+    """The seeds that a workdir holds a run each for; [] for one that is a run itself."""
+    try:
+        return list(json.loads((Path(workdir) / SEEDS).read_text())["seeds"])
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{Path(workdir) / SEEDS} cannot be read ({error}); put it back as it was") from error
+
+
+def folder_of_seed(workdir: Path, seed: int) -> Path:
+    return Path(workdir) / f"seed_{seed}"
 
 
 def find(workdir: Path) -> Start | None:
@@ -78,6 +96,11 @@ def choose(workdir: Path, which: str | int, say: Callable[[str], None] = print) 
     Raises:
       CheckpointError: where it is not there, or is damaged.
     """
+    if seeds := seeds_of(workdir):
+        raise CheckpointError(
+            f"{workdir} holds a run for each of the seeds {', '.join(map(str, seeds))}; give one of them, e.g. "
+            f"{folder_of_seed(workdir, seeds[0])}"
+        )
     if which == "last":
         start = find(workdir)
         if start is None:

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.config import difference, flatten, from_plain, modernise, own_names, to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.source import Fingerprint
-from imgrec_jax.run import checkpoint
+from imgrec_jax.run import checkpoint, start
 
 FORMAT = 2  # 1 had no run.json and a flat config.json
 CONFIG, CARD, ENVIRONMENT, METRICS, LOCK, CODE = (
@@ -156,6 +156,11 @@ def _fingerprint(stored: dict[str, Any]) -> Fingerprint:
 
 def check_config(folder: Path, config: ConfigDict, settle: Callable[[ConfigDict], ConfigDict]) -> None:
     """Raises WorkdirError when the folder holds what a run of another config left; needs no data. settle: see above."""
+    if config.get("seeds", 1) == 1 and (seeds := start.seeds_of(folder)):
+        raise WorkdirError(
+            f"{folder} holds a run for each of the seeds {', '.join(map(str, seeds))}; go on with --config.seeds={len(seeds)}, "
+            f"with one of them by --workdir={start.folder_of_seed(folder, seeds[0])}, or give another --workdir"
+        )
     if exists(folder):
         changed = config_changes(folder, config, settle)
         if changed and was_trained(folder):

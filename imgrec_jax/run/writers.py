@@ -202,12 +202,16 @@ class Console:
             self._on_bar(lambda bar: bar.set_postfix_str(f"{shown}  {pace}"))
         else:
             left = (self._total - step) * self._batch / max(speed, 1e-9)
-            self.say(f"step {step}/{self._total}  epoch {step / self._epoch:.2f}  {shown}  {pace}  ETA {duration(left)}")
+            self.progress(f"step {step}/{self._total}  epoch {step / self._epoch:.2f}  {shown}  {pace}  ETA {duration(left)}")
         return speed, waited
 
     def restart_clock(self, step: int) -> None:
         """Leaves what happened since the last report (an evaluation, a checkpoint) out of the speed."""
         self._mark, self._waited = (step, time.perf_counter()), 0.0
+
+    def progress(self, line: str) -> None:
+        """A line on how training goes."""
+        self.say(line)
 
     def say(self, line: str) -> None:
         if self._bar is not None:

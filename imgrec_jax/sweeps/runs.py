@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,14 +79,14 @@ class Running(NamedTuple):
     began: float
 
 
-def start(config: str, point: Point, folder: Path, place: tuple[tuple[int, ...], str | None]) -> Running:
-    """Starts a run on its cores; what it prints goes to NAME.log."""
+def start(words: Sequence[str], point: Point, folder: Path, place: tuple[tuple[int, ...], str | None]) -> Running:
+    """Starts a run's command on its cores; what it prints goes to NAME.log."""
     cores, device = place
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})}
     with (folder / f"{point.name}.log").open("a") as log:
         place_of = ",".join(map(str, cores)) if device is None else ""
         process = subprocess.Popen(  # a session of its own: Ctrl-C reaches it through `stop` alone, once
-            [sys.executable, "-c", _LAUNCH, place_of, *command(config, point, folder)],
+            [sys.executable, "-c", _LAUNCH, place_of, *words],
             stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
         )  # fmt: skip
     return Running(process, point, place, time.perf_counter())
@@ -100,10 +100,22 @@ def stop(running: Sequence[Running]) -> None:
         one.process.wait()
 
 
-def run_all(config: str, todo: Sequence[Point], folder: Path, places: Places, total: int) -> list[str]:
-    """Runs the points, and returns the names of those that failed. The first has begun to train before others start, so that
-    what a data set needs to be prepared is done once."""
-    waiting, failed = list(todo), []
+def run_all(
+    command_of: Callable[[Point], list[str]],
+    todo: Sequence[Point],
+    folder: Path,
+    places: Places,
+    total: int,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
+    """Runs the points, and returns {name: the last line that it said} of those that failed. The first has begun to train before
+    others start, so that what a data set needs to be prepared is done once.
+
+    meanwhile: called while runs go on; stopping: called before their end is waited for because this process is to end.
+    """
+    waiting, failed = list(todo), dict[str, str]()
     running: list[Running] = []
     busy: list[str] = []
     done = total - len(todo)
@@ -111,7 +123,7 @@ def run_all(config: str, todo: Sequence[Point], folder: Path, places: Places, to
         while waiting or running:
             alone = len(running) == 1 and done == total - len(todo) and not _begun(folder, running[0].point)
             if waiting and not alone and (place := places.take()) is not None:
-                running.append(start(config, waiting.pop(0), folder, place))
+                running.append(start(command_of(waiting[0]), waiting.pop(0), folder, place))
                 continue
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
@@ -119,7 +131,7 @@ def run_all(config: str, todo: Sequence[Point], folder: Path, places: Places, to
                 done += 1
                 seconds = time.perf_counter() - one.began
                 if one.process.returncode == 0:
-                    _record(folder, one.point, seconds)
+                    record(folder, one.point, seconds)
                     note(f"{done}/{total}  {one.point.name}: {_headline(folder / one.point.name)}  ({seconds:.0f} s)")
                     continue
                 said = (folder / f"{one.point.name}.log").read_text().strip().splitlines()
@@ -129,10 +141,12 @@ def run_all(config: str, todo: Sequence[Point], folder: Path, places: Places, to
                     done -= 1
                     time.sleep(1.0)
                 else:
-                    failed.append(one.point.name)
-                    note(f"{done}/{total}  {one.point.name} failed: {said[-1] if said else 'without a word'}")
+                    failed[one.point.name] = said[-1] if said else "without a word"
+                    note(f"{done}/{total}  {one.point.name} failed: {failed[one.point.name]}")
+            meanwhile()
             time.sleep(0.1)
     except BaseException:
+        stopping()
         stop(running)
         raise
     return failed
@@ -143,7 +157,8 @@ def _begun(folder: Path, point: Point) -> bool:
     return (folder / point.name / "run.json").exists()
 
 
-def _record(folder: Path, point: Point, seconds: float) -> None:
+def record(folder: Path, point: Point, seconds: float) -> None:
+    """Adds the line of a run that is done."""
     entry = {"point": point.name, "seed": point.seed, "values": point.values, "seconds": round(seconds, 1)}
     with (folder / RESULTS).open("a") as file:
         file.write(json.dumps({**entry, "splits": final_values(folder / point.name)}) + "\n")

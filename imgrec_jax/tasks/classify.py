@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from imgrec_jax import losses, metrics
-from imgrec_jax.tasks.task import Aux, Task, apply_model, normalise
+from imgrec_jax.tasks.task import TINY, Aux, Task, apply_model, mean_probabilities, normalise
 
 
 def one_against_all(logits: jax.Array) -> jax.Array:
@@ -107,7 +107,13 @@ def make_task(
     def logits(variables, batch):
         return forward(variables, batch, None, False)[0].astype(jnp.float32)
 
-    return Task(init, loss, predict, task_metrics, logits, records)
+    return Task(init, loss, predict, task_metrics, logits, records, averaged)
+
+
+def averaged(predictions: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """Predictions of several networks -> those of the mean of their probabilities; its logits are their logarithms."""
+    probs = mean_probabilities(predictions)
+    return {"logits": jnp.log(jnp.maximum(probs, TINY)), "probs": probs, "label": jnp.argmax(probs, axis=1)}
 
 
 def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, Any]]:

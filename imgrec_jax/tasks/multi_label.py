@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 
 from imgrec_jax import losses, metrics
-from imgrec_jax.tasks.task import Aux, Task, apply_model, normalise
+from imgrec_jax.tasks.task import Aux, Task, apply_model, mean_probabilities, normalise
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
@@ -84,7 +84,13 @@ def make_task(
     def logits(variables, batch):
         return forward(variables, batch, None, False)[0].astype(jnp.float32)
 
-    return Task(init, loss, predict, task_metrics, logits, records)
+    return Task(init, loss, predict, task_metrics, logits, records, averaged)
+
+
+def averaged(predictions: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """Predictions of several networks -> those of the mean of their probabilities; its logits are their log odds."""
+    probs = mean_probabilities(predictions)
+    return {"logits": jax.scipy.special.logit(jnp.clip(probs, 1e-7, 1 - 1e-7)), "probs": probs, "labels": probs > 0.5}
 
 
 def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

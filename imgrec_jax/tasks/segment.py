@@ -17,9 +17,7 @@ from imgrec_jax.models import unet
 from imgrec_jax.segmentation import tiling
 from imgrec_jax.segmentation.losses import LossSums
 from imgrec_jax.segmentation.metrics import ObjectMaps, pixel_scores
-from imgrec_jax.tasks.task import Aux, Task, apply_model, normalise
-
-TINY = float(jnp.finfo(jnp.float32).tiny)  # the smallest probability whose logarithm is taken
+from imgrec_jax.tasks.task import TINY, Aux, Task, apply_model, mean_probabilities, normalise
 
 
 def make_task(
@@ -108,7 +106,13 @@ def make_task(
         outputs, _ = apply_model(model, variables, normalise(batch["image"], mean, std), rng=None, train=False)
         return outputs["logits"].astype(jnp.float32)
 
-    return Task(init, loss, predict, task_metrics, logits, records)
+    return Task(init, loss, predict, task_metrics, logits, records, averaged)
+
+
+def averaged(predictions: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """Predictions of several networks -> those of the mean of their probabilities."""
+    probs = mean_probabilities(predictions)
+    return {"segmentation": jnp.argmax(probs, axis=-1).astype(jnp.int32), "probs": probs}
 
 
 def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

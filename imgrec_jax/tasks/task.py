@@ -13,6 +13,8 @@ from flax import linen as nn
 
 from imgrec_jax import metrics
 
+TINY = float(jnp.finfo(jnp.float32).tiny)  # the smallest probability whose logarithm is taken
+
 
 class Aux(NamedTuple):
     """What a loss returns beside its value.
@@ -42,6 +44,8 @@ class Task(NamedTuple):
         what explanations need. None where a task has no such thing.
       records: (predictions, batch), both on the host -> for each row a dict of plain numpy values in pixels of the original
         image; what predictors and reports need.
+      averaged: predictions of several networks for one batch -> those of the mean of their probabilities, as `predict` makes
+        them. None where a task has no such thing.
     """
 
     init: Callable
@@ -50,6 +54,7 @@ class Task(NamedTuple):
     metrics: Callable
     logits: Callable | None = None
     records: Callable | None = None
+    averaged: Callable | None = None
 
 
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -65,6 +70,11 @@ def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> 
             f"images of a batch are {image.dtype}; expected uint8 0..255 or float 0..1: divide uint16 by its white, e.g. 65535"
         )
     return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+def mean_probabilities(predictions: Sequence[dict[str, jax.Array]]) -> jax.Array:
+    """The mean of "probs" of several networks."""
+    return jnp.mean(jnp.stack([found["probs"] for found in predictions]), axis=0)
 
 
 def apply_model(

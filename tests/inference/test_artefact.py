@@ -1,11 +1,14 @@
 """What an exported file must show before it takes its name."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from imgrec_jax.inference import artefact
+import imgrec_jax
+from imgrec_jax.inference import artefact, stablehlo
 
 IMAGES = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
 
@@ -47,3 +50,44 @@ def test_a_description_takes_the_place_of_nothing_else(tmp_path):
     artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="another suffix"):
         artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.json")
+
+
+def made_of(program):
+    return artefact.Artefact(b"x", lambda path: program, program, (2,), 2, "{name}", {})
+
+
+@pytest.mark.parametrize(("best", "said"), [((0.5,), ""), ((0.0, 0.04), "with a score threshold of 0.02, too)")])
+def test_a_detector_that_finds_nothing_is_compared_at_a_lower_threshold(monkeypatch, tmp_path, best, said):
+    """So that a file whose boxes are wrong is seen, though none of them passes the run's own threshold."""
+
+    def boxes(count):
+        return lambda images: {"boxes": np.full((len(images), 1, 4), float(count)), "scores": np.zeros((len(images), 1))}
+
+    scores, run = list(best), SimpleNamespace(config=SimpleNamespace(task="detection"), workdir="runs/x", lower=False)
+    monkeypatch.setattr(artefact, "_best_score", lambda *_: scores.pop(0))
+    monkeypatch.setattr(artefact, "_with_threshold", lambda run, score: SimpleNamespace(**{**vars(run), "lower": True}))
+    monkeypatch.setattr(artefact.jax, "jit", lambda function: function)
+    monkeypatch.setattr(artefact, "_described", lambda run, out, made, shape, checked: checked)
+    text = artefact.deliver(run, tmp_path / "a.bin", lambda run: made_of(boxes(run.lower)), IMAGES, "the test split")
+    assert text.endswith(said or "scores 0.0e+00") and (tmp_path / "a.bin").exists()
+
+    def wrong(run):
+        return dataclasses.replace(made_of(boxes(0)), function=boxes(1)) if run.lower else made_of(boxes(0))
+
+    scores[:] = [0.0, 0.04]
+    with pytest.raises(ValueError, match="would answer otherwise than the live model .*'boxes': 1.0"):
+        artefact.deliver(run, tmp_path / "b.bin", wrong, IMAGES, "the test split")
+    scores[:] = [0.0, 0.0]
+    with pytest.raises(ValueError, match="finds no box on 5 images at any score; train it before it is exported"):
+        artefact.deliver(run, tmp_path / "c.bin", wrong, IMAGES, "the test split")
+    assert not list(tmp_path.glob("[bc].*"))
+
+
+@pytest.mark.slow
+def test_a_threshold_that_no_box_passes(finished, tmp_path):
+    run = imgrec_jax.load(finished["detection"])
+    silent = artefact._with_threshold(run, 0.999)
+    images, origin = artefact.sample_images(run, 4)
+    assert artefact._best_score(run, images, 4) > 0 and artefact._best_score(silent, images, 4) == 0
+    text = artefact.deliver(silent, tmp_path / "a.bin", lambda run: stablehlo.make(run, images), images, origin)
+    assert "the run finds no box there; compared with a score threshold of" in text

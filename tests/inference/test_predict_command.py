@@ -97,6 +97,21 @@ def test_answers_pictures_and_coco_results(finished, written, tmp_path, task, ca
         assert not coded or (coco_mask.decode(coded[0]) == (mask == 1)).all()
 
 
+def test_pictures_of_equal_names_lie_beside_one_another(finished, tmp_path, capsys):
+    for folder, value in (("a", 0), ("b", 255)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((28, 28), value, np.uint8)).save(tmp_path / folder / "x.png")
+    capsys.readouterr()
+    assert (
+        call("--workdir", finished["classification"], tmp_path / "a", tmp_path / "b", "--save_images", tmp_path / "drawn") == 0
+    )
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({line["picture"] for line in lines}) == 2
+    for line, value in zip(lines, (0, 255), strict=True):
+        drawn = np.asarray(Image.open(line["picture"]).convert("L"))
+        assert abs(int(drawn[len(drawn) // 4, drawn.shape[1] // 2]) - value) < 9, line
+
+
 def test_bad_images_are_named_and_the_others_go_on(finished, tmp_path, capsys, monkeypatch):
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "good ü.png")
     (tmp_path / "text.jpg").write_text("no image")

@@ -140,7 +140,9 @@ def test_evaluation_and_prediction_find_what_lies_on_seams(config, task, tmp_pat
     for name in ("AP", "AP50", "APs", "AR1", "AR100"):
         assert score[name] == pytest.approx(values[name], abs=1e-9)
     truth = json.loads((tmp_path / "data" / "val.json").read_text())["annotations"]
-    assert sum(len(result.boxes) for result in results) == len(truth)
+    assert sum(len(result.boxes) for result in results) == len(truth) and values["examples"] == len(results)
+    alone = run.predict(sorted((tmp_path / "data" / "val").iterdir()), window=())
+    assert sum(len(result.boxes) for result in alone) < len(truth) / 4
     with config.unlocked():
         config.eval.window = ()
     whole = evaluated(config, task)

@@ -184,6 +184,26 @@ def test_a_board_that_does_not_answer_holds_up_nothing(listed, tmp_path, monkeyp
     assert "mlflow did not take everything" in said[0]
 
 
+def test_a_start_waits_for_what_the_one_before_it_still_writes(listed, tmp_path, monkeypatch):
+    answer, order, said = threading.Event(), [], []
+    monkeypatch.setattr(Listed, "write", lambda self, step, *_: (answer.wait(30), order.append(step)))
+    monkeypatch.setitem(boards.PATIENCE, False, 0.05)
+    monkeypatch.setitem(boards.PATIENCE, True, 0.05)
+    place = boards.Place(tmp_path, {})
+    first = boards.Boards(("mlflow",), place, said.append)
+    first.write(1, "train", {"loss": 1.0})
+    first.close(False)
+    without = boards.Boards(("mlflow",), place, said.append, fresh=False)
+    assert not without and "still write what an earlier start gave them" in said[-1]
+    monkeypatch.setitem(boards.PATIENCE, True, 30)
+    threading.Timer(0.1, answer.set).start()
+    second = boards.Boards(("mlflow",), place, said.append, fresh=False)
+    assert order == [1] and len(said) == 2
+    second.write(2, "train", {"loss": 1.0})
+    second.close(True)
+    assert order == [1, 2]
+
+
 def test_tensorboard_of_one_second_and_with_a_damaged_event(tmp_path):
     pytest.importorskip("tensorboardX")
     for step in (1, 2):

@@ -1,0 +1,294 @@
+"""Several seeds of one config: equal to single runs, killed and resumed, stopped one by one; means, and the ensemble."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from imgrec_jax import assemble
+from imgrec_jax.run import checkpoint, loop, start
+from imgrec_jax.run.together import Stacked
+from imgrec_jax.run.workdir import WorkdirError
+from imgrec_jax.sweeps import over_seeds, seeds, ways
+from imgrec_jax.tasks import classify, multi_label, segment
+from tests import small_runs
+from tests.run.test_loop import final_state, records, same, small_config
+
+SEEDS = range(3)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(digits_dir, tmp_path_factory):
+    """(config, workdir) of three seeds that were stacked and never disturbed."""
+    config = small_config(digits_dir, seeds=3, seeds_in="vmap")
+    workdir = tmp_path_factory.mktemp("whole") / "w"
+    seeds.train(config, workdir, quiet)
+    return config, workdir
+
+
+def difference(a: Path, b: Path) -> float:
+    """The largest relative difference of a number in two metrics files of the same records."""
+    worst = 0.0
+    for x, y in zip(records(a), records(b), strict=True):
+        assert x.keys() == y.keys() and (x["step"], x["split"]) == (y["step"], y["split"])
+        worst = max([worst, *(abs(x[k] - y[k]) / max(abs(x[k]), 1e-12) for k in x if isinstance(x[k], float))])
+    return worst
+
+
+def apart(a, b) -> float:
+    """The largest difference of two states, relative to the largest entry of its array."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max() / max(np.abs(np.asarray(x)).max(), 1e-12)) for x, y in leaves)
+
+
+def test_each_is_the_single_run_of_its_seed(whole, digits_dir, tmp_path):
+    _, workdir = whole
+    for seed in (2,):
+        config = small_config(digits_dir, seed=seed)
+        loop.train(assemble.build(config), tmp_path / str(seed), quiet)
+        own, alone = start.folder_of_seed(workdir, seed), tmp_path / str(seed)
+        assert {p.name for p in own.iterdir()} == {p.name for p in alone.iterdir()}
+        for name in ("config.json", "run.json"):
+            assert (own / name).read_bytes() == (alone / name).read_bytes()
+        assert [str(f) for f in checkpoint.saved(own)] == [str(f) for f in checkpoint.saved(alone)]
+        assert difference(own, alone) < 1e-5
+        assert apart(final_state(config, own)[0], final_state(config, alone)[0]) < 1e-5
+        loop.train(assemble.build(config), own, quiet)  # and is one: there is nothing left to do
+    first, second = (records(start.folder_of_seed(workdir, seed))[-1]["loss"] for seed in (0, 1))
+    assert first != second
+
+
+def test_the_workdir_holds_means_and_the_ensemble(whole):
+    config, workdir = whole
+    rows = {(r["step"], r["split"]): r for r in records(workdir)}
+    tests = [records(start.folder_of_seed(workdir, seed)) for seed in SEEDS]
+    accuracies = [next(r["accuracy"] for r in of_seed if (r["step"], r["split"]) == (16, "test")) for of_seed in tests]
+    row = rows[16, "test"]
+    assert row["accuracy_of_seeds"] == accuracies and row["seeds"] == [0, 1, 2]
+    assert row["accuracy"] == pytest.approx(np.mean(accuracies)) and row["accuracy_std"] == pytest.approx(
+        np.std(accuracies, ddof=1)
+    )
+    assert rows[24, "ensemble_test"]["examples"] == 200 and (24, "ensemble_best_test") in rows
+    runs = [
+        final_state(small_config(config.data.data_dir, seed=seed), start.folder_of_seed(workdir, seed))[0] for seed in SEEDS
+    ]
+    experiment = assemble.replicas(config)[0]
+    batch = experiment.data.evals["test"].batch(0)
+    found = [experiment.task.predict({"params": state.ema["params"]}, batch)["probs"] for state in runs]
+    answers = np.argmax(np.mean(found, axis=0), axis=1)[batch["example_valid"]]
+    confusion = np.array(rows[24, "ensemble_test"]["confusion_matrix"])
+    assert len(batch["label"]) < 200 and confusion.sum() == 200  # the first of several batches
+    assert np.mean(answers == batch["label"][batch["example_valid"]]) > 0.5
+
+
+def cut(monkeypatch, config, workdir, after: int) -> None:
+    """Trains until an error that no run is guarded from comes within a step."""
+
+    class Cut(Exception):
+        pass
+
+    advance, made = Stacked.advance, []
+
+    def short(self, batches):
+        if len(made) == after:
+            raise Cut
+        made.append(None)
+        return advance(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stacked, "advance", short)
+        with pytest.raises(Cut):
+            seeds.train(config, workdir, quiet)
+
+
+def test_cut_short_they_go_on_bit_for_bit_also_from_different_steps(whole, tmp_path, monkeypatch):
+    import shutil
+
+    config, undisturbed = whole
+    workdir = tmp_path / "w"
+    cut(monkeypatch, config, workdir, 14)
+    shutil.rmtree(workdir / "seed_1" / "checkpoints" / "12")  # as if it had been killed before that was whole
+    said: list[str] = []
+    seeds.train(config, workdir, said.append)
+    assert {"seed 0  resumed at step 12", "seed 1  resumed at step 6"} <= set(said)
+    for seed in SEEDS:
+        own, other = (start.folder_of_seed(folder, seed) for folder in (workdir, undisturbed))
+        assert (own / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+        assert same(*(final_state(small_config(config.data.data_dir, seed=seed), folder)[0] for folder in (own, other)))
+    for name in ("metrics.jsonl", "table.md", "ensemble.json"):
+        assert (workdir / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_each_stops_early_by_itself(digits_dir, tmp_path):
+    changes = {"select__patience": 1, "optim__learning_rate": 0.4, "train__total_steps": 64, "eval__every_steps": 4}
+    config = small_config(digits_dir, seeds=3, seeds_in="vmap", **changes, optim__ema_decay=0.0)
+    said: list[str] = []
+    seeds.train(config, tmp_path / "w", said.append)
+    ends = [max(r["step"] for r in records(start.folder_of_seed(tmp_path / "w", seed))) for seed in SEEDS]
+    assert len(set(ends)) > 1, ends
+    assert sum("stopped early at step" in line for line in said) == sum(end < 64 for end in ends)
+    last = [r for r in records(tmp_path / "w") if r["split"] == "test"][-1]
+    assert last["step"] == max(ends) and last["seeds"] == [seed for seed in SEEDS if ends[seed] == max(ends)]
+
+
+def test_one_that_fails_leaves_the_others_to_their_ends(digits_dir, tmp_path):
+    experiments = assemble.replicas(small_config(digits_dir, seeds=2, train__total_steps=8))
+    failed = {}
+
+    def broken(step, split, values):
+        raise loop.NonFiniteError("not finite")
+
+    members = [loop.Member(e, tmp_path / str(e.seed), quiet, [broken] * e.seed) for e in experiments]
+    first, second = loop.train_together(members, ways.stack("vmap"), failed=failed.__setitem__)
+    assert first["test"]["examples"] == 200 and second is None
+    assert list(failed) == [1] and isinstance(failed[1], loop.NonFiniteError)
+
+
+def test_nets_without_convolutions_are_measured_and_others_are_not(digits_dir, monkeypatch):
+    experiments = assemble.replicas(small_config(digits_dir, seeds=2))
+    threads = os.sched_getaffinity(0)
+    assert ways.choose("auto", experiments).why.startswith("24 steps stacked")
+    assert os.sched_getaffinity(0) == threads
+    monkeypatch.setattr(ways, "measured", None)
+    model = ConfigDict({"name": "convnet", "num_classes": 10, "convs": ((4, 5, 2, 1),), "dense": ()})
+    experiments = assemble.replicas(small_config(digits_dir, seeds=2, model=model))
+    assert ways.choose("auto", experiments)[:2] == ("processes", "convolutions, on the CPU")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, "config.seeds=0; expected an integer, at least 1|config.seeds=0.*at least 1"),
+        ({"seeds_in": "vmap"}, "config.seeds_in='vmap' is how several seeds are trained; give config.seeds"),
+        ({"seeds": 2, "seeds_in": "thread"}, "seeds_in='thread' is unknown"),
+        ({"seeds": 2, "checkpoint__enabled": False}, "config.seeds=2 needs the checkpoints"),
+        ({"seeds": 2, "seeds_in": "vmap", "parallel__mode": "pmap"}, "expected 'jit' and 1"),
+        ({"seeds": 2, "seeds_in": "devices", "log__writers": ("mlflow",)}, "log.writers is of one run"),
+    ],
+)
+def test_what_cannot_be_is_named_at_once(digits_dir, change, message):
+    with pytest.raises(assemble.ConfigError, match=message):
+        assemble.check(small_config(digits_dir, **change))
+
+
+def test_folders_of_one_and_of_several_are_kept_apart(whole, digits_dir, tmp_path):
+    config, workdir = whole
+    with pytest.raises(WorkdirError, match="holds a run for each of the seeds 0, 1, 2"):
+        loop.train(assemble.build(small_config(digits_dir)), workdir, quiet)
+    with pytest.raises(WorkdirError, match="holds a single run"):
+        seeds.train(config, workdir / "seed_0", quiet)
+    with pytest.raises(WorkdirError, match="learning_rate"):
+        seeds.train(small_config(digits_dir, seeds=3, optim__learning_rate=0.5), workdir, quiet)
+    with pytest.raises(checkpoint.CheckpointError, match=r"give one of them, e.g. .*seed_0"):
+        start.choose(workdir, "last")
+    with pytest.raises(assemble.ConfigError, match="train_seeds"):
+        assemble.build(config)
+
+
+def test_batches_of_different_shapes_are_not_stacked():
+    stacked = object.__new__(Stacked)
+    stacked._last, stacked._fill = [{}, {}], []
+    with pytest.raises(ValueError, match=r"different shapes \(image \[\(2, 8\), \(2, 9\)\]\).*processes"):
+        stacked.prepare([{"image": np.zeros((2, 8))}, {"image": np.zeros((2, 9))}], quiet)
+
+
+def test_a_record_of_all_has_what_every_run_has_that_goes_on():
+    def row(step, split, loss):
+        return {"step": step, "epoch": step / 2, "split": split, "loss": loss, "names": ["a"]}
+
+    runs = {3: [row(1, "test", 1.0), row(2, "test", 3.0), row(1, "best_test", 1.0)], 4: [row(1, "test", 2.0)]}
+    assert over_seeds.of_all(runs, ()) == [
+        {
+            "step": 1, "epoch": 0.5, "split": "test", "seeds": [3, 4],
+            "loss": 1.5, "loss_std": pytest.approx(0.5**0.5), "loss_of_seeds": [1.0, 2.0],
+        }
+    ]  # fmt: skip
+    runs[4].append(row(2, "best_test", 2.0))
+    assert [(r["step"], r["split"], r["seeds"], r["loss"]) for r in over_seeds.of_all(runs, (3, 4))] == [
+        (1, "test", [3, 4], 1.5), (2, "test", [3], 3.0), (2, "best_test", [3, 4], 1.5),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", [classify, multi_label, segment])
+def test_the_ensemble_predicts_by_mean_probabilities(task):
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet([1.0] * 3, size=(4, 2, 5)).astype(np.float32)  # networks, images, pixels, classes
+    probs = probs if task is segment else probs[:, :, 0]
+    found = task.averaged([{"probs": p} for p in probs])
+    mean = probs.astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(found["probs"], mean, rtol=1e-6)
+    if task is multi_label:
+        assert np.array_equal(found["labels"], mean > 0.5)
+        np.testing.assert_allclose(found["logits"], np.log(mean / (1 - mean)), rtol=1e-5)
+    else:
+        name = "segmentation" if task is segment else "label"
+        assert np.array_equal(found[name], mean.argmax(axis=-1))
+
+
+def seeds_command(task: str, data: Path, workdir: Path, *flags: str) -> list[str]:
+    return small_runs.command(task, data, workdir, "--config.seeds=2", *flags)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["vmap", "processes"])
+def test_killed_twice_the_command_ends_as_if_undisturbed(small_data, tmp_path, way):
+    data = small_data["classification"]
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    commands = [seeds_command("classification", data, folder, f"--config.seeds_in={way}") for folder in folders]
+    status, out, err = small_runs.run(commands[0])
+    assert status == 0 and "ensemble of 2" in out, (out, err)
+    for number, word in enumerate((signal.SIGKILL, signal.SIGTERM)):
+        process = small_runs.launch(commands[1])
+        until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < until:
+            lines = [(f / "metrics.jsonl") for f in (folders[1] / "seed_0", folders[1] / "seed_1")]
+            if all(f.exists() and len(f.read_text().splitlines()) > number for f in lines):
+                break
+            time.sleep(0.02)
+        process.send_signal(word)
+        process.communicate(timeout=60)
+    status, out, err = small_runs.run(commands[1])
+    assert status == 0, (out, err)
+    for seed in (0, 1):
+        own = [start.folder_of_seed(folder, seed) for folder in folders]
+        assert own[0].joinpath("metrics.jsonl").read_bytes() == own[1].joinpath("metrics.jsonl").read_bytes()
+        arrays = [checkpoint.read_arrays(checkpoint.saved(folder)[-1]) for folder in own]
+        assert same(*arrays)
+    for name in ("metrics.jsonl", "table.md", "ensemble.json"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    status, out, err = small_runs.run([sys.executable, "-m", "imgrec_jax.report", str(folders[1])])
+    assert status == 0, err
+    page = (folders[1] / "report" / "index.html").read_text()
+    assert "mean ± std" in page and "Ensemble" in page
+    assert json.loads((folders[1] / "seeds.json").read_text())["way"] == way
+    status, out, err = small_runs.run([sys.executable, "-m", "imgrec_jax.main", f"--workdir={folders[1]}", "--mode=eval"])
+    assert status == 0 and "ensemble" in out, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", small_runs.TASKS)
+@pytest.mark.parametrize(("way", "devices"), [("vmap", 1), ("devices", 2)])
+def test_every_task_equals_single_runs_in_float64(task, way, devices, small_data, tmp_path):
+    flags = ["--config.dtype=float64", "--config.train.total_steps=20"]
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    status, out, err = small_runs.run(
+        seeds_command(task, small_data[task], tmp_path / "w", f"--config.seeds_in={way}", *flags), env=environment
+    )
+    assert status == 0, (out, err)
+    for seed in (0, 1):
+        command = small_runs.command(task, small_data[task], tmp_path / str(seed), f"--config.seed={seed}", *flags)
+        status, out, err = small_runs.run(command)
+        assert status == 0, (out, err)
+        folders = [start.folder_of_seed(tmp_path / "w", seed), tmp_path / str(seed)]
+        assert apart(*(checkpoint.read_arrays(checkpoint.saved(folder)[-1]) for folder in folders)) < 1e-9
