@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -195,7 +195,8 @@ class Pipeline:
 
     def _read(self, indices: np.ndarray) -> list[dict]:
         if (channels := self._undecoded_channels) is not None:
-            return [self.source.undecoded(int(index), channels) for index in indices]
+            source: Any = self.source
+            return [source.undecoded(int(index), channels) for index in indices]
         if hasattr(self.source, "__getitems__"):
             return self.source.__getitems__(indices.tolist())
         return [self.source[int(index)] for index in indices]
