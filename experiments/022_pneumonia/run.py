@@ -19,10 +19,16 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import runs  # noqa: E402
 
+_TUNED = ["data.train_ops.random_affine.size=(64, 64)", "data.eval_ops.resize.size=(64, 64)", "eval.intervals=true",
+          "select.metric=auc", "eval.every_epochs=1.0"]  # fmt: skip
 NETWORKS = {
     "ConvNet": ["model.name=wide_cnn", "model.dropout=0.3"],
     "ResNet-18": ["model.name=resnet18"],
+    # ImageNet's weights, images of 64 x 64.
+    "EfficientNet-Lite0": [*_TUNED],
+    "MobileNetV1 0.75": [*_TUNED, "model.name=mobilenet_v1_075"],  # and the weights of --tfjs
 }
+CONFIGS = dict.fromkeys(("EfficientNet-Lite0", "MobileNetV1 0.75"), "configs/transfer.py")  # of the others: medical_cnn
 _CYCLE = ["optim.name=adamw", "optim.weight_decay=(('kernel', 0.05), ('.*', 0.0))", "schedule.name=one_cycle",
           "optim.ema_decay=0.99", "select.patience=None"]  # fmt: skip
 _MOVED = ["data.train_ops.random_affine.rotate=15.0", "data.train_ops.random_affine.scale=(0.85, 1.15)",
@@ -40,8 +46,13 @@ RECIPES = {
     "moved, light, even": [*_CYCLE, *_MOVED, *_SOFT, *_LIGHT, *_EVEN],
     "equalised, moved, even": [*_CYCLE, *_MOVED, *_SOFT, *_EVEN, *_EQUAL],
     "equalised, moved, light, even": [*_CYCLE, *_MOVED, *_SOFT, *_LIGHT, *_EVEN, *_EQUAL],
+    # For pretrained weights, whose config has a rate and a decay of its own.
+    "tuned: moved, light": ["optim.ema_decay=0.99", *_MOVED, *_LIGHT, *_SOFT],
+    "tuned: moved, light, even": ["optim.ema_decay=0.99", *_MOVED, *_LIGHT, *_SOFT, *_EVEN],
+    "tuned: equalised, moved, light, even": ["optim.ema_decay=0.99", *_MOVED, *_LIGHT, *_SOFT, *_EVEN, *_EQUAL],
 }
-CHOSEN = {"ConvNet": "moved, light, even", "ResNet-18": "moved, light, even"}
+CHOSEN = {"ConvNet": "moved, light, even", "ResNet-18": "moved, light, even", "EfficientNet-Lite0": "tuned: moved, light, even",
+          "MobileNetV1 0.75": "tuned: moved, light"}  # fmt: skip
 
 
 def one(arguments: argparse.Namespace, network: str, recipe: str, seed: int, test: bool) -> None:
@@ -50,10 +61,10 @@ def one(arguments: argparse.Namespace, network: str, recipe: str, seed: int, tes
     workdir = Path(arguments.workdirs).resolve() / name
     overrides = [
         *NETWORKS[network], *RECIPES[recipe], f"data.manual_dir={arguments.data}", f"train.total_epochs={arguments.epochs}",
-        "log.tensorboard=false",
+        "log.tensorboard=false", *([f"pretrained.path={arguments.tfjs}"] if network.startswith("MobileNet") else []),
         f"parallel.compilation_cache={workdir.parent / 'compiled'}", *([] if test else ["data.test_split="]),
     ]  # fmt: skip
-    record = runs.run("configs/medical_cnn.py", seed, workdir, overrides)
+    record = runs.run(CONFIGS.get(network, "configs/medical_cnn.py"), seed, workdir, overrides)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     validation = max((line for line in lines if line["split"] == "validation"), key=lambda line: line["auc"])
     row = {"stage": "final" if test else "look", "network": network, "recipe": recipe, "seed": seed, "epochs": arguments.epochs,
@@ -105,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("look", "final", "table"))
     parser.add_argument("--data", help="the npz file")
+    parser.add_argument("--tfjs", help="folder of MobileNetV1 0.75 as a TensorFlow.js model")
     parser.add_argument("--network", choices=tuple(NETWORKS), default="ConvNet")
     parser.add_argument("--recipes", nargs="*", choices=tuple(RECIPES))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])

@@ -347,6 +347,7 @@ def compare(arguments: argparse.Namespace) -> None:
     result = {"kind": arguments.kind, "weights": "seeded" if arguments.seeded else "overfitted"}
     if "losses" in arguments.only:
         result["training"] = losses(model, arguments.kind, out / "coco")
+        (out / "losses.json").write_text(json.dumps(result["training"]["rows"]))
         training = {key: value for key, value in result["training"].items() if key != "rows"}
         result["training"] = training
         print(json.dumps(training), flush=True)
