@@ -181,13 +181,15 @@ def _check_type(key: str, value: Any, default: Any) -> None:
 def switch(config: ConfigDict, key: str, name: str) -> str | None:
     """Sets the name of a component, in place, and drops the options that the new one does not take; returns what to say.
 
-    Those under `detection`, too: a detector of one stage takes other ones than a detector of two.
+    Those under `detection`, too: a detector of one stage takes other ones than a detector of two. Of a model also what both
+    take but with another default, e.g. `padding` or `dropout`: a value that was chosen for one means nothing to the other.
     """
     section, _, leaf = key.rpartition(".")
     named = _section(config, section)
     if leaf not in named:
         return None  # `override` names the key
-    before, dropped = named[leaf], []
+    before, dropped, own = named[leaf], [], []
+    had = _model(config) or {} if key == "model.name" else {}
     with config.unlocked():
         named[leaf] = name
         if name == before:
@@ -198,10 +200,24 @@ def switch(config: ConfigDict, key: str, name: str) -> str | None:
             if taken is None:
                 continue
             options = _section(config, where)
-            for option in [option for option in options if option not in taken and option not in ("name", leaf)]:
+            for option in [option for option in options if option not in ("name", leaf)]:
+                if option not in taken:
+                    dropped.append(option if of else f"{where}.{option}")
+                elif of and _own_default(option, had, taken):
+                    own.append(option)
+                else:
+                    continue
                 del options[option]
-                dropped.append(option if of else f"{where}.{option}")
-    return f"note: {key}={name} takes no {', '.join(dropped)}; dropped, as {before} had them" if dropped else None
+    said = [f"takes no {', '.join(dropped)}; dropped, as {before} had them"] if dropped else []
+    said += [f"has its own {', '.join(own)}"] if own else []
+    return f"note: {key}={name} {', and '.join(said)}" if said else None
+
+
+def _own_default(option: str, had: dict[str, Option], takes: dict[str, Option]) -> bool:
+    """Whether an option has other defaults in two models; how many classes there are is told by the data."""
+    if option == "num_classes" or option not in had:
+        return False
+    return had[option].default != takes[option].default
 
 
 # Names of components, and the kind of detector, which decides on the options under `detection`.

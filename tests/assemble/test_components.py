@@ -90,8 +90,19 @@ def test_another_name_drops_what_it_does_not_take_and_says_so():
     assemble.check(config)
     assert switch(config, "optim.name", "adamw") is None
     note = switch(config, "model.name", "mlp")
-    assert "norm" in note and config.model.kernel_init == "torch" and config.model.num_classes == 10
+    assert "norm" in note and "has its own kernel_init" in note and config.model.num_classes == 10
+    assert complete(config).model.kernel_init == "lecun_normal"
     assemble.check(complete(config))
+
+
+@pytest.mark.parametrize(
+    "model", ["efficientnet_lite0", "resnet18", "mobilenet_v1_075", "convnext_tiny", "vit_s_16", "wide_cnn", "mlp"]
+)
+@pytest.mark.parametrize("name", ["image_folder", "medical_cnn", "transfer", "mnist"])
+def test_a_config_of_one_model_trains_another_by_its_name_alone(name, model):
+    config = stand_in(configure(name, {"model.name": model})[0])
+    assert make_model(config) is not None
+    assert not any(value == "SAME" for key, value in config.model.items() if model.startswith("eff"))
 
 
 @pytest.mark.parametrize("name", ["scenes_detection:tiny", "coco_faster_rcnn:folder", "nuclei_mask_rcnn", "bccd_retinanet"])
