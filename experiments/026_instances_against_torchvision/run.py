@@ -148,7 +148,8 @@ def theirs(model, folder: Path) -> tuple[dict, dict[str, dict[str, float]]]:
     for kind in ("bbox", "segm") if "masks" in result else ("bbox",):
         # loadRes takes the area of the box where there is one, of the mask otherwise
         given = [{key: value for key, value in row.items() if kind == "bbox" or key != "bbox"} for row in rows]
-        for name, images in (("", truth.getImgIds()), ("learned_", truth.getImgIds()[: len(LEARNED)])):
+        learned = [image["id"] for image in truth.loadImgs(truth.getImgIds()) if image["file_name"] in LEARNED]
+        for name, images in (("", truth.getImgIds()), ("learned_", learned)):
             evaluation = COCOeval(truth, truth.loadRes(given), kind)
             evaluation.params.imgIds = images
             evaluation.evaluate()
@@ -171,18 +172,19 @@ def ours(arguments: argparse.Namespace, weights: Path) -> tuple[dict, dict[str, 
     out = Path(arguments.out)
     (_, file), (key, option) = (flag.removeprefix("--config.").split("=", 1) for flag in network(arguments.kind))
     found, numbers = {}, {}
-    for prefix, split in (("", "val"), ("learned_", f"val[:{len(LEARNED)}]")):
+    for prefix, split in (("", "val"), ("learned_", "train")):
         given = {
             key: option, "data.manual_dir": f"{out}/coco", "data.validation_split": split, "data.min_size": "(128,)",
             "data.max_size": "192", "data.resize": "torchvision", "data.eval_batch_size": "1", "pretrained.path": str(weights),
-            "pretrained.head": "match", "model.norm": "frozen", "optim.frozen": "()", "data.allow_overlap": "true",
+            "pretrained.head": "keep", "model.norm": "frozen", "optim.frozen": "()", "data.allow_overlap": "true",
         }  # fmt: skip
         made, _ = configure(file, given)
         experiment = assemble.build(made)
         state, _ = loop.create_state(experiment, lambda variables, e=experiment: e.optimisation.initialise(variables)[0])
         pipeline = experiment.data.evals["validation"]
         step = loop.compile_eval_step(experiment, state)
-        values = evaluate.evaluate(step, eval_variables(state), pipeline, experiment.layout, summarise=experiment.summarise)
+        layout, summarise = experiment.compute.layout, experiment.data.summarise["validation"]
+        values = evaluate.evaluate(step, eval_variables(state), pipeline, layout, summarise=summarise)
         for kind, stem in (("bbox", ""), ("segm", "segm_")):
             if stem + "AP" in values:
                 numbers[prefix + kind] = {n: -1.0 if values[stem + n] is None else values[stem + n] for n in NUMBERS}
@@ -307,12 +309,14 @@ def torch_losses(model, images, data, names, mask):
     import torch
 
     model.train()
+    resize, model.transform.resize = model.transform.resize, lambda image, target=None: (image, target)  # they are resized
     targets = [
         {"boxes": torch.from_numpy(b), "labels": torch.from_numpy(label)} | ({"masks": torch.from_numpy(m)} if mask else {})
         for b, label, m in data
     ]
     values = model([torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in images], targets)
     sum(values.values()).backward()
+    model.transform.resize = resize
     parameters = dict(model.named_parameters())
     return {k: v.item() for k, v in values.items()}, {name: parameters[name].grad.numpy() for name in names}
 
