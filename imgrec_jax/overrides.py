@@ -18,9 +18,9 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
     notes: list[str | None] = []
     config = modernise(load(name))
     if any(key not in flatten(config) or key.endswith((".name", ".kind")) for key in overrides):
-        from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
+        from imgrec_jax.assemble.components import SWITCHES, complete, switch
 
-        notes = [switch(config, key, overrides[key]) for key in NAME_KEYS if key in overrides]
+        notes = [switch(config, key, overrides[key]) for key in SWITCHES if key in overrides]
         config = complete(config, settle=False)
     for key, text in overrides.items():
         override(config, key, text)

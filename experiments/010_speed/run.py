@@ -17,6 +17,10 @@ import sys
 from pathlib import Path
 from typing import IO
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import runs
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
 # name: what it is; the target ratio that it is held against.
@@ -133,15 +137,6 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(records: list[dict]) -> None:
-    """Puts the table between the two marks of README.md."""
-    path = HERE / "README.md"
-    begin, end = "<!-- table -->\n", "\n<!-- end of table -->"
-    before, _, rest = path.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    path.write_text(f"{before}{begin}{table(records)}{end}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=("cpu",), default="cpu")
@@ -166,7 +161,7 @@ def main() -> None:
         )  # fmt: skip
 
         if args.out == RESULTS:
-            write_readme([json.loads(line) for line in RESULTS.read_text().splitlines()])
+            runs.put(HERE / "README.md", table(runs.read(RESULTS)))
 
 
 if __name__ == "__main__":

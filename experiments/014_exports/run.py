@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,10 @@ import numpy as np
 import imgrec_jax
 from imgrec_jax import parallel
 from imgrec_jax.inference import artefact, onnx_export, stablehlo
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import runs
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "result.json"
@@ -115,10 +120,7 @@ def main() -> None:
                 record["batches"][rows] = {**other["batches"].get(rows, {}), **found}
         records = [*(other for other in records if other["task"] != record["task"]), record]
         RESULT.write_text(json.dumps(records, indent=1) + "\n")
-    page = HERE / "README.md"
-    begin, end = "<!-- table -->\n", "<!-- end of table -->"
-    head, _, rest = page.read_text().partition(begin)
-    page.write_text(f"{head}{begin}\n{table(records)}\n\n{end}{rest.partition(end)[2]}")
+    runs.put(HERE / "README.md", table(records))
 
 
 if __name__ == "__main__":

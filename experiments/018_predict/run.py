@@ -20,6 +20,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import runs
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "result.json"
@@ -99,10 +103,7 @@ def main() -> None:
     results.setdefault(arguments.what, {})[f"{config['task']}, `{config['model']['name']}`"] = found
     RESULT.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(found))
-    page = HERE / "README.md"
-    begin, end = "<!-- tables -->\n", "<!-- end of tables -->"
-    head, _, rest = page.read_text().partition(begin)
-    page.write_text(f"{head}{begin}\n{tables(results)}\n\n{end}{rest.partition(end)[2]}")
+    runs.put(HERE / "README.md", tables(results), "tables")
 
 
 if __name__ == "__main__":

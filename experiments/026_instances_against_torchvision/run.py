@@ -244,6 +244,7 @@ def losses(model, kind: str, folder: Path) -> dict:
     from pycocotools.coco import COCO
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+    from imgrec_jax.models.norm import FrozenBatchNorm
     from imgrec_jax.pretrained.merge import merge
     from tests import torchvision_names
     from tests.detection import parity
@@ -254,7 +255,7 @@ def losses(model, kind: str, folder: Path) -> dict:
     resize = GeneralizedRCNNTransform(128, 192, [0.0] * 3, [1.0] * 3)
     mask = kind.startswith("mask")
     hyper = TRAINING if mask else {}
-    task = made_task(kind, hyper)
+    task = parity.task(kind, hyper, num_classes=81, norm=FrozenBatchNorm)
     spec = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)}
     converted = torchvision_names.detector({name: value.numpy() for name, value in model.state_dict().items()})
     empty = jax.eval_shape(task.init, jax.random.key(0), spec)
@@ -285,7 +286,8 @@ def losses(model, kind: str, folder: Path) -> dict:
         data = [tuple(t[0][key].numpy() for key in ("boxes", "labels", "masks")) for _, t in resized]
         model.zero_grad()
         there, gradients = torch_losses(model, images, data, names, mask)
-        batch = parity.batch(images, padded(data) if mask else [(b, label) for b, label, _ in data])
+        truths = [(b, label, drawn.astype(bool)) if mask else (b, label) for b, label, drawn in data]
+        batch = parity.batch(images, truths)
         (_, aux), here = jax.device_get(step(variables["params"], batch))
         for name, value in there.items():
             mine = float(aux.metrics[LOSSES.get(name, name)].compute()[""])
@@ -299,10 +301,6 @@ def losses(model, kind: str, folder: Path) -> dict:
     worst = {what: max((r["relative"], r[what]) for r in found if what in r) for what in ("loss", "gradient")}
     return {"pairs": len(ids) // 2, **{f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()},
             "median_gradient": float(np.median([r["relative"] for r in found if "gradient" in r])), "rows": found}  # fmt: skip
-
-
-def padded(data: list[tuple]) -> list[tuple]:
-    return [(boxes, labels, masks.astype(bool)) for boxes, labels, masks in data]
 
 
 def torch_losses(model, images, data, names, mask):
@@ -319,22 +317,6 @@ def torch_losses(model, images, data, names, mask):
     model.transform.resize = resize
     parameters = dict(model.named_parameters())
     return {k: v.item() for k, v in values.items()}, {name: parameters[name].grad.numpy() for name in names}
-
-
-def made_task(kind: str, hyper: dict):
-    """Ours with the fixed order of samples, of 81 classes and standing norms."""
-    from imgrec_jax.models.norm import FrozenBatchNorm
-    from imgrec_jax.tasks import one_stage, two_stage
-    from imgrec_jax.tasks.detect import make_task
-    from tests.detection import parity
-    from tests.goldens import make_faster_rcnn
-
-    model = parity.MODELS[kind](num_classes=81, norm=FrozenBatchNorm)
-    if kind.startswith("retina"):
-        detector = one_stage.make_detector(model, one_stage.settings(**hyper))
-    else:
-        detector = two_stage.make_detector(model, two_stage.settings(**hyper), parity.fixed_sampler)
-    return make_task(detector=detector, mean=make_faster_rcnn.MEAN, std=make_faster_rcnn.STD)
 
 
 def compare(arguments: argparse.Namespace) -> None:

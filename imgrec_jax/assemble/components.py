@@ -220,5 +220,5 @@ def _own_default(option: str, had: dict[str, Option], takes: dict[str, Option]) 
     return had[option].default != takes[option].default
 
 
-# Names of components, and the kind of detector, which decides on the options under `detection`.
-NAME_KEYS = (*(key for key, _, _ in COMPONENTS if key), "model.kind")
+# Keys that `switch` is for: names of components, and the kind of detector, which decides on the options under `detection`.
+SWITCHES = (*(key for key, _, _ in COMPONENTS if key), "model.kind")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from imgrec_jax import assemble
-from imgrec_jax.assemble.components import NAME_KEYS, complete, switch
+from imgrec_jax.assemble.components import SWITCHES, complete, switch
 from imgrec_jax.config import OverrideError, flatten, override
 from imgrec_jax.data.pipeline import Pipeline
 from tests import small_runs
@@ -87,7 +87,7 @@ def outcome(config, key: str, text: str) -> str:
     """What the command line makes of one more override: "works" or the error's text."""
     try:
         config = config.copy_and_resolve_references()
-        if key in NAME_KEYS:
+        if key in SWITCHES:
             switch(config, key, text)
         config = complete(config)
         override(config, key, text)

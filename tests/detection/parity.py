@@ -43,12 +43,13 @@ def fixed_sampler(key, positive, negative, batch_size, positive_fraction):
     return sample_by_priority(priority, positive, negative, batch_size, positive_fraction)
 
 
-def task(case: str, hyper: dict):
-    """Our detector with the images and the sampler of the golden file."""
+def task(case: str, hyper: dict, **options):
+    """Our detector with the images and the sampler of the golden file; options: of the model."""
+    model = MODELS[case](**options)
     if case.startswith("retina"):
-        detector = one_stage.make_detector(MODELS[case](), one_stage.settings(**hyper))
+        detector = one_stage.make_detector(model, one_stage.settings(**hyper))
     else:
-        detector = two_stage.make_detector(MODELS[case](), two_stage.settings(**hyper), fixed_sampler)
+        detector = two_stage.make_detector(model, two_stage.settings(**hyper), fixed_sampler)
     return make_task(detector=detector, mean=golden.MEAN, std=golden.STD)
 
 
