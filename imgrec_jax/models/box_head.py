@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from imgrec_jax.models.layers import Conv, kaiming_normal, torch_uniform
+from imgrec_jax.ops.relu import relu
 
 
 class TwoMLPHead(nn.Module):
@@ -37,7 +38,7 @@ class TwoMLPHead(nn.Module):
             if self.norm is not None:
                 mask = None if valid is None else valid[:, None]
                 x = self.norm(name=f"{name}_norm", dtype=self.dtype)(x, train=train, mask=mask)
-            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(relu(x))
         return x
 
 
@@ -56,7 +57,7 @@ class ConvFCHead(nn.Module):
         for i, features in enumerate(self.conv_widths):
             x = conv_norm_relu(self, x, features, i, valid, train)
         x = x.reshape(x.shape[0], -1)
-        return nn.relu(nn.Dense(self.width, kernel_init=torch_uniform, dtype=self.dtype, name="fc")(x))
+        return relu(nn.Dense(self.width, kernel_init=torch_uniform, dtype=self.dtype, name="fc")(x))
 
 
 class FastRCNNPredictor(nn.Module):
@@ -101,7 +102,7 @@ class MaskRCNNPredictor(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [M, h, w, C] -> [M, 2h, 2w, K + 1], float32."""
-        x = nn.relu(TwiceAsLarge(self.width, dtype=self.dtype, name="conv5_mask")(x))
+        x = relu(TwiceAsLarge(self.width, dtype=self.dtype, name="conv5_mask")(x))
         logits = self.conv(self.num_classes, (1, 1), kernel_init=kaiming_normal, dtype=self.dtype, name="mask_fcn_logits")(x)
         return logits.astype(jnp.float32)
 
@@ -143,7 +144,7 @@ def conv_norm_relu(
     if head.norm is not None:
         mask = None if valid is None else valid[:, None, None, None]
         x = head.norm(name=f"norm_{index}", dtype=head.dtype)(x, train=train, mask=mask)
-    return nn.relu(x)
+    return relu(x)
 
 
 class RoIHeads(nn.Module):

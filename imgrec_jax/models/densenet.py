@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from imgrec_jax.models.layers import Conv, kaiming_normal
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.ops.pool import avg_pool, max_pool_overlapping
+from imgrec_jax.ops.relu import relu
 
 
 class DenseLayer(nn.Module):
@@ -28,7 +29,7 @@ class DenseLayer(nn.Module):
         """x [B, h, w, C] -> [B, h, w, C + growth]."""
         y = x
         for index, (features, size) in enumerate(((4 * self.growth, 1), (self.growth, 3)), start=1):
-            y = nn.relu(self.norm(name=f"norm{index}", dtype=self.dtype)(y, train=train))
+            y = relu(self.norm(name=f"norm{index}", dtype=self.dtype)(y, train=train))
             y = self.conv(
                 features, (size, size), padding=size // 2, use_bias=False, kernel_init=kaiming_normal, dtype=self.dtype,
                 name=f"conv{index}",
@@ -66,7 +67,7 @@ class DenseNet(nn.Module):
         """x [B, H, W, C], normalised -> {"stem": ..., "denseblock1": ..., ...}."""
         init: dict[str, Any] = {"use_bias": False, "kernel_init": kaiming_normal, "dtype": self.dtype}
         x = self.conv(self.stem_width, (7, 7), strides=2, padding=3, name="conv0", **init)(x)
-        x = nn.relu(self.norm(name="norm0", dtype=self.dtype)(x, train=train))
+        x = relu(self.norm(name="norm0", dtype=self.dtype)(x, train=train))
         maps = {"stem": x}
         x = max_pool_overlapping(x, window=3, stride=2, padding=1)
         layer = nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer
@@ -76,7 +77,7 @@ class DenseNet(nn.Module):
                 x = layer(self.growth, **options, name=f"denseblock{index}_denselayer{i}")(x, train)
             maps[f"denseblock{index}"] = x
             if index < len(self.blocks):
-                x = nn.relu(self.norm(name=f"transition{index}_norm", dtype=self.dtype)(x, train=train))
+                x = relu(self.norm(name=f"transition{index}_norm", dtype=self.dtype)(x, train=train))
                 x = self.conv(x.shape[-1] // 2, (1, 1), padding=0, name=f"transition{index}_conv", **init)(x)
                 x = avg_pool(x, 2)
         return maps
@@ -92,4 +93,4 @@ class DenseNetEmbedding(nn.Module):
     def __call__(self, maps: dict[str, jax.Array], *, train: bool = False) -> jax.Array:
         """The maps of `DenseNet` -> [B, E]."""
         x = self.norm(name="norm5", dtype=self.dtype)(maps[list(maps)[-1]], train=train)
-        return nn.relu(x).mean(axis=(1, 2))
+        return relu(x).mean(axis=(1, 2))

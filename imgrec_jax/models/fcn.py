@@ -18,6 +18,7 @@ import numpy as np
 from imgrec_jax.models.layers import Conv, torch_uniform
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.models.resnet import RESNETS, ResNet
+from imgrec_jax.ops.relu import relu
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
 
 # Input scales of the skips' score layers when 32s, 16s and 8s are trained at once rather than one after the other
@@ -65,7 +66,7 @@ class FCN(nn.Module):
         for name, kernel in (("fc6", self.head_kernel), ("fc7", 1)):
             init = nn.initializers.he_normal()
             conv = self.conv(self.hidden, (kernel, kernel), padding=kernel // 2, kernel_init=init, dtype=self.dtype, name=name)
-            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(conv(x)))
+            x = nn.Dropout(self.dropout, deterministic=not train)(relu(conv(x)))
         x = self._score("score", x)
         for name, scale in zip(self.levels[1:], self.scales[: len(self.levels) - 1], strict=True):
             x = self._double(f"upscore_{name}", x) + self._score(f"score_{name}", maps[name] * scale)
@@ -118,7 +119,7 @@ class FCNResNet(nn.Module):
         width = x.shape[-1] // 4  # fcn.py:38
         init = {"kernel_init": torch_uniform, "dtype": self.dtype}
         x = self.conv(width, (3, 3), padding=1, use_bias=False, name=f"{name}_0", **init)(x)
-        x = nn.relu(self.norm(name=f"{name}_1", dtype=self.dtype)(x, train=train))
+        x = relu(self.norm(name=f"{name}_1", dtype=self.dtype)(x, train=train))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return self.conv(self.num_classes, (1, 1), padding=0, name=f"{name}_4", **init)(x)
 

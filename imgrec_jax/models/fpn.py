@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from imgrec_jax.models.layers import Conv
+from imgrec_jax.ops.relu import relu
 from imgrec_jax.ops.resize import resize_nearest
 
 # torchvision/ops/feature_pyramid_network.py:101-105: kaiming_uniform with a=1 has variance 1 / fan_in
@@ -55,7 +56,7 @@ class FPN(nn.Module):
         if self.top == "pool":
             return {**outputs, "pool": outputs[coarsest][:, ::2, ::2]}
         p6 = self._strided((maps if TOPS[self.top][1] == "input" else outputs)[coarsest], "extra_blocks_p6")
-        return {**outputs, "p6": p6, "p7": self._strided(nn.relu(p6), "extra_blocks_p7")}
+        return {**outputs, "p6": p6, "p7": self._strided(relu(p6), "extra_blocks_p7")}
 
     def _strided(self, x: jax.Array, name: str) -> jax.Array:
         return self.conv(

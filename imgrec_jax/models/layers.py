@@ -8,19 +8,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imgrec_jax.ops.conv import conv_general_dilated
+from imgrec_jax.ops.relu import relu, relu6
 
 # What the networks of the zoo convolve with, unless they are given another `conv`.
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": nn.relu,
+    "relu": relu,
     "sigmoid": nn.sigmoid,
     "tanh": jnp.tanh,
     "gelu": nn.gelu,
     "silu": nn.silu,
     "elu": nn.elu,
     "leaky_relu": nn.leaky_relu,
-    "relu6": nn.relu6,
+    "relu6": relu6,
     "hard_swish": nn.hard_swish,
     "hard_sigmoid": nn.hard_sigmoid,
     "identity": lambda x: x,

@@ -12,6 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Of sums over a batch on the CPU: numbers in a row, at least; numbers in a map that is divided, at least; into how many parts.
+_WIDE, _LARGE, _PARTS = 256, 2**21, 8
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167); `momentum` 0.9 is torch's 0.1.
@@ -54,13 +57,24 @@ class BatchNorm(nn.Module):
 def _channel_sum(x: jax.Array) -> jax.Array:
     """x [..., C] -> [C].
 
-    On the CPU a matrix product with ones: XLA's own reduction to few channels adds one number at a time (two sums over
-    8 x 64 x 64 x 16 take 1.0 ms, this way 0.3 ms; over 8 x 32 x 32 x 32 0.65 and 0.14 ms).
+    On the CPU matrix products with ones: XLA's own reduction to few channels adds one number at a time. Rows of few channels
+    are taken together, and large maps in parts that its threads share: normalised with ReLU, 8 x 112 x 112 x 64 takes 9.5 ms,
+    and 13 where it is one product of its rows.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    return jax.lax.platform_dependent(
-        rows, cpu=lambda rows: (jnp.ones((1, rows.shape[0]), rows.dtype) @ rows)[0], default=lambda rows: rows.sum(0)
-    )
+    return jax.lax.platform_dependent(x.reshape(-1, x.shape[-1]), cpu=_sum_by_products, default=lambda rows: rows.sum(0))
+
+
+def _sum_by_products(rows: jax.Array) -> jax.Array:
+    count, channels = rows.shape
+    if jax.export.is_symbolic_dim(count):
+        return (jnp.ones((1, count), rows.dtype) @ rows)[0]
+    together = 1
+    while together * channels < _WIDE and count % (2 * together) == 0:
+        together *= 2
+    parts = _PARTS if rows.size >= _LARGE and count % (_PARTS * together) == 0 else 1
+    rows = rows.reshape(parts, -1, together * channels)
+    ones = jnp.ones((parts, 1, rows.shape[1]), rows.dtype)
+    return (ones @ rows).reshape(parts * together, channels).sum(0)
 
 
 @jax.custom_vjp

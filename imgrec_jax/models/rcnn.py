@@ -26,6 +26,7 @@ from imgrec_jax.models.layers import Conv
 from imgrec_jax.models.norm import BatchNorm, FrozenBatchNorm
 from imgrec_jax.models.resnet import RESNETS
 from imgrec_jax.models.rpn import RPN, RPNHead, RPNOutput
+from imgrec_jax.ops.settle import settled
 
 KINDS = ("rcnn", "fast", "faster", "mask")
 CROPS = ("roi_align", "roi_pool")
@@ -128,7 +129,7 @@ class RCNN(nn.Module):
             return roi_align(maps, strides, rois, output_size=size, sampling_ratio=self.sampling_ratio, aligned=self.aligned)
 
         crops = jax.vmap(one)([features[name] for name in self.box_levels], rois)
-        return crops.reshape(-1, *crops.shape[2:])
+        return settled(crops.reshape(-1, *crops.shape[2:]))  # or the backward pass gathers them again, in another order
 
     def _crop_pixels(self, image: jax.Array, rois: jax.Array) -> jax.Array:
         """Each RoI [P, 4], grown by its context, warped to the crop's size; zeros (the mean) outside the image."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from imgrec_jax.models.layers import Conv, kaiming_normal
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.ops.pool import max_pool_overlapping
+from imgrec_jax.ops.relu import relu
 
 
 class _Block(nn.Module):
@@ -76,9 +77,9 @@ class BasicBlock(_Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        y = nn.relu(self._conv_norm(x, 1, self.width, 3, self.stride, train))
+        y = relu(self._conv_norm(x, 1, self.width, 3, self.stride, train))
         y = self._conv_norm(y, 2, self.width, 3, 1, train)
-        return nn.relu(y + self._shortcut(x, self.width, train))
+        return relu(y + self._shortcut(x, self.width, train))
 
 
 class Bottleneck(_Block):
@@ -94,10 +95,10 @@ class Bottleneck(_Block):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         features = self.width * self.expansion
         inner = self.width * self.group_width // 64 * self.groups
-        y = nn.relu(self._conv_norm(x, 1, inner, 1, 1, train))
-        y = nn.relu(self._conv_norm(y, 2, inner, 3, self.stride, train, self.groups))
+        y = relu(self._conv_norm(x, 1, inner, 1, 1, train))
+        y = relu(self._conv_norm(y, 2, inner, 3, self.stride, train, self.groups))
         y = self._conv_norm(y, 3, features, 1, 1, train)
-        return nn.relu(y + self._shortcut(x, features, train))
+        return relu(y + self._shortcut(x, features, train))
 
 
 class ResNet(nn.Module):
@@ -157,7 +158,7 @@ class ResNet(nn.Module):
             name="conv1",
         )(x)
         x = self.norm(name="bn1", dtype=self.dtype)(x, train=train)
-        x = jnp.abs(x) if self.stem_abs else nn.relu(x)
+        x = jnp.abs(x) if self.stem_abs else relu(x)
         maps = {"stem": x}
         if self.stem_pool:
             x = max_pool_overlapping(x, window=3, stride=2, padding=1)

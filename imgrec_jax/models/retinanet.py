@@ -20,6 +20,7 @@ from imgrec_jax.models.fpn import FPN, BackboneWithFPN
 from imgrec_jax.models.layers import Conv
 from imgrec_jax.models.norm import BatchNorm, FrozenBatchNorm, GroupNorm
 from imgrec_jax.models.resnet import RESNETS
+from imgrec_jax.ops.relu import relu
 
 PRIOR = 0.01  # probability of each class at the start, so that the many empty anchors do not swamp the first steps
 BOX_LOSSES = ("l1", "giou")
@@ -58,7 +59,7 @@ class Tower(nn.Module):
             )(x)
             if self.norm is not None:
                 x = self.norm(name=f"conv_{i}_1", dtype=self.dtype)(x, train=train)
-            x = nn.relu(x)
+            x = relu(x)
         x = self.conv(
             self.anchors_per_cell * self.outputs,
             (3, 3),

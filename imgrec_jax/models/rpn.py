@@ -14,6 +14,7 @@ import numpy as np
 
 from imgrec_jax.detection.anchors import cell_anchors, pyramid_anchors
 from imgrec_jax.models.layers import Conv
+from imgrec_jax.ops.relu import relu
 
 
 class RPNHead(nn.Module):
@@ -28,7 +29,7 @@ class RPNHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] -> logits [B, N] and deltas [B, N, 4] in the order (row, column, anchor), float32."""
         for i in range(self.conv_depth):
-            x = nn.relu(self._layer(x.shape[-1], 3, f"conv_{i}_0")(x))
+            x = relu(self._layer(x.shape[-1], 3, f"conv_{i}_0")(x))
         logits = self._layer(self.anchors_per_cell, 1, "cls_logits")(x)
         deltas = self._layer(4 * self.anchors_per_cell, 1, "bbox_pred")(x)
         batch = x.shape[0]

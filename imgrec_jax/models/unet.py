@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from imgrec_jax.models.layers import Conv
 from imgrec_jax.ops.pool import max_pool
+from imgrec_jax.ops.relu import relu
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
 
 he_normal = nn.initializers.he_normal()  # section 3: standard deviation sqrt(2 / incoming nodes)
@@ -86,7 +87,7 @@ class DoubleConv(nn.Module):
             )(x)
             if self.norm is not None:
                 x = self.norm(name=f"norm{i}", dtype=self.dtype)(x, train=train)
-            x = nn.relu(x)
+            x = relu(x)
         return x
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from imgrec_jax.models.layers import Conv, kaiming_normal
 from imgrec_jax.ops.pool import max_pool
+from imgrec_jax.ops.relu import relu
 from imgrec_jax.ops.resize import adaptive_avg_pool
 
 # (width, convolutions) of each stage: configurations A, B, D and E
@@ -59,7 +60,7 @@ class VGG(nn.Module):
                 if self.norm is not None:
                     index += 1
                     x = self.norm(name=f"features_{index}", dtype=self.dtype)(x, train=train)
-                x = nn.relu(x)
+                x = relu(x)
                 index += 2
             maps[f"conv{stage}"] = x
             x = max_pool(x, 2)
@@ -86,8 +87,8 @@ class VGGEmbedding(nn.Module):
         if self.pool_only:
             return x.mean(axis=(1, 2))
         x = adaptive_avg_pool(x, (7, 7)).reshape(x.shape[0], -1)
-        x = nn.relu(self._linear("fc6")(x))
-        return nn.relu(self._linear("fc7")(nn.Dropout(self.dropout, deterministic=not train)(x)))
+        x = relu(self._linear("fc6")(x))
+        return relu(self._linear("fc7")(nn.Dropout(self.dropout, deterministic=not train)(x)))
 
     def _linear(self, name: str) -> nn.Dense:
         return nn.Dense(self.hidden, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name=name)

@@ -12,13 +12,14 @@ Shape letters: B batch, H W input map, h w kernel, M N output map, C input chann
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-FORMS_VERSION = 1
+FORMS_VERSION = 2
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Input channels up to which output columns are computed in groups.
 FEW_CHANNELS = 4
@@ -26,6 +27,8 @@ FEW_CHANNELS = 4
 NARROW = 16
 # A matrix of patches beyond this many bytes leaves the caches, and its pages are new at every step.
 MAX_PATCH_BYTES = 2**24
+# Cells from which a sum over them of products is taken in parts.
+MANY_CELLS = 2**12
 
 
 class Spec(NamedTuple):
@@ -392,8 +395,20 @@ def kernel_gradient_by_taps(x, dy, shape, spec):
 
 
 def _rows_product(x, dy, precision):
-    """x [B, M, N, C], dy [B, M, N, D] -> [C, D], the sum over cells."""
-    return lax.dot_general(x, dy, (((0, 1, 2), (0, 1, 2)), ((), ())), precision=precision)
+    """x [B, M, N, C], dy [B, M, N, D] -> [C, D], the sum over cells.
+
+    Many cells in two parts, and the map with fewer channels first: 256 -> 64, 8 x 56 x 56, two cores: 16 ms in one product,
+    5.3 so; 64 -> 256: 7.2 and 4.8; 512 -> 128, 8 x 28 x 28: 7.2 and 3.9.
+    """
+    c, d = x.shape[3], dy.shape[3]
+    if jax.export.is_symbolic_dim(x.shape[0]):
+        return lax.dot_general(x, dy, (((0, 1, 2), (0, 1, 2)), ((), ())), precision=precision)
+    cells = math.prod(x.shape[:3])
+    parts = 2 if cells >= MANY_CELLS and cells % 2 == 0 else 1
+    rows = x.reshape(parts, -1, c), dy.reshape(parts, -1, d)
+    fewer_first = rows if c <= d or parts == 1 else rows[::-1]
+    product = lax.dot_general(*fewer_first, (((1,), (1,)), ((0,), (0,))), precision=precision).sum(0)
+    return product if fewer_first is rows else product.T
 
 
 def _padded(x, spec):

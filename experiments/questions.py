@@ -1,0 +1,168 @@
+"""A question that sweeps answer: what the folders 030 to 035 share.
+
+Each is one or more sweeps (`python -m imgrec_jax.sweep`), so an answer that was cut off goes on when the same command is given
+again. The sweeps lie in `runs/EXPERIMENT` (`runs/EXPERIMENT_quick` with `--quick`), a workdir a run; what the table needs of
+every run is a line of `results.jsonl` beside the script, which is written when all sweeps are done.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import runs
+
+SPLITS = ("validation", "test", "best_test")
+
+
+class Sweep(NamedTuple):
+    """grid: {key: its values}; common: {key: value} of every run; quick: what `--quick` changes of either; metrics: to keep."""
+
+    name: str
+    config: str
+    grid: Mapping[str, Sequence[Any]]
+    common: Mapping[str, Any]
+    quick: Mapping[str, Any]
+    metrics: Sequence[str] = ("accuracy", "loss")
+    cores: int = 1
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value).replace(" ", "")
+
+
+def run_sweep(sweep: Sweep, folder: Path, seeds: int, quick: bool, jobs: int | None) -> list[dict]:
+    """Runs what is not done yet of a sweep; a record a run."""
+    changed = sweep.quick if quick else {}
+    grid = {key: changed.get(key, values) for key, values in sweep.grid.items()}
+    common = {**sweep.common, **{key: value for key, value in changed.items() if key not in grid}}
+    command = [sys.executable, "-m", "imgrec_jax.sweep", f"--config={sweep.config}", f"--folder={folder}"]
+    command += [f"--seeds={seeds}", f"--cores={sweep.cores}", *([f"--jobs={jobs}"] if jobs else [])]
+    command += [f"--config.{key}={_text(value)}" for key, value in common.items()]
+    command += [word for key, values in grid.items() for word in ("--grid", f"{key}={','.join(map(_text, values))}")]
+    done = subprocess.run(command, cwd=runs.ROOT, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: the sweep {sweep.name} ended with status {done.returncode}; the same command goes on")
+    return [_record(sweep, entry) for entry in runs.read(folder / "results.jsonl")]
+
+
+def _record(sweep: Sweep, entry: Mapping[str, Any]) -> dict:
+    splits = {
+        split: {m: round(entry["splits"][split][m], 6) for m in sweep.metrics if m in entry["splits"][split]}
+        for split in SPLITS
+        if split in entry["splits"]
+    }
+    return {"sweep": sweep.name, "seed": entry["seed"], "values": entry["values"], "seconds": entry["seconds"], **splits}
+
+
+def ask(
+    script: str,
+    description: str,
+    sweeps: Sequence[Sweep] | Callable[[list[dict]], Iterator[Sweep]],
+    answer: Callable[[list[dict], Path], str],
+    *,
+    seeds: int = 5,
+    measure: Callable[[Sweep, Path, list[dict]], None] = lambda sweep, folder, records: None,
+) -> None:
+    """Command line of a question.
+
+    Args:
+      script: the caller's `__file__`.
+      description: what `--help` says.
+      sweeps: all of them, or a generator that is called with the list of records so far, which grows while it is asked: a later
+        sweep may use what an earlier one chose on its validation split.
+      answer: (records, where to put plots) -> the table as Markdown.
+      measure: (sweep, its folder, its records) adds to the records.
+    """
+    here = Path(script).resolve().parent
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few values, seeds and steps: minutes, for a look; keeps nothing")
+    parser.add_argument("--table", action="store_true", help="run nothing; write table and plots from results.jsonl")
+    parser.add_argument("--seeds", type=int, help=f"how many (default {seeds}; --quick 2)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: as many as cores)")
+    parser.add_argument("--workdirs", type=Path, default=Path("runs"), help="where the sweeps lie (default runs)")
+    args = parser.parse_args()
+    results = here / "results.jsonl"
+    if args.table:
+        runs.put(here / "README.md", answer(runs.read(results), here))
+        return
+    folder = args.workdirs.resolve() / f"{here.name}{'_quick' if args.quick else ''}"
+    records: list[dict] = []
+    for sweep in sweeps(records) if callable(sweeps) else sweeps:
+        mine = run_sweep(sweep, folder / sweep.name, args.seeds or (2 if args.quick else seeds), args.quick, args.jobs)
+        measure(sweep, folder / sweep.name, mine)
+        records += mine
+    if args.quick:
+        print(answer(records, folder))
+        print(f"plots in {folder}", file=sys.stderr)
+        return
+    results.write_text("".join(json.dumps(record) + "\n" for record in records))
+    text = answer(records, here)
+    runs.put(here / "README.md", text)
+    print(text)
+
+
+def of(records: Sequence[dict], sweep: str | None = None, **values: Any) -> list[dict]:
+    """The records of a sweep with these values; `__` in a name stands for the dot of a key."""
+    wanted = {key.replace("__", "."): _text(value) for key, value in values.items()}
+    return [
+        r for r in records if sweep in (None, r["sweep"]) and all(r["values"].get(k) == value for k, value in wanted.items())
+    ]
+
+
+def mean(records: Sequence[dict], split: str, metric: str = "accuracy") -> float:
+    return statistics.mean(r[split][metric] for r in records)
+
+
+def values_of(records: Sequence[dict], key: str) -> list[str]:
+    """In the order of the grid."""
+    return list(dict.fromkeys(r["values"][key] for r in records if key in r["values"]))
+
+
+def chosen(records: Sequence[dict], key: str, metric: str = "accuracy") -> list[dict]:
+    """For each combination of the other keys the records of that value of `key` whose validation is best, by the mean over
+    seeds. The test split has no say."""
+    groups: dict[str, dict[str, list[dict]]] = {}
+    for record in records:
+        others = {k: v for k, v in record["values"].items() if k != key}
+        groups.setdefault(json.dumps([record["sweep"], others]), {}).setdefault(record["values"][key], []).append(record)
+    kept = []
+    for candidates in groups.values():
+        kept += max(candidates.values(), key=lambda rows: mean(rows, "validation", metric))
+    return kept
+
+
+def percent(records: Sequence[dict], split: str = "test", metric: str = "accuracy") -> str:
+    """ "98.12 ± 0.10": mean and standard deviation over the seeds, in per cent."""
+    found = [100 * r[split][metric] for r in records]
+    if not found:
+        return ""
+    return f"{statistics.mean(found):.2f}" + (f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else "")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def figure(count: int = 1, width: float = 4.4) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    made, axes = pyplot.subplots(1, count, figsize=(width * count, 3.6), layout="constrained", squeeze=False)
+    for one in axes[0]:
+        one.grid(alpha=0.3)
+    return made, axes[0]
+
+
+def save(made: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    made.savefig(path, dpi=100)
+    pyplot.close(made)
