@@ -3,20 +3,18 @@
 Shape letters: B batch, H W C image, K classes.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgrec_jax.models.layers import MONOTONE, Named, activation, initializer
+from imgrec_jax.models.layers import MONOTONE, Conv, Named, activation, initializer
 from imgrec_jax.models.norm import make_norm
-from imgrec_jax.ops.conv import conv_general_dilated
 from imgrec_jax.ops.pool import max_pool
 
 
-class Conv(NamedTuple):
+class Stage(NamedTuple):
     """One convolution: its features, kernel side, stride, and the side of the max-pooling after it (1: none)."""
 
     features: int
@@ -29,7 +27,7 @@ class ConvNet(nn.Module):
     """Convolutions with pooling, then dense layers. The input size is free: the first dense layer takes what comes.
 
     Attributes:
-      convs: the convolutions, as `Conv` or plain tuples of its fields.
+      convs: the convolutions, as `Stage` or plain tuples of its fields.
       dense: widths of the hidden dense layers.
       num_classes: outputs K.
       padding: "VALID" or "SAME".
@@ -50,7 +48,6 @@ class ConvNet(nn.Module):
     norm: str = "none"
     norm_options: tuple[tuple[str, float], ...] = ()
     dropout: float = 0.0
-    conv_general_dilated: Callable = conv_general_dilated
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
 
@@ -60,8 +57,8 @@ class ConvNet(nn.Module):
         act, init = activation(self.activation), initializer(self.kernel_init)
         norm = make_norm(self.norm, axis_name=self.axis_name, dtype=self.dtype, **dict(self.norm_options))
         for i, spec in enumerate(self.convs):
-            conv = Conv(*spec)
-            x = nn.Conv(
+            conv = Stage(*spec)
+            x = Conv(
                 conv.features,
                 (conv.kernel, conv.kernel),
                 conv.stride,
@@ -69,7 +66,6 @@ class ConvNet(nn.Module):
                 use_bias=self.norm == "none",
                 kernel_init=init,
                 dtype=self.dtype,
-                conv_general_dilated=self.conv_general_dilated,
                 name=f"conv{i + 1}",
             )(x)
             x = norm(name=f"norm{i + 1}")(x, train=train)
@@ -90,20 +86,20 @@ class ConvNet(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")(x)
 
 
-def _preset(convs: tuple[Conv, ...], given: dict, **options) -> ConvNet:
+def _preset(convs: tuple[Stage, ...], given: dict, **options) -> ConvNet:
     return ConvNet(**{"convs": tuple(map(tuple, convs)), **options, **given})
 
 
 def pytorch_cnn(**options) -> ConvNet:
     """The network of PyTorch's first MNIST example: conv5 10, pool, conv5 20, pool, dense 50; 21,840 parameters there."""
-    return _preset((Conv(10, 5, pool=2), Conv(20, 5, pool=2)), options, dense=(50,), kernel_init="torch")
+    return _preset((Stage(10, 5, pool=2), Stage(20, 5, pool=2)), options, dense=(50,), kernel_init="torch")
 
 
 def keras_cnn(**options) -> ConvNet:
     """The network of Keras's first MNIST example: conv3 32, pool, conv3 64, pool, conv3 64, dense 64; 93,322 parameters."""
-    return _preset((Conv(32, pool=2), Conv(64, pool=2), Conv(64)), options, dense=(64,), kernel_init="glorot_uniform")
+    return _preset((Stage(32, pool=2), Stage(64, pool=2), Stage(64)), options, dense=(64,), kernel_init="glorot_uniform")
 
 
 def wide_cnn(**options) -> ConvNet:
     """conv3 64, pool, conv3 128, pool, dense 256, for images of any size."""
-    return _preset((Conv(64, pool=2), Conv(128, pool=2)), options, dense=(256,), padding="SAME")
+    return _preset((Stage(64, pool=2), Stage(128, pool=2)), options, dense=(256,), padding="SAME")

@@ -1,7 +1,7 @@
 """The convolution of every network, activations and initialisers by name."""
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,48 @@ from flax import linen as nn
 
 from imgrec_jax.ops.conv import conv_general_dilated
 from imgrec_jax.ops.relu import relu, relu6
+from imgrec_jax.ops.sums import add_bias
 
-# What the networks of the zoo convolve with, unless they are given another `conv`.
-Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
+
+class Conv(nn.Module):
+    """A convolution of images: `flax.linen.Conv` with the same parameters and draws, by `ops.conv` and `ops.sums`."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: int | tuple[int, int] = 1
+    padding: str | int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] = "SAME"
+    kernel_dilation: int | tuple[int, int] = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] -> [B, M, N, features]."""
+        shape = (*self.kernel_size, x.shape[-1] // self.feature_group_count, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        padding = self.padding
+        if not isinstance(padding, str):
+            padding = [(p, p) if isinstance(p, int) else tuple(p) for p in _two(padding)]
+        y = conv_general_dilated(
+            x,
+            kernel,
+            _two(self.strides),
+            padding,
+            rhs_dilation=_two(self.kernel_dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.feature_group_count,
+        )
+        return y if bias is None else add_bias(y, bias)
+
+
+def _two(value: Any) -> tuple:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": relu,

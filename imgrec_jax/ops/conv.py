@@ -27,8 +27,8 @@ FEW_CHANNELS = 4
 NARROW = 16
 # A matrix of patches beyond this many bytes leaves the caches, and its pages are new at every step.
 MAX_PATCH_BYTES = 2**24
-# Cells from which a sum over them of products is taken in parts.
-MANY_CELLS = 2**12
+# Cells from which a sum over them of products is taken in parts, where it is one of so many.
+MANY_CELLS, MANY_SUMS = 2**12, 2**13
 
 
 class Spec(NamedTuple):
@@ -186,8 +186,9 @@ def _kernel_gradient(x, dy, shape, spec):
     if x.shape[3] == 1 and (group := _columns(x.shape, shape, spec)):
         return kernel_gradient_by_columns(x, dy, shape, spec, group)  # 3x3, 1 -> 32, 64 x 28 x 28: lax 1.9, groups of 2 0.7
     if x.shape[0] == 1 and dy.shape[1] >= 16:
-        # XLA convolves with the batch in place of channels: 3x3, 128 -> 128, 1 x 100 x 136: 81, of two halves 41
-        return kernel_gradient_in_parts(x, dy, shape, spec, parts=2)
+        # XLA convolves with the batch in place of channels. On two cores, 3x3, 256 -> 256: 1 x 100 x 136 134, padded first 86;
+        # with stride 2 74, and of four parts 54.
+        return kernel_gradient_in_parts(x, dy, shape, spec, parts=1 if spec.strides == (1, 1) else 4)
     return lax_kernel_gradient(x, dy, w_shape=shape, spec=spec)
 
 
@@ -401,14 +402,14 @@ def _rows_product(x, dy, precision):
     5.3 so; 64 -> 256: 7.2 and 4.8; 512 -> 128, 8 x 28 x 28: 7.2 and 3.9.
     """
     c, d = x.shape[3], dy.shape[3]
-    if jax.export.is_symbolic_dim(x.shape[0]):
+    few = jax.export.is_symbolic_dim(x.shape[0]) or math.prod(x.shape[:3]) < MANY_CELLS or c * d < MANY_SUMS
+    if few or math.prod(x.shape[:3]) % 2:
         return lax.dot_general(x, dy, (((0, 1, 2), (0, 1, 2)), ((), ())), precision=precision)
-    cells = math.prod(x.shape[:3])
-    parts = 2 if cells >= MANY_CELLS and cells % 2 == 0 else 1
-    rows = x.reshape(parts, -1, c), dy.reshape(parts, -1, d)
-    fewer_first = rows if c <= d or parts == 1 else rows[::-1]
-    product = lax.dot_general(*fewer_first, (((1,), (1,)), ((0,), (0,))), precision=precision).sum(0)
-    return product if fewer_first is rows else product.T
+    x, dy = x.reshape(2, -1, c), dy.reshape(2, -1, d)
+    numbers = (((1,), (1,)), ((0,), (0,)))
+    if c > d:
+        return lax.dot_general(dy, x, numbers, precision=precision).sum(0).T
+    return lax.dot_general(x, dy, numbers, precision=precision).sum(0)
 
 
 def _padded(x, spec):
