@@ -1,4 +1,4 @@
-"""Losses: one float32 value per element; masking and reduction happen once, in `masked_mean`.
+"""Losses: one value per element, float32 (float64 of float64); masking and reduction happen once, in `masked_mean`.
 
 Shape letters: B batch (any leading shape is accepted), C classes.
 """
@@ -6,6 +6,8 @@ Shape letters: B batch (any leading shape is accepted), C classes.
 import jax
 import jax.numpy as jnp
 import optax
+
+from imgrec_jax.ops.precision import single
 
 
 def masked_mean(values: jax.Array, valid: jax.Array | None = None, axis_name: str | None = None) -> jax.Array:
@@ -28,11 +30,11 @@ def masked_mean(values: jax.Array, valid: jax.Array | None = None, axis_name: st
 
 def masked_sum(values: jax.Array, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Sum of `values` where `valid`, and the number of valid entries (or the sum of the weights), both float32."""
-    values = values.astype(jnp.float32)
+    values = single(values)
     if valid is None:
-        return jnp.sum(values), jnp.float32(values.size)
+        return jnp.sum(values), jnp.asarray(values.size, values.dtype)
     valid = jnp.reshape(valid, valid.shape + (1,) * (values.ndim - valid.ndim))
-    weights = jnp.broadcast_to(valid, values.shape).astype(jnp.float32)
+    weights = jnp.broadcast_to(valid, values.shape).astype(values.dtype)
     # `where` before the product: an invalid entry may be inf or NaN, and 0 * inf is NaN.
     return jnp.sum(jnp.where(weights > 0, values, 0.0) * weights), jnp.sum(weights)
 
@@ -48,7 +50,7 @@ def softmax_cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: 
     Returns:
       float32 [...].
     """
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_probs = jax.nn.log_softmax(single(logits))
     return of_log_probabilities(log_probs, label, label_smoothing)
 
 
@@ -76,7 +78,7 @@ def binary_cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: f
     """
     target = jax.nn.one_hot(label, logits.shape[-1])
     target = target * (1.0 - label_smoothing) + 0.5 * label_smoothing
-    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), target), axis=-1)
+    return jnp.sum(optax.sigmoid_binary_cross_entropy(single(logits), target), axis=-1)
 
 
 def sigmoid_focal(logits: jax.Array, target: jax.Array, alpha: float = 0.25, gamma: float = 2.0) -> jax.Array:
@@ -84,7 +86,8 @@ def sigmoid_focal(logits: jax.Array, target: jax.Array, alpha: float = 0.25, gam
 
     float [...], 0 or 1 [...] -> float32 [...]. alpha: weight of the positives, 1 - alpha of the negatives.
     """
-    logits, target = logits.astype(jnp.float32), target.astype(jnp.float32)
+    logits = single(logits)
+    target = target.astype(logits.dtype)
     wrong = jax.nn.sigmoid(jnp.where(target > 0, -logits, logits))  # 1 - the probability of the truth
     weight = jnp.where(target > 0, alpha, 1.0 - alpha)
     return weight * wrong**gamma * optax.sigmoid_binary_cross_entropy(logits, target)
@@ -97,7 +100,7 @@ def mean_squared_error(outputs: jax.Array, label: jax.Array, label_smoothing: fl
     """
     classes = outputs.shape[-1]
     target = jax.nn.one_hot(label, classes) * (1.0 - label_smoothing) + label_smoothing / classes
-    return jnp.mean(jnp.square(outputs.astype(jnp.float32) - target), axis=-1)
+    return jnp.mean(jnp.square(single(outputs) - target), axis=-1)
 
 
 def smooth_l1(error: jax.Array, beta: float) -> jax.Array:
@@ -105,7 +108,7 @@ def smooth_l1(error: jax.Array, beta: float) -> jax.Array:
 
     `beta=0` is plain L1. float [...] -> float32 [...].
     """
-    magnitude = jnp.abs(error.astype(jnp.float32))
+    magnitude = jnp.abs(single(error))
     if not beta:
         return magnitude
     return jnp.where(magnitude < beta, 0.5 * jnp.square(magnitude) / beta, magnitude - 0.5 * beta)

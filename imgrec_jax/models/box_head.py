@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from imgrec_jax.models.layers import Conv, kaiming_normal, torch_uniform
+from imgrec_jax.ops.precision import single
 from imgrec_jax.ops.relu import relu
 
 
@@ -72,7 +73,7 @@ class FastRCNNPredictor(nn.Module):
         logits = nn.Dense(self.num_classes, kernel_init=torch_uniform, dtype=self.dtype, name="cls_score")(x)
         deltas = nn.Dense(4 * self.num_classes, kernel_init=torch_uniform, dtype=self.dtype, name="bbox_pred")(x)
         deltas = deltas.reshape(-1, self.num_classes, 4)
-        return logits.astype(jnp.float32), deltas.astype(jnp.float32)
+        return single(logits), single(deltas)
 
 
 class MaskHead(nn.Module):
@@ -104,7 +105,7 @@ class MaskRCNNPredictor(nn.Module):
         """x [M, h, w, C] -> [M, 2h, 2w, K + 1], float32."""
         x = relu(TwiceAsLarge(self.width, dtype=self.dtype, name="conv5_mask")(x))
         logits = self.conv(self.num_classes, (1, 1), kernel_init=kaiming_normal, dtype=self.dtype, name="mask_fcn_logits")(x)
-        return logits.astype(jnp.float32)
+        return single(logits)
 
 
 class TwiceAsLarge(nn.Module):

@@ -18,6 +18,7 @@ import numpy as np
 from imgrec_jax.models.layers import Conv, torch_uniform
 from imgrec_jax.models.norm import BatchNorm
 from imgrec_jax.models.resnet import RESNETS, ResNet
+from imgrec_jax.ops.precision import single
 from imgrec_jax.ops.relu import relu
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
 
@@ -70,7 +71,7 @@ class FCN(nn.Module):
         x = self._score("score", x)
         for name, scale in zip(self.levels[1:], self.scales[: len(self.levels) - 1], strict=True):
             x = self._double(f"upscore_{name}", x) + self._score(f"score_{name}", maps[name] * scale)
-        x = resize_bilinear(x.astype(jnp.float32), padded)
+        x = resize_bilinear(single(x), padded)
         return {"logits": x[:, :height, :width]}
 
     def _score(self, name: str, x: jax.Array) -> jax.Array:
@@ -111,7 +112,7 @@ class FCNResNet(nn.Module):
             **({"aux_logits": ("aux_classifier", "layer3")} if self.aux else {}),
         }
         return {
-            output: resize_bilinear(self._head(name, maps[level], train).astype(jnp.float32), x.shape[1:3])
+            output: resize_bilinear(single(self._head(name, maps[level], train)), x.shape[1:3])
             for output, (name, level) in heads.items()
         }
 

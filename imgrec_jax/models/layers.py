@@ -33,7 +33,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        padding = self.padding
+        padding: Any = self.padding
         if not isinstance(padding, str):
             padding = [(p, p) if isinstance(p, int) else tuple(p) for p in _two(padding)]
         y = conv_general_dilated(

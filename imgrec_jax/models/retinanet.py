@@ -20,6 +20,7 @@ from imgrec_jax.models.fpn import FPN, BackboneWithFPN
 from imgrec_jax.models.layers import Conv
 from imgrec_jax.models.norm import BatchNorm, FrozenBatchNorm, GroupNorm
 from imgrec_jax.models.resnet import RESNETS
+from imgrec_jax.ops.precision import single
 from imgrec_jax.ops.relu import relu
 
 PRIOR = 0.01  # probability of each class at the start, so that the many empty anchors do not swamp the first steps
@@ -69,7 +70,7 @@ class Tower(nn.Module):
             dtype=self.dtype,
             name=self.last,
         )(x)
-        return x.reshape(x.shape[0], -1, self.outputs).astype(jnp.float32)
+        return single(x.reshape(x.shape[0], -1, self.outputs))
 
 
 class RetinaNetHead(nn.Module):

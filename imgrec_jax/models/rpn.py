@@ -14,6 +14,7 @@ import numpy as np
 
 from imgrec_jax.detection.anchors import cell_anchors, pyramid_anchors
 from imgrec_jax.models.layers import Conv
+from imgrec_jax.ops.precision import single
 from imgrec_jax.ops.relu import relu
 
 
@@ -33,7 +34,7 @@ class RPNHead(nn.Module):
         logits = self._layer(self.anchors_per_cell, 1, "cls_logits")(x)
         deltas = self._layer(4 * self.anchors_per_cell, 1, "bbox_pred")(x)
         batch = x.shape[0]
-        return logits.reshape(batch, -1).astype(jnp.float32), deltas.reshape(batch, -1, 4).astype(jnp.float32)
+        return single(logits.reshape(batch, -1)), single(deltas.reshape(batch, -1, 4))
 
     def _layer(self, features: int, size: int, name: str) -> nn.Module:
         init = nn.initializers.normal(0.01)

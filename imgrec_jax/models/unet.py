@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from imgrec_jax.models.layers import Conv
 from imgrec_jax.ops.pool import max_pool
+from imgrec_jax.ops.precision import single
 from imgrec_jax.ops.relu import relu
 from imgrec_jax.ops.resize import pad_to_multiple, resize_bilinear
 
@@ -107,7 +108,7 @@ class LevelScores(nn.Module):
         zeros, scores = nn.initializers.zeros, []
         for i, x in enumerate(maps):
             score = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=zeros, dtype=self.dtype, name=f"score{i}")(x)
-            scores.append(score.astype(jnp.float32))
+            scores.append(single(score))
         # On the way up each sum is enlarged to the next map's size, not each score to the last.
         total = functools.reduce(lambda total, score: resize_bilinear(total, score.shape[1:3]) + score, scores)
         return resize_bilinear(total, size)
@@ -164,7 +165,7 @@ class UNet(nn.Module):
             x = self._double(f"up{level}", level)(x, train=train)
             coarse.append(x)
         head = self.conv(self.num_classes, (1, 1), padding=0, kernel_init=he_normal, dtype=self.dtype, name="head")
-        logits = head(x).astype(jnp.float32)
+        logits = single(head(x))
         if self.score_levels:
             logits += LevelScores(self.num_classes, self.conv, self.dtype, name="scores")(coarse[:-1], x.shape[1:3])
         return {"logits": logits[:, :height, :width]}
@@ -233,8 +234,8 @@ class BackboneUNet(nn.Module):
             logits = UpConv(self.num_classes, stride, dtype=self.dtype, name="head")(x)
         else:
             init = {"padding": 0, "kernel_init": he_normal, "dtype": self.dtype, "name": "head"}
-            logits = resize_bilinear(self.conv(self.num_classes, (1, 1), **init)(x).astype(jnp.float32), padded)
-        logits = logits.astype(jnp.float32)
+            logits = resize_bilinear(single(self.conv(self.num_classes, (1, 1), **init)(x)), padded)
+        logits = single(logits)
         if self.score_levels:
             logits += LevelScores(self.num_classes, self.conv, self.dtype, name="scores")(coarse[:-1], padded)
         return {"logits": logits[:, :height, :width]}

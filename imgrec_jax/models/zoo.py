@@ -26,6 +26,7 @@ from imgrec_jax.models.layers import torch_uniform
 from imgrec_jax.models.norm import make_norm
 from imgrec_jax.models.resnet import RESNETS, STEMS
 from imgrec_jax.models.transformer import ClassToken, Swin, ViT
+from imgrec_jax.ops.precision import single
 
 
 class GlobalPool(nn.Module):
@@ -51,7 +52,7 @@ class Classifier(nn.Module):
         """x [B, H, W, C] -> logits [B, K], float32; needs a "dropout" key when training with dropout."""
         x = self.embedding(self.backbone(x, train=train), train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, kernel_init=torch_uniform, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+        return single(nn.Dense(self.num_classes, kernel_init=torch_uniform, dtype=self.dtype, name="fc")(x))
 
 
 class Parts(NamedTuple):

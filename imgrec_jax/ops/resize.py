@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgrec_jax.ops.precision import single
+
 
 def linear_weights(size: int, target: int) -> np.ndarray:
     """[target, size] weights of linear interpolation, half-pixel centres (align_corners=False), no antialiasing.
@@ -38,7 +40,7 @@ def average_weights(size: int, target: int) -> np.ndarray:
 
 
 def _apply(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
-    out = jnp.einsum("hH,bHWc->bhWc", rows, x.astype(jnp.float32), precision="highest")
+    out = jnp.einsum("hH,bHWc->bhWc", rows, single(x), precision="highest")
     return jnp.einsum("wW,bhWc->bhwc", columns, out, precision="highest").astype(x.dtype)
 
 

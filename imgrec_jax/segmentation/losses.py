@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from imgrec_jax import losses, metrics
+from imgrec_jax.ops.precision import single
 
 # In pixels, added to both sides of Dice's ratio: a class that a batch lacks costs little, and its gradient stays finite.
 DICE_SMOOTHING = 1.0
@@ -24,7 +25,7 @@ def focal(logits: jax.Array, label: jax.Array, gamma: float = 2.0, label_smoothi
 
     float [..., C], int [...] -> float32 [...].
     """
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_probs = jax.nn.log_softmax(single(logits))
     of_label = jnp.take_along_axis(log_probs, label[..., None].astype(jnp.int32), axis=-1)[..., 0]
     return (-jnp.expm1(of_label)) ** gamma * losses.of_log_probabilities(log_probs, label, label_smoothing)
 
@@ -54,7 +55,7 @@ class DiceTerm(metrics.SumState):
         """logits [..., C], label int [...], valid bool [...]; class 0 is left out unless `background`."""
         first = 0 if background else 1
         # `where` before the softmax: an invalid pixel's logits may be anything, and its gradient must be zero.
-        logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
+        logits = jnp.where(valid[..., None], single(logits), 0.0)
         probs = (jax.nn.softmax(logits) * valid[..., None])[..., first:]
         truth = (jax.nn.one_hot(label, logits.shape[-1]) * valid[..., None])[..., first:]
         pixels = tuple(range(label.ndim))

@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 
 from imgrec_jax import losses, metrics
+from imgrec_jax.ops.precision import single
 from imgrec_jax.tasks.task import Aux, Task, apply_model, mean_probabilities, normalise
 
 
@@ -21,7 +22,7 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: 
     With label smoothing s the targets are s/2 and 1 - s/2.
     """
     target = labels.astype(jnp.float32) * (1.0 - label_smoothing) + 0.5 * label_smoothing
-    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), target)
+    return optax.sigmoid_binary_cross_entropy(single(logits), target)
 
 
 def make_task(
