@@ -1,5 +1,6 @@
 """The figures of READMEs and configs are those of the records under experiments/."""
 
+import importlib.util
 import json
 import statistics
 from collections.abc import Sequence
@@ -110,6 +111,16 @@ def test_a_figure_is_that_of_its_record(number):
     text = claim()
     for file in files:
         assert text in " ".join((ROOT / file).read_text().split()), f"{file} should say: {text}"
+
+
+def test_the_tables_of_speed_are_those_of_their_records(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    spec = importlib.util.spec_from_file_location("speed", EXPERIMENTS / "010_speed" / "run.py")
+    speed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(speed)
+    made = records("010_speed/results.jsonl")
+    assert speed.table(made) in (EXPERIMENTS / "010_speed" / "README.md").read_text()
+    assert speed.front(made) in (ROOT / FRONT).read_text()
 
 
 def test_every_experiment_and_config_is_listed():

@@ -137,6 +137,29 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
+# Of the front page: a line of several rows.
+FRONT = {
+    "ResNet-50, 8 x 224²": {"train": "resnet50_224_train", "forward": "resnet50_224_forward"},
+    "Faster R-CNN's ResNet-50 and FPN, 800 x 1088": {"train": "body_fpn_800_train", "forward": "body_fpn_800_forward"},
+    "VGG16, 8 x 224²": {"forward": "vgg16_224_forward"},
+    "ResNet-18": {
+        "train at 64 x 32²": "resnet18_32_train", "at 16 x 128²": "resnet18_128_train", "at 8 x 224²": "resnet18_224_train",
+    },
+    "U-Net, 8 x 128²": {"train": "unet_128_train"},
+    "PyTorch's and Keras's first MNIST networks": {"train": "seed_a_train", "and": "seed_b_train"},
+}  # fmt: skip
+
+
+def front(records: list[dict]) -> str:
+    """The rows of two cores and JAX 0.10, in short."""
+    latest = {r["work"]: r for r in records if r["threads"] == 2 and r["ours"]["version"].startswith("jax 0.10.")}
+    lines = ["| | |", "| --- | --- |"]
+    for name, works in FRONT.items():
+        cells = [f"{word} **{ratio(latest[work]):.2f}**" for word, work in works.items() if work in latest]
+        lines.append(f"| {name} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=("cpu",), default="cpu")
@@ -161,7 +184,9 @@ def main() -> None:
         )  # fmt: skip
 
         if args.out == RESULTS:
-            runs.put(HERE / "README.md", table(runs.read(RESULTS)))
+            records = runs.read(RESULTS)
+            runs.put(HERE / "README.md", table(records))
+            runs.put(runs.ROOT / "README.md", front(records), mark="speed")
 
 
 if __name__ == "__main__":
