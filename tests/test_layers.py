@@ -13,7 +13,7 @@ PACKAGE = ROOT / "imgrec_jax"
 PURE = {"ops", "losses", "metrics", "detection", "segmentation"}
 ALLOWED = {
     "ops": {"ops"},
-    "losses": set(),
+    "losses": {"ops"},
     "metrics": {"losses"},
     "detection": PURE,
     "segmentation": PURE,
