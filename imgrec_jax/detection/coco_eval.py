@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -223,9 +224,9 @@ def _mask_overlaps(found: list, there: list, objects: coco_numbers.Regions) -> C
 
     def overlaps(d: np.ndarray, g: np.ndarray) -> np.ndarray:
         other = np.diff(objects.image[g], prepend=-1) | np.diff(objects.label[g], prepend=-1)
-        starts = np.flatnonzero(other)
+        borders = [*np.flatnonzero(other).tolist(), len(d)]  # one alone where nothing meets anything
         parts = [np.zeros(0)]
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(d)], strict=True):
+        for start, stop in itertools.pairwise(borders):
             ds = d[start:stop]
             ours = ds[np.flatnonzero(np.diff(ds, prepend=-1))].tolist()
             theirs = g[start : start + (stop - start) // len(ours)].tolist()

@@ -163,6 +163,23 @@ def test_nothing_detected_is_zero(engine):
     assert result.summary["AP"] == 0 and result.summary["AR100"] == 0
 
 
+@pytest.mark.parametrize("detected", [[], [(1, 7)], [(2, 3)], [(1, 7), (2, 3)], [(1, 3)]])
+def test_masks_that_meet_no_object(engine, detected):
+    """Nothing found, or in the other image or of the other class alone; the last one meets."""
+    from pycocotools import mask as coco_mask
+
+    mask = np.zeros((100, 100), np.uint8, order="F")
+    mask[10:30, 10:30] = 1
+    ground_truth = truth([(1, 3, (10, 10, 30, 30), False)])
+    ground_truth["annotations"][0]["segmentation"] = coco_mask.encode(mask)
+    detections = [
+        {"image_id": image, "category_id": category, "score": 0.9, "segmentation": coco_mask.encode(mask)}
+        for image, category in detected
+    ]
+    result = coco_eval.evaluate(ground_truth, detections, iou_type="segm", engine=engine)
+    assert result.summary["AP"] == float((1, 3) in detected)
+
+
 def test_crowds_and_empty_images(engine):
     """Detections inside a crowd count for nothing; one on an image without objects is a false alarm."""
     ground_truth = truth([(1, 3, (10, 10, 50, 50), False), (1, 3, (60, 0, 100, 100), True)], images=(1, 2))
