@@ -146,10 +146,10 @@ def theirs(model, folder: Path) -> tuple[dict, dict[str, dict[str, float]]]:
             rows.append(row)
     numbers = {}
     for kind in ("bbox", "segm") if "masks" in result else ("bbox",):
-        # loadRes takes the area of the box where there is one, of the mask otherwise
-        given = [{key: value for key, value in row.items() if kind == "bbox" or key != "bbox"} for row in rows]
         learned = [image["id"] for image in truth.loadImgs(truth.getImgIds()) if image["file_name"] in LEARNED]
         for name, images in (("", truth.getImgIds()), ("learned_", learned)):
+            # loadRes takes the area of the box where there is one, of the mask otherwise; it adds to what it is given
+            given = [{key: value for key, value in row.items() if kind == "bbox" or key != "bbox"} for row in rows]
             evaluation = COCOeval(truth, truth.loadRes(given), kind)
             evaluation.params.imgIds = images
             evaluation.evaluate()
