@@ -27,17 +27,22 @@ def convolutions(depth: int) -> tuple[tuple[int, ...], ...]:
 SWEEPS = [
     q.Sweep(
         f"depth_{depth}",
-        "mnist",
+        "mnist:fast",
         {"model.activation": ACTIVATIONS, "model.kernel_init": INITIALISERS, RATE: (0.01, 0.1)},
         {
-            "model.name": "convnet",
             "model.convs": convolutions(depth),
             "model.dense": "(50,)",
-            "model.padding": "SAME",
+            "model.norm": "none",
+            "loss.label_smoothing": 0.0,
+            "schedule.name": "constant",
+            "schedule.peak_fraction": 0.3,
+            "schedule.div_factor": 25.0,
+            "optim.name": "sgd",
+            "optim.options": "{'momentum': 0.9}",
+            "optim.lr_multiplier": "()",
             "data.train_split": "train[:10000]",
             "data.validation_split": "train[55000:]",
             "data.batch_size": 64,
-            "optim.options.momentum": 0.9,
             "optim.clip_norm": 10.0,
             "train.total_epochs": 3.0,
             "eval.every_epochs": 3.0,
@@ -45,7 +50,7 @@ SWEEPS = [
             "log.tensorboard": False,
             "log.pictures": False,
         },
-        {"model.activation": ("sigmoid", "relu"), "model.kernel_init": ("normal", "he_normal"), RATE: (0.1,),
+        {"model.activation": ("sigmoid", "relu"), "model.kernel_init": ("normal", "he_normal"), RATE: (0.01,),
          "data.train_split": "train[:3000]", "train.total_epochs": 2.0, "eval.every_epochs": 2.0},
     )
     for depth in DEPTHS
