@@ -61,7 +61,6 @@ def measure(sweep: q.Sweep, folder: Path, records: list[dict]) -> None:
         which = "best" if sweep.name.startswith("early") else "last"
         found = imgrec_jax.evaluate(imgrec_jax.build(config), workdir, checkpoint=which, allow_changes=True)
         record["train"] = {"accuracy": round(float(found["validation"]["accuracy"]), 6)}
-        record["steps"] = int(found["validation"]["step"])
 
 
 def answer(records: list[dict], folder: Path) -> str:
