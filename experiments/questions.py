@@ -28,7 +28,6 @@ class Sweep(NamedTuple):
     common: Mapping[str, Any]
     quick: Mapping[str, Any]
     metrics: Sequence[str] = ("accuracy", "loss")
-    cores: int = 1
 
 
 def _text(value: Any) -> str:
@@ -41,7 +40,7 @@ def run_sweep(sweep: Sweep, folder: Path, seeds: int, quick: bool, jobs: int | N
     grid = {key: changed.get(key, values) for key, values in sweep.grid.items()}
     common = {**sweep.common, **{key: value for key, value in changed.items() if key not in grid}}
     command = [sys.executable, "-m", "imgrec_jax.sweep", f"--config={sweep.config}", f"--folder={folder}"]
-    command += [f"--seeds={seeds}", f"--cores={sweep.cores}", *([f"--jobs={jobs}"] if jobs else [])]
+    command += [f"--seeds={seeds}", *([f"--jobs={jobs}"] if jobs else [])]
     command += [f"--config.{key}={_text(value)}" for key, value in common.items()]
     command += [word for key, values in grid.items() for word in ("--grid", f"{key}={','.join(map(_text, values))}")]
     done = subprocess.run(command, cwd=runs.ROOT, stdout=subprocess.DEVNULL, check=False)
@@ -66,7 +65,8 @@ def ask(
     answer: Callable[[list[dict], Path], str],
     *,
     seeds: int = 5,
-    measure: Callable[[Sweep, Path, list[dict]], None] = lambda sweep, folder, records: None,
+    quick: Sequence[Sweep] | None = None,
+    measure: Callable[[Sweep, Path, list[dict], Path], None] = lambda sweep, folder, records, place: None,
 ) -> None:
     """Command line of a question.
 
@@ -76,7 +76,8 @@ def ask(
       sweeps: all of them, or a generator that is called with the list of records so far, which grows while it is asked: a later
         sweep may use what an earlier one chose on its validation split.
       answer: (records, where to put plots) -> the table as Markdown.
-      measure: (sweep, its folder, its records) adds to the records.
+      quick: the sweeps of `--quick`, where they are others.
+      measure: (sweep, its folder, its records, where to put plots) adds to the records.
     """
     here = Path(script).resolve().parent
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,27 +92,26 @@ def ask(
         runs.put(here / "README.md", answer(runs.read(results), here))
         return
     folder = args.workdirs.resolve() / f"{here.name}{'_quick' if args.quick else ''}"
+    place = folder if args.quick else here
     records: list[dict] = []
-    for sweep in sweeps(records) if callable(sweeps) else sweeps:
+    chosen_sweeps = quick if args.quick and quick is not None else sweeps
+    for sweep in chosen_sweeps(records) if callable(chosen_sweeps) else chosen_sweeps:
         mine = run_sweep(sweep, folder / sweep.name, args.seeds or (2 if args.quick else seeds), args.quick, args.jobs)
-        measure(sweep, folder / sweep.name, mine)
+        measure(sweep, folder / sweep.name, mine, place)
         records += mine
+    text = answer(records, place)
+    print(text)
     if args.quick:
-        print(answer(records, folder))
-        print(f"plots in {folder}", file=sys.stderr)
+        print(f"plots in {place}", file=sys.stderr)
         return
     results.write_text("".join(json.dumps(record) + "\n" for record in records))
-    text = answer(records, here)
     runs.put(here / "README.md", text)
-    print(text)
 
 
-def of(records: Sequence[dict], sweep: str | None = None, **values: Any) -> list[dict]:
-    """The records of a sweep with these values; `__` in a name stands for the dot of a key."""
-    wanted = {key.replace("__", "."): _text(value) for key, value in values.items()}
-    return [
-        r for r in records if sweep in (None, r["sweep"]) and all(r["values"].get(k) == value for k, value in wanted.items())
-    ]
+def of(records: Sequence[dict], sweep: str | None = None, values: Mapping[str, Any] | None = None) -> list[dict]:
+    """The records of a sweep with these values, {key: value}."""
+    wanted = {key: _text(value) for key, value in (values or {}).items()}
+    return [r for r in records if sweep in (None, r["sweep"]) and wanted.items() <= r["values"].items()]
 
 
 def mean(records: Sequence[dict], split: str, metric: str = "accuracy") -> float:
@@ -123,13 +123,14 @@ def values_of(records: Sequence[dict], key: str) -> list[str]:
     return list(dict.fromkeys(r["values"][key] for r in records if key in r["values"]))
 
 
-def chosen(records: Sequence[dict], key: str, metric: str = "accuracy") -> list[dict]:
-    """For each combination of the other keys the records of that value of `key` whose validation is best, by the mean over
+def chosen(records: Sequence[dict], *keys: str, metric: str = "accuracy") -> list[dict]:
+    """For each combination of the other keys the records of those values of `keys` whose validation is best, by the mean over
     seeds. The test split has no say."""
-    groups: dict[str, dict[str, list[dict]]] = {}
+    groups: dict[str, dict[tuple, list[dict]]] = {}
     for record in records:
-        others = {k: v for k, v in record["values"].items() if k != key}
-        groups.setdefault(json.dumps([record["sweep"], others]), {}).setdefault(record["values"][key], []).append(record)
+        others = {k: v for k, v in record["values"].items() if k not in keys}
+        mine = tuple(record["values"].get(key) for key in keys)
+        groups.setdefault(json.dumps([record["sweep"], others]), {}).setdefault(mine, []).append(record)
     kept = []
     for candidates in groups.values():
         kept += max(candidates.values(), key=lambda rows: mean(rows, "validation", metric))

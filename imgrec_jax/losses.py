@@ -19,7 +19,7 @@ def masked_mean(values: jax.Array, valid: jax.Array | None = None, axis_name: st
       axis_name: the mapped axis to sum over under `pmap`; None when arrays are global (`jit`).
 
     Returns:
-      A float32 scalar; 0 when nothing is valid.
+      A scalar; 0 when nothing is valid.
     """
     total, count = masked_sum(values, valid)
     if axis_name is not None:
@@ -29,7 +29,7 @@ def masked_mean(values: jax.Array, valid: jax.Array | None = None, axis_name: st
 
 
 def masked_sum(values: jax.Array, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Sum of `values` where `valid`, and the number of valid entries (or the sum of the weights), both float32."""
+    """Sum of `values` where `valid`, and the number of valid entries (or the sum of the weights)."""
     values = single(values)
     if valid is None:
         return jnp.sum(values), jnp.asarray(values.size, values.dtype)

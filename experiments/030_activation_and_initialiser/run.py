@@ -63,13 +63,13 @@ def answer(records: list[dict], folder: Path) -> str:
     rows = []
     for activation in activations:
         for initialiser in initialisers:
-            mine = [q.of(best, s.name, model__activation=activation, model__kernel_init=initialiser) for s in SWEEPS]
+            mine = [q.of(best, s.name, {"model.activation": activation, "model.kernel_init": initialiser}) for s in SWEEPS]
             rates = "/".join(r[0]["values"][RATE] for r in mine if r)
             rows.append([activation, initialiser, *(q.percent(r) for r in mine), rates])
     made, axes = q.figure(len(activations), 3.4)
     for place, activation in zip(axes, activations, strict=True):
         for initialiser in initialisers:
-            mine = [q.of(best, s.name, model__activation=activation, model__kernel_init=initialiser) for s in SWEEPS]
+            mine = [q.of(best, s.name, {"model.activation": activation, "model.kernel_init": initialiser}) for s in SWEEPS]
             place.plot(DEPTHS, [100 * q.mean(r, "test") for r in mine], marker="o", label=initialiser)
         place.set(title=activation, xlabel="convolutions", ylim=(0, 102), xticks=DEPTHS)
     axes[0].set_ylabel("test accuracy, %")

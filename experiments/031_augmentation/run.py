@@ -61,7 +61,7 @@ def answer(records: list[dict], folder: Path) -> str:
         name = f"each_{count}" if strength == 1.0 else f"strength_{strength}_{count}"
         wanted = STRENGTHS[strength]
         values = (wanted[0] if turn else 0.0, wanted[1] if scale else (1.0, 1.0), wanted[2] if move else 0.0)
-        return q.of(records, name, **{TURN: values[0], SCALE: values[1], MOVE: values[2]})
+        return q.of(records, name, {TURN: values[0], SCALE: values[1], MOVE: values[2]})
 
     ways = {
         "nothing": (1.0, False, False, False),

@@ -7,7 +7,6 @@ What is in the table beside "nothing": each dropout and each decay alone, and bo
 keeps the checkpoint that train[55000:] finds best, and ends after five evaluations without a better one.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -49,14 +48,13 @@ def _sweeps() -> list[q.Sweep]:
 SWEEPS = _sweeps()
 
 
-def measure(sweep: q.Sweep, folder: Path, records: list[dict]) -> None:
+def measure(sweep: q.Sweep, folder: Path, records: list[dict], place: Path) -> None:
     """Adds the accuracy on the training digits, as the network answers when it does not train."""
     import imgrec_jax
-    from imgrec_jax.config import from_plain
 
     for record, entry in zip(records, q.runs.read(folder / "results.jsonl"), strict=True):
         workdir = folder / entry["point"]
-        config = from_plain(json.loads((workdir / "config.json").read_text()))
+        config = imgrec_jax.load(workdir).config
         config.data.validation_split, config.data.allow_overlap = config.data.train_split, True
         which = "best" if sweep.name.startswith("early") else "last"
         found = imgrec_jax.evaluate(imgrec_jax.build(config), workdir, checkpoint=which, allow_changes=True)
@@ -73,28 +71,24 @@ def answer(records: list[dict], folder: Path) -> str:
     def row(name: str, of_count) -> list[str]:
         return [name, *(cell for count in EXAMPLES for cell in of_count(count))]
 
-    def alone(**values):
-        return lambda count: cells(q.of(records, f"grid_{count}", **values))
+    def alone(dropout: float, decay: str):
+        return lambda count: cells(q.of(records, f"grid_{count}", {DROPOUT: dropout, DECAY: decay}))
 
     def both(count: int) -> list[str]:
-        mine = q.of(records, f"grid_{count}")
-        groups = {json.dumps(r["values"]): [s for s in mine if s["values"] == r["values"]] for r in mine}
-        if not groups:
-            return ["", ""]
-        best = max(groups.values(), key=lambda rows: q.mean(rows, "validation"))
+        best = q.chosen(q.of(records, f"grid_{count}"), DROPOUT, DECAY)
         text, gap = cells(best)
         decay = next(str(k) for k, v in DECAYS.items() if v == best[0]["values"][DECAY])
         return [f"{text} (dropout {best[0]['values'][DROPOUT]}, decay {decay})", gap]
 
     none = DECAYS[0.0]
-    rows = [row("nothing", alone(**{DROPOUT: 0.0, DECAY: none}))]
-    rows += [row(f"dropout {rate}", alone(**{DROPOUT: rate, DECAY: none})) for rate in RATES[1:]]
-    rows += [row(f"weight decay {name}", alone(**{DROPOUT: 0.0, DECAY: DECAYS[name]})) for name in (0.1, 1.0)]
+    rows = [row("nothing", alone(0.0, none))]
+    rows += [row(f"dropout {rate}", alone(rate, none)) for rate in RATES[1:]]
+    rows += [row(f"weight decay {name}", alone(0.0, DECAYS[name])) for name in (0.1, 1.0)]
     rows.append(row("dropout and decay, chosen by validation", both))
     rows.append(row("stopping early", lambda count: cells(q.of(records, f"early_{count}"), "best_test")))
     made, (axes,) = q.figure(1, 6.0)
-    for name, values in (("nothing", {DROPOUT: 0.0}), ("dropout 0.5", {DROPOUT: 0.5})):
-        mine = [q.of(records, f"grid_{count}", **values, **{DECAY: none}) for count in EXAMPLES]
+    for name, rate in (("nothing", 0.0), ("dropout 0.5", 0.5)):
+        mine = [q.of(records, f"grid_{count}", {DROPOUT: rate, DECAY: none}) for count in EXAMPLES]
         for split, style in (("train", "--"), ("test", "-")):
             axes.plot(EXAMPLES, [100 * q.mean(m, split) for m in mine], style, marker="o", label=f"{name}, {split}")
     axes.set(xscale="log", xlabel="training examples", ylabel="accuracy, %")

@@ -59,10 +59,10 @@ def sweeps(records: list[dict]) -> Iterator[q.Sweep]:
 
 def _by_schedule(records: list[dict]) -> Iterator[list[dict]]:
     for schedule in q.values_of(records, SCHEDULE):
-        yield q.of(records, schedule__name=schedule)
+        yield q.of(records, values={SCHEDULE: schedule})
 
 
-def measure(sweep: q.Sweep, folder: Path, records: list[dict]) -> None:
+def measure(sweep: q.Sweep, folder: Path, records: list[dict], place: Path) -> None:
     """Adds the milliseconds of a step: the median over the run's reports but the first."""
     for record, entry in zip(records, q.runs.read(folder / "results.jsonl"), strict=True):
         said = (folder / f"{entry['point']}.log").read_text()

@@ -15,13 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import questions as q
 
-HERE = Path(__file__).resolve().parent
-NETWORK = "best"
-SWEEPS = [q.Sweep(NETWORK, f"mnist:{NETWORK}", {}, {"log.pictures": False}, {})]
+SWEEPS = [q.Sweep("best", "mnist:best", {}, {"log.pictures": False}, {})]
 QUICK = [q.Sweep("fast", "mnist:fast", {}, {"log.pictures": False}, {})]
 
 
-def measure(sweep: q.Sweep, folder: Path, records: list[dict]) -> None:
+def measure(sweep: q.Sweep, folder: Path, records: list[dict], place: Path) -> None:
     """Adds to each record what its network reads wrongly, to the first what the ensemble does, and draws the hardest digits."""
     import imgrec_jax
 
@@ -34,7 +32,7 @@ def measure(sweep: q.Sweep, folder: Path, records: list[dict]) -> None:
         record["wrong"] = {str(i): [int(labels[i]), int(found[i])] for i in np.flatnonzero(found != labels)}
     found = scores.mean(0).argmax(-1)
     records[0]["ensemble"] = {str(i): [int(labels[i]), int(found[i])] for i in np.flatnonzero(found != labels)}
-    draw(images, records, HERE / "digits.png" if sweep.name == NETWORK else folder / "digits.png")
+    draw(images, records, place / "digits.png")
 
 
 def counts(records: list[dict]) -> collections.Counter:
@@ -83,4 +81,4 @@ def answer(records: list[dict], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    q.ask(__file__, __doc__, QUICK if "--quick" in sys.argv else SWEEPS, answer, measure=measure)
+    q.ask(__file__, __doc__, SWEEPS, answer, quick=QUICK, measure=measure)

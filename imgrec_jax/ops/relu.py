@@ -4,7 +4,7 @@ XLA fuses an operation of one operand, as max(x, 0) is, into every reader of it,
 a residual network that is much: each block's output is the sum of a chain as long as its stage, which three readers of every
 block computed again. A choice between two operands is written down once. Train steps on 2 AVX-512 cores, jax 0.10.2: a
 ResNet-50 at 8 x 224 x 224 2.65 s with max(x, 0), 1.95 s so. Narrow maps are sooner computed again than read: the scenes' U-Net
-(16 to 128 channels) 51 ms with max(x, 0), 62 so. Accelerators get max(x, 0).
+(16 to 128 channels) 51 ms with max(x, 0), 66 so (experiments/010_speed/tried.jsonl). Accelerators get max(x, 0).
 """
 
 import jax
