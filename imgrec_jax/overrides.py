@@ -17,13 +17,16 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
 
     notes: list[str | None] = []
     config = modernise(load(name))
-    if any(key not in flatten(config) or key.endswith((".name", ".kind")) for key in overrides):
-        from imgrec_jax.assemble.components import SWITCHES, complete, switch
+    opened = any(key not in flatten(config) or key.endswith((".name", ".kind")) for key in overrides)
+    if opened:
+        from imgrec_jax.assemble import components
 
-        notes = [switch(config, key, overrides[key]) for key in SWITCHES if key in overrides]
-        config = complete(config, settle=False)
+        notes = [components.switch(config, key, overrides[key]) for key in components.SWITCHES if key in overrides]
+        config = components.complete(config, settle=False)
     for key, text in overrides.items():
         override(config, key, text)
+    if opened:
+        components.close(config)
     settle_durations(config, overrides)
     return config, [note for note in notes if note]
 

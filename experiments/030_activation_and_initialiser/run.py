@@ -27,19 +27,13 @@ def convolutions(depth: int) -> tuple[tuple[int, ...], ...]:
 SWEEPS = [
     q.Sweep(
         f"depth_{depth}",
-        "mnist:fast",
+        "mnist",
         {"model.activation": ACTIVATIONS, "model.kernel_init": INITIALISERS, RATE: (0.01, 0.1)},
         {
+            "model.name": "convnet",
             "model.convs": convolutions(depth),
             "model.dense": "(50,)",
-            "model.norm": "none",
-            "loss.label_smoothing": 0.0,
-            "schedule.name": "constant",
-            "schedule.peak_fraction": 0.3,
-            "schedule.div_factor": 25.0,
-            "optim.name": "sgd",
-            "optim.options": "{'momentum': 0.9}",
-            "optim.lr_multiplier": "()",
+            "optim.options.momentum": 0.9,
             "data.train_split": "train[:10000]",
             "data.validation_split": "train[55000:]",
             "data.batch_size": 64,

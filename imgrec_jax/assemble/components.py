@@ -124,13 +124,14 @@ def _section(config: ConfigDict, key: str) -> ConfigDict:
 def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
     """A copy in which every option of every component that is named has a key, at its default where the config says nothing.
 
-    settle: what is open of the preprocessing is that of the pretrained weights; not while values are still to be given.
+    settle: what is open of the preprocessing is that of the pretrained weights; not while values are still to be given. Until
+    then options that must be given have a key, too, at None; `close` takes back those that were not.
     """
     config = config.copy_and_resolve_references()
     locked = config.is_locked
     with config.unlocked():
         for _, section, options_of in COMPONENTS:
-            _fill(_section(config, section), options_of(config) or {})
+            _fill(_section(config, section), options_of(config) or {}, required=not settle)
         for where in OP_SECTIONS:
             for name, given in _section(config, where).items():
                 if isinstance(given, ConfigDict):
@@ -142,11 +143,22 @@ def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
     return config
 
 
-def _fill(section: ConfigDict, options: dict[str, Option]) -> None:
+def close(config: ConfigDict) -> None:
+    """Takes away, in place, the options that must be given and were not."""
+    with config.unlocked():
+        for _, key, options_of in COMPONENTS:
+            section = _section(config, key)
+            for name, option in (options_of(config) or {}).items():
+                if option.default is inspect.Parameter.empty and name in section and section[name] is None:
+                    del section[name]
+
+
+def _fill(section: ConfigDict, options: dict[str, Option], required: bool = False) -> None:
     for name, option in options.items():
-        if name in section or option.default is inspect.Parameter.empty:
+        must = option.default is inspect.Parameter.empty
+        if name in section or (must and not required):
             continue
-        if option.default is None:
+        if must or option.default is None:
             section[name] = placeholder(option.kind or object)
         else:
             section[name] = option.default

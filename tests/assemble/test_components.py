@@ -11,6 +11,7 @@ from imgrec_jax import assemble, optim
 from imgrec_jax.assemble import task
 from imgrec_jax.assemble.components import complete, switch
 from imgrec_jax.assemble.found import stand_in
+from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.assemble.model import make_model
 from imgrec_jax.config import OverrideError, base, flatten, load, override, shipped
 from imgrec_jax.overrides import configure
@@ -103,6 +104,17 @@ def test_a_config_of_one_model_trains_another_by_its_name_alone(name, model):
     config = stand_in(configure(name, {"model.name": model})[0])
     assert make_model(config) is not None
     assert not any(value == "SAME" for key, value in config.model.items() if model.startswith("eff"))
+
+
+def test_an_option_that_must_be_given_can_be_given_with_the_name():
+    given = {"model.name": "convnet", "model.convs": "((8, 3, 1, 2), (8, 3))"}
+    config, _ = configure("mnist", given)
+    assert config.model.convs == ((8, 3, 1, 2), (8, 3))
+    assemble.check(assemble.complete(config))
+    config, _ = configure("mnist", {"model.name": "convnet"})
+    assert "convs" not in config.model
+    with pytest.raises(ConfigError, match="convs"):
+        assemble.check(assemble.complete(config))
 
 
 @pytest.mark.parametrize("name", ["scenes_detection:tiny", "coco_faster_rcnn:folder", "nuclei_mask_rcnn", "bccd_retinanet"])
