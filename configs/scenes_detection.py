@@ -86,7 +86,10 @@ def get_config(variant: str = "faster") -> ConfigDict:
 
 
 def _of_two_stages(kind: str) -> ConfigDict:
+    # A random eight of a scene's positives train the mask head: with all of them a step takes 1.4 times as long.
+    masks = {"mask_batch_size_per_image": 8} if kind == "mask" else {}
     return ConfigDict({
+        **masks,
         "rpn_pre_nms_top_n_train": 200,
         "rpn_pre_nms_top_n_test": 200,
         "rpn_post_nms_top_n_train": 100,

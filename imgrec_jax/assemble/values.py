@@ -168,6 +168,7 @@ DETECTION: dict[str, Check] = {
     "_weights": (lambda v: _each(_number(0, above=True))[0](v) and len(v) == 4, "four numbers, more than 0"),
     "_beta": _number(0),
 }
+OR_NONE = ("crowd_thresh", "mask_batch_size_per_image")
 
 # Keys that only some tasks use; elsewhere they must have their default.
 _DETECTION = (
@@ -222,7 +223,7 @@ def _rule(key: str, value: Any) -> Check | None:
     section, _, name = key.partition(".")
     if section == "detection":
         return next(
-            (_or_none(rule) if name == "crowd_thresh" else rule for end, rule in DETECTION.items() if name.endswith(end)), None
+            (_or_none(rule) if name in OR_NONE else rule for end, rule in DETECTION.items() if name.endswith(end)), None
         )
     if section == "loss" and isinstance(value, int | float) and not isinstance(value, bool) and name not in OPTIONS:
         return _number(0)

@@ -15,6 +15,7 @@ import stat
 import sys
 import tempfile
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -32,6 +33,8 @@ _HEARD: ContextVar[list[str] | None] = ContextVar("heard", default=None)  # of d
 _SAID: set[str] = set()  # files whose damage was said
 _MOST_SAID = 10_000  # of them; a server is sent names for ever
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+# Of a tag's bytes that are cut off or none of its type: nobody could mend them, and only the orientation is looked at here.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 _DAMAGE = re.compile(r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|CRC error|not enough image data")
 
 

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgrec_jax.ops.settle import settled
+
 FORMS_VERSION = 2
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Input channels up to which output columns are computed in groups.
@@ -258,8 +260,7 @@ def by_taps(x, w, spec):
         for j in range(w.shape[1]):
             shifted = _shifted(padded, i, j, sizes, spec.strides)
             total += shifted.astype(wide) * w[i, j, 0].astype(wide)
-    # XLA would fuse the sum into whatever reads it, and compute it again for each reader.
-    return lax.optimization_barrier(total.astype(x.dtype))
+    return settled(total.astype(x.dtype))  # or XLA computes the sum again in each of its readers
 
 
 def by_columns(x, w, spec, group: int):

@@ -36,10 +36,11 @@ def _cell_max(x, window):
 
 
 def _cell_max_backward(window, x, dy):
-    """Finds the maxima again, in one and the same copy of x.
+    """Finds the maxima again, in one and the same copy of x where the backend keeps barriers (the CPU's does not).
 
     The gradient of `jnp.max` compares x with the maximum of the forward pass, and XLA may compute x twice, for the one and for
-    the other, rounded differently: then nothing is equal to the maximum, and the share of dy is 0 / 0.
+    the other, rounded differently: then nothing is equal to the maximum, and the share of dy is 0 / 0. (`settled` holds on the
+    CPU, too, but costs the smallest networks a sixth of their step; here every tap is compared with the maximum of the taps.)
     """
     cells = _cells(lax.optimization_barrier(x), window)
     taps = [cells[:, :, i, :, j] for i in range(window) for j in range(window)]
@@ -90,7 +91,6 @@ def _pooled(x, *how):
 
 
 def _pool_forward(x, *how):
-    x = lax.optimization_barrier(x)  # the one copy that the maxima are found in, and found again (see `_cell_max_backward`)
     y = _pooled(x, *how)
     return y, (x, y)
 
@@ -115,7 +115,6 @@ def _to_first_maximum(x, y, dy, window, stride, padding) -> jax.Array:
     first = jnp.full(y.shape, len(taps) - 1, jnp.uint8 if len(taps) <= 256 else jnp.int32)
     for t in reversed(range(len(taps) - 1)):
         first = jnp.where(taps[t] == y, jnp.asarray(t, first.dtype), first)
-    first = lax.optimization_barrier(first)  # computed once, not again for each of the taps below
     batch, height, width, channels = x.shape
     rows, columns = -(-height // stride), -(-width // stride)
 

@@ -66,6 +66,7 @@ class Settings(NamedTuple):
     bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     smooth_l1_beta: float = 1 / 9  # rpn.py:320, roi_heads.py:49; detectron2 uses 0
     crowd_thresh: float | None = None  # see anchor_targets; torchvision drops crowds from its training set
+    mask_batch_size_per_image: int | None = None  # positives that train the mask head; None: all, as in torchvision
 
 
 DEFAULTS = Settings()
@@ -74,7 +75,7 @@ DEFAULTS = Settings()
 _PARTS = (("rpn", "rpn_", ProposalSettings), ("box", "box_", BoxSettings), ("selection", "box_", SelectionSettings))
 NAMES: dict[str, tuple[str, str]] = {
     **{prefix + field: (part, field) for part, prefix, kind in _PARTS for field in kind._fields},
-    **{field: ("", field) for field in ("bbox_reg_weights", "smooth_l1_beta", "crowd_thresh")},
+    **{field: ("", field) for field in Settings._fields if field not in ("rpn", "box", "selection")},
 }
 
 OPTIONS: dict[str, Any] = {
@@ -201,7 +202,9 @@ def _box_terms(
     }
     if not model.has_masks:
         return terms
-    most = int(settings.box.batch_size_per_image * settings.box.positive_fraction)  # positives come first
+    most = int(settings.box.batch_size_per_image * settings.box.positive_fraction)
+    if settings.mask_batch_size_per_image is not None:
+        most = min(most, settings.mask_batch_size_per_image)  # positives come first, in the random order of their draw
     return terms | _mask_terms(model, features, jax.tree.map(lambda x: x[:, :most], targets), batch, train)
 
 

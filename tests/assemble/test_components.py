@@ -53,6 +53,7 @@ def test_every_config_that_ships_is_known_here():
         ("mnist", "log.tensorboard", "false", False),
         ("scenes_detection:faster", "detection.box_nms_thresh", "0.3", 0.3),
         ("scenes_detection:faster", "detection.crowd_thresh", "0.5", 0.5),
+        ("scenes_detection:mask", "detection.mask_batch_size_per_image", "None", None),
         ("scenes_detection:fast", "data.search.sigma", "0.5", 0.5),
         ("nuclei_unet", "data.options.void", "7", 7),
         ("nuclei_unet", "data.train_ops.colour_jitter.hue", "0.1", 0.1),

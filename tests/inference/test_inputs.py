@@ -1,6 +1,8 @@
 """Every place that images come from, and every way in which a file can be odd."""
 
 import io
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -34,6 +36,22 @@ def test_exif_orientation_is_pils(tmp_path, orientation):
     np.testing.assert_array_equal(inputs.read_file(path), want)
     np.testing.assert_array_equal(inputs.read_file(path, upright=False), PIXELS)
     np.testing.assert_array_equal(next(inputs.pictures(Image.open(path))).read(), want)
+
+
+def test_a_damaged_exif_block_is_no_warning(tmp_path):
+    """Each of its bytes at its extremes, in a process with the filters a user has."""
+    exif, path = Image.Exif(), tmp_path / "a.jpg"
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    program = f"""
+from imgrec_jax.data.images import orientation_of
+data = open({str(path)!r}, "rb").read()
+start = data.index(b"Exif")
+found = {{orientation_of(data[:k] + bytes([v]) + data[k + 1 :]) for k in range(start, start + 64) for v in (0, 255)}}
+print(6 in found and 1 in found)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 MODES = {

@@ -29,13 +29,17 @@ def batch_with_masks():
     return {**batch, "box_mask": bits.pack(whole)}
 
 
-@pytest.fixture(scope="module")
-def made():
+def task_of(**changed):
     model = make_small_detector(
         kind="mask", num_classes=4, widths=(4, 8, 8), fpn_width=8, head_width=16, anchor_sizes=((8,), (16,)),
         mask_widths=(6,), mask_size=4, norm="group",
     )  # fmt: skip
-    task, batch = make_task(detector=make_detector(model, SETTINGS), mean=(0.5,), std=(0.5,)), batch_with_masks()
+    return make_task(detector=make_detector(model, SETTINGS._replace(**changed)), mean=(0.5,), std=(0.5,))
+
+
+@pytest.fixture(scope="module")
+def made():
+    task, batch = task_of(), batch_with_masks()
     spec = {"image": jax.ShapeDtypeStruct(batch["image"].shape, np.uint8)}
     return task, jax.jit(lambda key: task.init(key, spec))(jax.random.key(0)), batch
 
@@ -78,6 +82,22 @@ def test_objects_without_a_mask_count_in_no_mask_loss(made):
         gradients = train(variables["params"], changed)
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
         assert not any(np.any(g) for g in jax.tree.leaves(gradients["roi_heads"]["mask_head"]))
+
+
+def test_a_mask_batch_draws_from_the_positives(made):
+    """Of each image a part of the positives that all of them are; the other losses stay as they are."""
+    _, variables, batch = made
+
+    def losses_of(most):
+        part = task_of(mask_batch_size_per_image=most)
+        return jax.jit(lambda batch: part.loss(variables, batch, jax.random.key(0), False)[1].metrics)(batch)
+
+    everything, one, many = (losses_of(most) for most in (None, 1, 1000))
+    assert one["loss_mask"].count == np.sum(np.any(batch["box_valid"], axis=1) & batch["example_valid"])
+    assert everything["loss_mask"].count > one["loss_mask"].count
+    assert one["loss_mask"].total < everything["loss_mask"].total == many["loss_mask"].total
+    for name in ("loss_classifier", "loss_box_reg", "loss_objectness"):
+        assert one[name].compute() == everything[name].compute()
 
 
 def test_running_statistics_of_a_mask_head_without_a_positive_stay():
