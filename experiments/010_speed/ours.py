@@ -9,7 +9,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import ours_detection
 import photos
-from protocol import serve
+from case import SHAPES
+from protocol import peak_of_process, serve
 
 from imgrec_jax import parallel
 from imgrec_jax.data.ops.geometry import random_resized_crop
@@ -134,27 +135,36 @@ def _input(height: int, width: int, reduced: bool = False) -> Callable[[int], No
 
 
 WORKS: dict[str, Callable[[], Callable[[int], None]]] = {
-    "seed_a_train": lambda: _classifier(pytorch_cnn(), (64, 28, 28, 1), 10, optax.sgd(0.01, 0.5)),
-    "seed_b_train": lambda: _classifier(keras_cnn(), (64, 28, 28, 1), 10, optax.adam(1e-3)),
-    "resnet18_32_train": lambda: _classifier(make_classifier("resnet18", num_classes=10), (64, 32, 32, 3), 10),
-    "resnet18_128_train": lambda: _classifier(make_classifier("resnet18"), (16, 128, 128, 3), 1000),
-    "resnet18_224_train": lambda: _classifier(make_classifier("resnet18"), (8, 224, 224, 3), 1000),
-    "resnet50_224_train": lambda: _classifier(make_classifier("resnet50"), (8, 224, 224, 3), 1000),
-    "resnet50_224_forward": lambda: _forward(make_classifier("resnet50"), (8, 224, 224, 3)),
-    "resnet50_224_forward_1": lambda: _forward(make_classifier("resnet50"), (1, 224, 224, 3)),
-    "vgg16_224_forward": lambda: _forward(make_classifier("vgg16"), (8, 224, 224, 3)),
-    "unet_128_train": lambda: _of_maps(UNet(4, width=32, norm=BatchNorm), (8, 128, 128, 3), _pixels),
+    "seed_a_train": lambda: _classifier(pytorch_cnn(), SHAPES["seed"], 10, optax.sgd(0.01, 0.5)),
+    "seed_b_train": lambda: _classifier(keras_cnn(), SHAPES["seed"], 10, optax.adam(1e-3)),
+    "resnet18_32_train": lambda: _classifier(make_classifier("resnet18", num_classes=10), SHAPES["32"], 10),
+    "resnet18_128_train": lambda: _classifier(make_classifier("resnet18"), SHAPES["128"], 1000),
+    "resnet18_224_train": lambda: _classifier(make_classifier("resnet18"), SHAPES["224"], 1000),
+    "resnet50_224_train": lambda: _classifier(make_classifier("resnet50"), SHAPES["224"], 1000),
+    "resnet50_224_forward": lambda: _forward(make_classifier("resnet50"), SHAPES["224"]),
+    "resnet50_224_forward_1": lambda: _forward(make_classifier("resnet50"), SHAPES["224, one"]),
+    "mobilenet_v2_224_train": lambda: _classifier(make_classifier("mobilenet_v2"), SHAPES["mobile"], 1000),
+    "vgg16_224_forward": lambda: _forward(make_classifier("vgg16"), SHAPES["224"]),
+    "unet_128_train": lambda: _of_maps(UNet(4, width=32, norm=BatchNorm), SHAPES["unet"], _pixels),
     "body_fpn_800_train": lambda: _of_maps(
-        _body_fpn(), (1, 800, 1088, 3), lambda maps: sum(jnp.mean(x * x) for x in maps.values())
+        _body_fpn(), SHAPES["800"], lambda maps: sum(jnp.mean(x * x) for x in maps.values())
     ),
-    "body_fpn_800_forward": lambda: _forward(_body_fpn(), (1, 800, 1088, 3)),
+    "body_fpn_800_forward": lambda: _forward(_body_fpn(), SHAPES["800"]),
     "input_480x640": lambda: _input(480, 640),
     "input_960x1280": lambda: _input(960, 1280),
     "input_480x640_reduced": lambda: _input(480, 640, reduced=True),
     "input_960x1280_reduced": lambda: _input(960, 1280, reduced=True),
     "coco_eval_1000": lambda: _coco(1000),
     "coco_eval_5000": lambda: _coco(5000),
+    **ours_detection.works(_train),
 }
 
+
+def _peak() -> float:
+    """Of the process, or on an accelerator of its memory."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] / 2**20 if stats else peak_of_process()
+
+
 if __name__ == "__main__":
-    serve(partial(WORKS.__getitem__, sys.argv[1]), "jax " + jax.__version__)
+    serve(WORKS[sys.argv[1]], "jax " + jax.__version__, peak=_peak)

@@ -7,13 +7,18 @@ import time
 from collections.abc import Callable
 
 
-def serve(find: Callable[[], Callable], version: str, warm: int = 2) -> None:
+def peak_of_process() -> float:
+    """MiB of memory that the process had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def serve(make: Callable[[], Callable], version: str, warm: int = 2, peak: Callable[[], float] = peak_of_process) -> None:
     """Makes the work, says so, then times it as often as it is asked; what it returns, if anything, is told beside the time.
 
-    warm: repetitions, after the first one, before it is asked.
+    warm: repetitions, after the first one, before it is asked; peak: MiB at most so far.
     """
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-    run = find()()
+    run = make()
     began = time.perf_counter()
     run(1)  # compiles
     first = time.perf_counter() - began
@@ -26,5 +31,4 @@ def serve(find: Callable[[], Callable], version: str, warm: int = 2) -> None:
         seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         if result is not None:
             seconds["result"] = result
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({**seconds, "peak_mib": round(peak)}), file=out, flush=True)
+        print(json.dumps({**seconds, "peak_mib": round(peak())}), file=out, flush=True)

@@ -3,8 +3,12 @@
 Both sides are processes of their own that stay alive; they are asked in turn, ours, theirs, ours, theirs, and while one works
 the other waits. A pair is one round of each; the table shows medians over pairs, and the ratio is the median of the pairs'
 ratios. `--threads=1` pins both to the last core. `--torch-python` names an interpreter that has torch==2.13.0, if it is not
-this one. Results go to `results.jsonl`, one line a row, and the table of README.md is written from them: the latest result of
-a row, JAX version and number of threads.
+this one; rows of detectors, their parts and operations need torchvision with its compiled operators beside it. Results go to
+`results.jsonl`, one line a row, and the table of README.md is written from them: the latest result of a row, JAX version and
+number of threads.
+
+`--suite=gpu` asks both sides on the GPU, with batches that fill it (`case.py`), and writes to `results_gpu.jsonl`; its memory
+is that of the GPU. `--small` is a look at whether all rows run, on small shapes, and keeps nothing.
 """
 
 import argparse
@@ -14,44 +18,75 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import runs
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results.jsonl"
-# name: what it is; the target ratio that it is held against.
+
+
+class Row(NamedTuple):
+    text: str
+    target: float  # the ratio that it is held against
+    other: str = "theirs.py"
+    suites: tuple[str, ...] = ("cpu",)
+
+
+BOTH = ("cpu", "gpu")
+VISION = "theirs_vision.py"
+R50 = "R50 FPN, 800 x 1088"
 ROWS = {
-    "seed_a_train": ("seed A, train, 64 x 28²", 1.5),
-    "seed_b_train": ("seed B, train, 64 x 28²", 1.5),
-    "resnet18_32_train": ("ResNet-18, train, 64 x 32²", 1.0),
-    "resnet18_128_train": ("ResNet-18, train, 16 x 128²", 1.0),
-    "resnet18_224_train": ("ResNet-18, train, 8 x 224²", 1.0),
-    "resnet50_224_train": ("ResNet-50, train, 8 x 224²", 1.0),
-    "resnet50_224_forward": ("ResNet-50, forward, 8 x 224²", 1.2),
-    "resnet50_224_forward_1": ("ResNet-50, forward, 1 x 224²", 1.2),
-    "vgg16_224_forward": ("VGG16, forward, 8 x 224²", 1.0),
-    "unet_128_train": ("U-Net, width 32, train, 8 x 128²", 1.0),
-    "body_fpn_800_train": ("Faster R-CNN R50 body + FPN, train, 1 x 800 x 1088", 1.0),
-    "body_fpn_800_forward": ("Faster R-CNN R50 body + FPN, forward, 1 x 800 x 1088", 1.0),
-    "input_480x640": ("JPEG of 480 x 640 to random crops of 224², 32 a batch, against DataLoader", 1.3),
-    "input_960x1280": ("JPEG of 960 x 1280 to random crops of 224², 32 a batch, against DataLoader", 1.3),
-    "input_480x640_reduced": ("the same of 480 x 640, decoded at a reduced scale where it is enough", 1.5),
-    "input_960x1280_reduced": ("the same of 960 x 1280, decoded at a reduced scale where it is enough", 1.5),
-    "coco_eval_1000": ("COCO evaluation, 1,000 images x 100 detections, against pycocotools", 5.0),
-    "coco_eval_5000": ("COCO evaluation, 5,000 images x 100 detections, against pycocotools", 5.0),
-}
-OTHERS = {"coco_eval": "theirs_coco.py", "input": "theirs_input.py"}  # the other side of works that begin so
+    "seed_a_train": Row("seed A, train, 64 x 28²", 1.5, suites=BOTH),
+    "seed_b_train": Row("seed B, train, 64 x 28²", 1.5, suites=BOTH),
+    "resnet18_32_train": Row("ResNet-18, train, 64 x 32²", 1.0, suites=BOTH),
+    "resnet18_128_train": Row("ResNet-18, train, 16 x 128²", 1.0, suites=BOTH),
+    "resnet18_224_train": Row("ResNet-18, train, 8 x 224²", 1.0, suites=BOTH),
+    "resnet50_224_train": Row("ResNet-50, train, 8 x 224²", 1.0, suites=BOTH),
+    "resnet50_224_forward": Row("ResNet-50, forward, 8 x 224²", 1.2, suites=BOTH),
+    "resnet50_224_forward_1": Row("ResNet-50, forward, 1 x 224²", 1.2, suites=BOTH),
+    "mobilenet_v2_224_train": Row("MobileNetV2, train, 16 x 224²", 1.0, VISION, BOTH),
+    "vgg16_224_forward": Row("VGG16, forward, 8 x 224²", 1.0, suites=BOTH),
+    "unet_128_train": Row("U-Net, width 32, train, 8 x 128²", 1.0, suites=BOTH),
+    "body_fpn_800_train": Row("Faster R-CNN R50 body + FPN, train, 1 x 800 x 1088", 1.0),
+    "body_fpn_800_forward": Row("Faster R-CNN R50 body + FPN, forward, 1 x 800 x 1088", 1.0),
+    "faster_800_train": Row(f"Faster R-CNN {R50}, train", 1.5, VISION, BOTH),
+    "faster_800_inference": Row(f"Faster R-CNN {R50}, inference", 1.0, VISION, BOTH),
+    "mask_800_train": Row(f"Mask R-CNN {R50}, train", 1.0, VISION, BOTH),
+    "mask_800_inference": Row(f"Mask R-CNN {R50}, inference", 1.0, VISION, BOTH),
+    "retina_800_train": Row(f"RetinaNet {R50}, train", 1.0, VISION, BOTH),
+    "retina_800_inference": Row(f"RetinaNet {R50}, inference", 1.0, VISION, BOTH),
+    "rpn_head_800": Row("its RPN head, forward and backward", 1.0, VISION),
+    "box_head_512": Row("its box head, 512 RoIs, forward and backward", 1.0, VISION),
+    "mask_head_128": Row("Mask R-CNN's mask head, 128 RoIs, forward and backward", 1.0, VISION),
+    "retina_head_800": Row("RetinaNet's towers, forward and backward", 1.0, VISION),
+    "select_proposals": Row("from the RPN's outputs to 1,000 proposals", 1.0, VISION),
+    "select_detections": Row("from the box head's outputs to 100 detections", 1.0, VISION),
+    "nms_4x2000": Row("NMS, 4 x 2,000 boxes", 1.0, VISION, BOTH),
+    "roi_align_512_forward": Row("RoIAlign, 512 RoIs, 7 x 7 x 256 of four levels, forward", 1.0, VISION, BOTH),
+    "roi_align_512_train": Row("the same, forward and backward", 1.0, VISION, BOTH),
+    "assign_268k": Row("matching 268,000 anchors with 100 boxes", 1.0, VISION),
+    "input_480x640": Row("JPEG of 480 x 640 to random crops of 224², 32 a batch, against DataLoader", 1.3, "theirs_input.py"),
+    "input_960x1280": Row("JPEG of 960 x 1280 to random crops of 224², 32 a batch, against DataLoader", 1.3, "theirs_input.py"),
+    "input_480x640_reduced": Row(
+        "the same of 480 x 640, decoded at a reduced scale where it is enough", 1.5, "theirs_input.py"
+    ),
+    "input_960x1280_reduced": Row(
+        "the same of 960 x 1280, decoded at a reduced scale where it is enough", 1.5, "theirs_input.py"
+    ),
+    "coco_eval_1000": Row("COCO evaluation, 1,000 images x 100 detections, against pycocotools", 5.0, "theirs_coco.py"),
+    "coco_eval_5000": Row("COCO evaluation, 5,000 images x 100 detections, against pycocotools", 5.0, "theirs_coco.py"),
+}  # fmt: skip
 
 
 class Side:
     """One process that does one work when asked."""
 
-    def __init__(self, python: str, program: str, work: str, threads: int):
-        env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+    def __init__(self, python: str, program: str, work: str, threads: int, more: Mapping[str, str]):
+        env = dict(os.environ, OMP_NUM_THREADS=str(threads), **more)
         if threads == 1:
             flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
             env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flags}".strip()
@@ -82,10 +117,13 @@ class Side:
 
 def compare(work: str, args: argparse.Namespace) -> dict:
     """One row: `args.pairs` rounds of each side in turn."""
-    other = next((program for begin, program in OTHERS.items() if work.startswith(begin)), "theirs.py")
+    other, more = ROWS[work].other, {"SPEED_SUITE": args.suite, "SPEED_SMALL": "1" if args.small else ""}
+    if args.suite == "gpu" and not args.small:
+        # JAX takes what it needs, as PyTorch does, so that peaks compare.
+        more |= {"SPEED_DEVICE": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     sides = {
-        "ours": Side(args.python, "ours.py", work, args.threads),
-        "theirs": Side(args.python if other == "theirs_coco.py" else args.torch_python, other, work, args.threads),
+        "ours": Side(args.python, "ours.py", work, args.threads, more),
+        "theirs": Side(args.python if other == "theirs_coco.py" else args.torch_python, other, work, args.threads, more),
     }
     # A round takes PyTorch so many seconds; pycocotools takes more for one.
     n = max(1, round(args.seconds / sides["theirs"].measure(1)["wall"])) if other != "theirs_coco.py" else 1
@@ -129,7 +167,7 @@ def table(records: list[dict]) -> str:
         latest.items(), key=lambda item: (-item[0][0], item[0][1], order.index(item[0][2]))
     ):
         ours, theirs = (statistics.median(r[side]["wall_ms"]) for side in ("ours", "theirs"))
-        text, target = ROWS[work]
+        text, target = ROWS[work][:2]
         lines.append(
             f"| {text} | {threads} | {version.removeprefix('jax ')} | {ours:.4g} | {theirs:.4g} | **{ratio(r):.2f}** | "
             f"{ratio(r, 'cpu_ms'):.2f} | {target} | {r['ours']['peak_mib']:,} / {r['theirs']['peak_mib']:,} |"
@@ -162,31 +200,42 @@ def front(records: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=("cpu",), default="cpu")
+    parser.add_argument("--suite", choices=BOTH, default="cpu")
+    parser.add_argument("--small", action="store_true", help="small shapes, on the CPU, one short pair; keeps nothing")
     parser.add_argument("--only", default="", help="a regular expression over the names of rows: " + ", ".join(ROWS))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="that a round takes PyTorch, about")
     parser.add_argument("--python", default=sys.executable, help="interpreter of our side")
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="default results.jsonl or results_gpu.jsonl here, and the table from it")
     args = parser.parse_args()
-    works = [work for work in ROWS if re.search(args.only, work)]
+    works = [work for work in ROWS if args.suite in ROWS[work].suites and re.search(args.only, work)]
     if not works:
-        raise SystemExit(f"error: --only={args.only!r} matches none of {list(ROWS)}")
+        raise SystemExit(f"error: --only={args.only!r} matches none of the {args.suite} suite: {list(ROWS)}")
+    if args.small:
+        args.pairs, args.seconds = 1, 0.01
+    results = HERE / f"results{'_gpu' if args.suite == 'gpu' else ''}.jsonl"
+    out = args.out or results
     for work in works:
         record = compare(work, args)
-        with args.out.open("a") as out:
-            out.write(json.dumps(record) + "\n")
         print(
             f"{work:<24} {ratio(record):.2f} (CPU time {ratio(record, 'cpu_ms'):.2f}); ours {record['ours']['wall_ms']}, "
             f"theirs {record['theirs']['wall_ms']} ms, load {record['load']:.1f}", flush=True,
         )  # fmt: skip
+        if args.small:
+            continue
+        with out.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if out == results:
+            write(args.suite, runs.read(results))
 
-        if args.out == RESULTS:
-            records = runs.read(RESULTS)
-            runs.put(HERE / "README.md", table(records))
-            runs.put(runs.ROOT / "README.md", front(records), mark="speed")
+
+def write(suite: str, records: list[dict]) -> None:
+    """The tables of the pages."""
+    runs.put(HERE / "README.md", table(records), mark="table" if suite == "cpu" else "gpu")
+    if suite == "cpu":
+        runs.put(runs.ROOT / "README.md", front(records), mark="speed")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 As a program (`python theirs.py WORK THREADS`), which needs torch alone: see `ours.py`.
 """
 
+import os
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from protocol import serve
+from case import SHAPES
+from protocol import peak_of_process, serve
 from torch import nn
 from torch.nn import functional as F
 
@@ -151,9 +153,10 @@ def _seed_b() -> nn.Sequential:
     )  # fmt: skip
 
 
-def _train(model: nn.Module, shape: tuple[int, ...], loss_of: Callable, optimiser: torch.optim.Optimizer | None = None):
+def train_of(model: nn.Module, shape: tuple[int, ...], loss_of: Callable, optimiser: torch.optim.Optimizer | None = None):
+    """shape: [B, H, W, C]."""
     optimiser = optimiser or torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x = torch.randn(shape)
+    x = _image(shape)
     model.train()
 
     def run(n: int) -> None:
@@ -165,14 +168,19 @@ def _train(model: nn.Module, shape: tuple[int, ...], loss_of: Callable, optimise
     return run
 
 
-def _labels(logits: torch.Tensor) -> torch.Tensor:
+def _image(shape: tuple[int, ...]) -> torch.Tensor:
+    batch, height, width, channels = shape
+    return torch.randn(batch, channels, height, width)
+
+
+def labels_loss(logits: torch.Tensor) -> torch.Tensor:
     """Cross-entropy with the labels 0, 1, ... in turn; logits [B, K, ...]."""
     cells = logits[:, 0]
     return F.cross_entropy(logits, (torch.arange(cells.numel()) % logits.shape[1]).reshape(cells.shape))
 
 
 def _forward(model: nn.Module, shape: tuple[int, ...]):
-    x = torch.randn(shape)
+    x = _image(shape)
     model.eval()
 
     @torch.inference_mode()
@@ -185,29 +193,55 @@ def _forward(model: nn.Module, shape: tuple[int, ...]):
 
 def _seed_b_train():
     model = _seed_b()
-    return _train(model, (64, 1, 28, 28), _labels, torch.optim.Adam(model.parameters(), 1e-3))
+    return train_of(model, SHAPES["seed"], labels_loss, torch.optim.Adam(model.parameters(), 1e-3))
 
 
 def _seed_a_train():
     model = _seed_a()
-    return _train(model, (64, 1, 28, 28), _labels, torch.optim.SGD(model.parameters(), 0.01, 0.5))
+    return train_of(model, SHAPES["seed"], labels_loss, torch.optim.SGD(model.parameters(), 0.01, 0.5))
+
+
+def _squares(maps: list[torch.Tensor]) -> torch.Tensor:
+    return sum((x * x).mean() for x in maps)
 
 
 WORKS: dict[str, Callable[[], Callable[[int], None]]] = {
     "seed_a_train": _seed_a_train,
     "seed_b_train": _seed_b_train,
-    "resnet18_32_train": lambda: _train(ResNet(18, 10), (64, 3, 32, 32), _labels),
-    "resnet18_128_train": lambda: _train(ResNet(18, 1000), (16, 3, 128, 128), _labels),
-    "resnet18_224_train": lambda: _train(ResNet(18, 1000), (8, 3, 224, 224), _labels),
-    "resnet50_224_train": lambda: _train(ResNet(50, 1000), (8, 3, 224, 224), _labels),
-    "resnet50_224_forward": lambda: _forward(ResNet(50, 1000), (8, 3, 224, 224)),
-    "resnet50_224_forward_1": lambda: _forward(ResNet(50, 1000), (1, 3, 224, 224)),
-    "vgg16_224_forward": lambda: _forward(_vgg16(), (8, 3, 224, 224)),
-    "unet_128_train": lambda: _train(UNet(4, 32), (8, 3, 128, 128), _labels),
-    "body_fpn_800_train": lambda: _train(BodyFPN(), (1, 3, 800, 1088), lambda maps: sum((x * x).mean() for x in maps)),
-    "body_fpn_800_forward": lambda: _forward(BodyFPN(), (1, 3, 800, 1088)),
+    "resnet18_32_train": lambda: train_of(ResNet(18, 10), SHAPES["32"], labels_loss),
+    "resnet18_128_train": lambda: train_of(ResNet(18, 1000), SHAPES["128"], labels_loss),
+    "resnet18_224_train": lambda: train_of(ResNet(18, 1000), SHAPES["224"], labels_loss),
+    "resnet50_224_train": lambda: train_of(ResNet(50, 1000), SHAPES["224"], labels_loss),
+    "resnet50_224_forward": lambda: _forward(ResNet(50, 1000), SHAPES["224"]),
+    "resnet50_224_forward_1": lambda: _forward(ResNet(50, 1000), SHAPES["224, one"]),
+    "vgg16_224_forward": lambda: _forward(_vgg16(), SHAPES["224"]),
+    "unet_128_train": lambda: train_of(UNet(4, 32), SHAPES["unet"], labels_loss),
+    "body_fpn_800_train": lambda: train_of(BodyFPN(), SHAPES["800"], _squares),
+    "body_fpn_800_forward": lambda: _forward(BodyFPN(), SHAPES["800"]),
 }
 
-if __name__ == "__main__":
+
+def main(works: Mapping[str, Callable[[], Callable[[int], None]]], version: str) -> None:
+    """WORK and THREADS from the command line; SPEED_DEVICE is where everything is made."""
+    device: Any = os.environ.get("SPEED_DEVICE", "cpu")
     torch.set_num_threads(int(sys.argv[2]))
-    serve(partial(WORKS.__getitem__, sys.argv[1]), "torch " + torch.__version__)
+    torch.set_default_device(device)
+
+    def make() -> Callable[[int], None]:
+        run = works[sys.argv[1]]()
+
+        def finished(n: int) -> None:
+            run(n)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return finished
+
+    def peak() -> float:
+        return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else peak_of_process()
+
+    serve(make, version, peak=peak)
+
+
+if __name__ == "__main__":
+    main(WORKS, "torch " + torch.__version__)

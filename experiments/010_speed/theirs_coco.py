@@ -37,4 +37,4 @@ def work(images: int):
 
 
 if __name__ == "__main__":
-    serve(lambda: partial(work, int(sys.argv[1].rpartition("_")[2])), "pycocotools", warm=0)
+    serve(partial(work, int(sys.argv[1].rpartition("_")[2])), "pycocotools", warm=0)

@@ -40,4 +40,4 @@ if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[2]))
     height, width = map(int, sys.argv[1].split("_")[1].split("x"))
     workers = 0 if sys.argv[2] == "1" else int(sys.argv[2])
-    serve(lambda: partial(work, height, width, workers), "torch " + torch.__version__)
+    serve(partial(work, height, width, workers), "torch " + torch.__version__)

@@ -12,6 +12,7 @@ Norms use their running statistics in the losses; live norms are compared in tes
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
@@ -236,8 +237,48 @@ def matched(there: dict, here: dict) -> dict:
     }  # fmt: skip
 
 
-def losses(model, kind: str, folder: Path) -> dict:
-    """Largest relative difference of a loss, and of a parameter's gradient, over pairs of images resized by torchvision."""
+@contextlib.contextmanager
+def watched_samples(model):
+    """{"theirs": [...], "ours": [...]}, the RoIs [S, 4] that either side samples for its heads, an image each, as they come."""
+    import jax
+
+    from imgrec_jax.tasks import two_stage
+
+    seen = {"theirs": [], "ours": []}
+    select, targets_of = model.roi_heads.select_training_samples, two_stage.proposal_targets
+
+    def theirs_(*args):
+        answer = select(*args)
+        seen["theirs"] += [rois.detach().numpy() for rois in answer[0]]
+        return answer
+
+    def ours_(*args, **options):
+        targets = targets_of(*args, **options)
+        jax.debug.callback(lambda rois, valid: seen["ours"].append(rois[valid]), targets.rois, targets.valid)
+        return targets
+
+    model.roi_heads.select_training_samples, two_stage.proposal_targets = theirs_, ours_
+    try:
+        yield seen
+    finally:
+        model.roi_heads.select_training_samples, two_stage.proposal_targets = select, targets_of
+
+
+def unequal(seen: dict[str, list[np.ndarray]]) -> int:
+    """How many RoIs one side sampled and the other did not, to 1e-2 px; empties the lists."""
+    here, there = np.concatenate(seen["ours"]), np.concatenate(seen["theirs"])
+    far = np.abs(here[:, None] - there[None]).max(-1)
+    for rows in seen.values():
+        rows.clear()
+    return int((far.min(0) > 1e-2).sum() + (far.min(1) > 1e-2).sum())
+
+
+def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | None) -> dict:
+    """Largest relative difference of a loss, and of a parameter's gradient, over pairs of images resized by torchvision.
+
+    Of pairs for whose heads both sides sample the same RoIs; the others are counted. Objects of which no pixel is left are no
+    target: torchvision teaches an empty mask for them, this package none.
+    """
     import jax
     import torch
     from PIL import Image
@@ -267,7 +308,7 @@ def losses(model, kind: str, folder: Path) -> dict:
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     golden = make_mask_rcnn if mask else make_retinanet
     names = [name for name in golden.GRADIENTS[kind] if dict(model.named_parameters())[name].requires_grad]
-    found, ids = [], truth.getImgIds()
+    found, ids, others = [], truth.getImgIds(), []
     for pair in zip(ids[::2], ids[1::2], strict=True):
         images, targets = [], []
         for image in truth.loadImgs(list(pair)):
@@ -283,12 +324,18 @@ def losses(model, kind: str, folder: Path) -> dict:
         resized = [resize([i], [t]) for i, t in zip(images, targets, strict=True)]
         sizes = [one.image_sizes[0] for one, _ in resized]
         images = [one.tensors[0, :, :h, :w].permute(1, 2, 0).numpy() for (one, _), (h, w) in zip(resized, sizes, strict=True)]
-        data = [tuple(t[0][key].numpy() for key in ("boxes", "labels", "masks")) for _, t in resized]
+        data = []
+        for _, (target,) in resized:
+            drawn = (target["masks"] > 0).flatten(1).any(1)
+            data.append(tuple(target[key][drawn].numpy() for key in ("boxes", "labels", "masks")))
         model.zero_grad()
         there, gradients = torch_losses(model, images, data, names, mask)
         truths = [(b, label, drawn.astype(bool)) if mask else (b, label) for b, label, drawn in data]
         batch = parity.batch(images, truths)
         (_, aux), here = jax.device_get(step(variables["params"], batch))
+        jax.effects_barrier()
+        if seen and (apart := unequal(seen)):
+            others.append({"pair": list(pair), "rois_of_one_side_alone": apart})
         for name, value in there.items():
             mine = float(aux.metrics[LOSSES.get(name, name)].compute()[""])
             apart = abs(mine - value) / max(abs(value), 1e-12)
@@ -298,9 +345,12 @@ def losses(model, kind: str, folder: Path) -> dict:
             size = float(np.linalg.norm(gradients[name]))
             found.append({"pair": list(pair), "gradient": name, "size": size,
                           "relative": float(np.linalg.norm(mine - gradients[name])) / max(size, 1e-12)})  # fmt: skip
-    worst = {what: max((r["relative"], r[what]) for r in found if what in r) for what in ("loss", "gradient")}
-    return {"pairs": len(ids) // 2, **{f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()},
-            "median_gradient": float(np.median([r["relative"] for r in found if "gradient" in r])), "rows": found}  # fmt: skip
+    left_out = [other["pair"] for other in others]
+    kept = [r for r in found if r["pair"] not in left_out]
+    worst = {what: max((r["relative"], r[what]) for r in kept if what in r) for what in ("loss", "gradient")}
+    largest = {f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()}
+    median = float(np.median([r["relative"] for r in kept if "gradient" in r]))
+    return {"pairs": len(ids) // 2, "other_samples": others, **largest, "median_gradient": median, "rows": found}
 
 
 def torch_losses(model, images, data, names, mask):
@@ -332,7 +382,8 @@ def compare(arguments: argparse.Namespace) -> None:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
     result = {"kind": arguments.kind, "weights": "seeded" if arguments.seeded else "overfitted"}
     if "losses" in arguments.only:
-        result["training"] = losses(model, arguments.kind, out / "coco")
+        with watched_samples(model) if arguments.kind.startswith("mask") else contextlib.nullcontext() as seen:
+            result["training"] = losses(model, arguments.kind, out / "coco", seen)
         (out / "losses.json").write_text(json.dumps(result["training"]["rows"]))
         training = {key: value for key, value in result["training"].items() if key != "rows"}
         result["training"] = training
