@@ -7,6 +7,7 @@ every run is a line of `results.jsonl` beside the script, which is written when 
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -46,16 +47,18 @@ def run_sweep(sweep: Sweep, folder: Path, seeds: int, quick: bool, jobs: int | N
     done = subprocess.run(command, cwd=runs.ROOT, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise SystemExit(f"error: the sweep {sweep.name} ended with status {done.returncode}; the same command goes on")
-    return [_record(sweep, entry) for entry in runs.read(folder / "results.jsonl")]
+    cores = len(os.sched_getaffinity(0)) // (jobs or len(os.sched_getaffinity(0)))
+    return [_record(sweep, entry, cores) for entry in runs.read(folder / "results.jsonl")]
 
 
-def _record(sweep: Sweep, entry: Mapping[str, Any]) -> dict:
+def _record(sweep: Sweep, entry: Mapping[str, Any], cores: int) -> dict:
     splits = {
         split: {m: round(entry["splits"][split][m], 6) for m in sweep.metrics if m in entry["splits"][split]}
         for split in SPLITS
         if split in entry["splits"]
     }
-    return {"sweep": sweep.name, "seed": entry["seed"], "values": entry["values"], "seconds": entry["seconds"], **splits}
+    how = {"seed": entry["seed"], "values": entry["values"], "seconds": entry["seconds"], "cores": cores}
+    return {"sweep": sweep.name, **how, **splits}
 
 
 def ask(

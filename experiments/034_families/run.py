@@ -42,7 +42,7 @@ def answer(records: list[dict], folder: Path) -> str:
                 cells = [q.percent(mine, "best_test", m) if m in mine[0]["best_test"] else "" for m in metrics]
                 minutes = sum(r["seconds"] for r in mine) / 60 / len(mine)
                 rows.append([name, *cells, f"{minutes:.1f}", str(len(mine))])
-        tables.append(q.markdown(["", *(f"test {m}, %" for m in metrics), "minutes on one core", "seeds"], rows))
+        tables.append(q.markdown(["", *(f"test {m}, %" for m in metrics), "minutes", "seeds"], rows))
     made, axes = q.figure(2, 4.4)
     for place, names, metric in ((axes[0], DETECTORS, "AP"), (axes[1], NETWORKS, "mean_iou")):
         for variant, name in names.items():
@@ -50,9 +50,12 @@ def answer(records: list[dict], folder: Path) -> str:
                 place.plot(record["seconds"] / 60, 100 * record["best_test"][metric], "o", color="C0")
             if mine := q.of(records, variant):
                 place.annotate(name, (mine[0]["seconds"] / 60, 100 * mine[0]["best_test"][metric]), fontsize="small")
-        place.set(xlabel="minutes on one core", ylabel=f"test {metric}, %")
+        place.set(xlabel="minutes", ylabel=f"test {metric}, %")
     q.save(made, folder / "plot.png")
-    return "\n\n".join(tables)
+    cores = max(r["cores"] for r in records)
+    return "\n\n".join(
+        [*tables, f"Minutes are those of the whole program, on {cores} core{'s' * (cores > 1)}, a run at a time each."]
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from jax import lax
 
 from imgrec_jax.ops.settle import settled
 
-FORMS_VERSION = 2
+FORMS_VERSION = 3
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Input channels up to which output columns are computed in groups.
 FEW_CHANNELS = 4
@@ -176,10 +176,10 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, *, w_shape: tuple, spec: Spec) 
 
 def _kernel_gradient(x, dy, shape, spec):
     if spec.groups > 1:
-        # 3x3, 512 channels, 8 x 14 x 14: lax 58, taps 8.5; 64 channels, 8 x 112 x 112: 103 and 181
-        symbolic = jax.export.is_symbolic_dim(x.shape[0])
-        if _is_depthwise(shape, spec) and (symbolic or 4 * dy.size <= MAX_PATCH_BYTES):
-            return kernel_gradient_by_taps(x, dy, shape, spec)
+        # 3x3, 16 x 112 x 112 x 32: lax 121, rows 29; 16 x 56 x 56 x 144: 330 and 32; 7x7, 8 x 14 x 14 x 384: products of whole
+        # shifted maps 89, rows 7.8
+        if _is_depthwise(shape, spec):
+            return kernel_gradient_by_rows(x, dy, shape, spec)
         return lax_kernel_gradient(x, dy, w_shape=shape, spec=spec)
     if shape[:2] == (1, 1):
         # 1x1 stride 2, 256 -> 512, 8 x 56 x 56: lax 51.6, product 13.9; stride 1, 64 -> 256: 13.0 and 8.5
@@ -384,16 +384,24 @@ def kernel_gradient_in_parts(x, dy, shape, spec, parts: int):
     return lax_kernel_gradient(x, dy, w_shape=shape, spec=spec._replace(pads=((0, 0), (0, 0))))
 
 
-def kernel_gradient_by_taps(x, dy, shape, spec):
-    """Depthwise: for each tap the sum of the shifted image times dy; over images and rows it is a product with ones."""
-    padded, (b, m, n, c), wide = _padded(x, spec), dy.shape, _wide(dy.dtype)
-    ones, dy = jnp.ones((1, b * m), wide), dy.astype(wide)
-    sums = []
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            product = _shifted(padded, i, j, (m, n), spec.strides).astype(wide) * dy
-            sums.append(ones @ product.reshape(b * m, n * c))
-    return jnp.concatenate(sums).reshape(-1, n, c).sum(1).reshape(shape).astype(x.dtype)
+def kernel_gradient_by_rows(x, dy, shape, spec):
+    """Depthwise: row by row of dy, each tap's products summed over the images while they are computed.
+
+    What is left for the end are the columns; a row of all images stays in the caches.
+    """
+    (kh, kw), (_, m, n, c), (down, right), wide = shape[:2], dy.shape, spec.strides, _wide(dy.dtype)
+    x = _padded(x, spec)
+
+    def add(row, total):
+        ahead = lax.dynamic_index_in_dim(dy, row, 1, keepdims=False).astype(wide)
+        sums = []
+        for i in range(kh):
+            behind = lax.dynamic_index_in_dim(x, row * down + i, 1, keepdims=False).astype(wide)
+            sums += [(behind[:, j : j + (n - 1) * right + 1 : right] * ahead).sum(0) for j in range(kw)]
+        return total + jnp.stack(sums)
+
+    total = lax.fori_loop(0, m, add, jnp.zeros((kh * kw, n, c), wide))
+    return total.sum(1).reshape(shape).astype(x.dtype)
 
 
 def _rows_product(x, dy, precision):
