@@ -7,7 +7,6 @@ every run is a line of `results.jsonl` beside the script, which is written when 
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -35,19 +34,18 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else repr(value).replace(" ", "")
 
 
-def run_sweep(sweep: Sweep, folder: Path, seeds: int, quick: bool, jobs: int | None) -> list[dict]:
-    """Runs what is not done yet of a sweep; a record a run."""
+def run_sweep(sweep: Sweep, folder: Path, seeds: int, quick: bool, cores: int) -> list[dict]:
+    """Runs what is not done yet of a sweep, each run on `cores` cores, as many at a time as there are; a record a run."""
     changed = sweep.quick if quick else {}
     grid = {key: changed.get(key, values) for key, values in sweep.grid.items()}
     common = {**sweep.common, **{key: value for key, value in changed.items() if key not in grid}}
     command = [sys.executable, "-m", "imgrec_jax.sweep", f"--config={sweep.config}", f"--folder={folder}"]
-    command += [f"--seeds={seeds}", *([f"--jobs={jobs}"] if jobs else [])]
+    command += [f"--seeds={seeds}", f"--cores={cores}"]
     command += [f"--config.{key}={_text(value)}" for key, value in common.items()]
     command += [word for key, values in grid.items() for word in ("--grid", f"{key}={','.join(map(_text, values))}")]
     done = subprocess.run(command, cwd=runs.ROOT, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise SystemExit(f"error: the sweep {sweep.name} ended with status {done.returncode}; the same command goes on")
-    cores = len(os.sched_getaffinity(0)) // (jobs or len(os.sched_getaffinity(0)))
     return [_record(sweep, entry, cores) for entry in runs.read(folder / "results.jsonl")]
 
 
@@ -87,7 +85,9 @@ def ask(
     parser.add_argument("--quick", action="store_true", help="few values, seeds and steps: minutes, for a look; keeps nothing")
     parser.add_argument("--table", action="store_true", help="run nothing; write table and plots from results.jsonl")
     parser.add_argument("--seeds", type=int, help=f"how many (default {seeds}; --quick 2)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: as many as cores)")
+    parser.add_argument(
+        "--cores", type=int, default=1, help="of each run; as many run at a time as there are cores for (default 1)"
+    )
     parser.add_argument("--workdirs", type=Path, default=Path("runs"), help="where the sweeps lie (default runs)")
     args = parser.parse_args()
     results = here / "results.jsonl"
@@ -99,7 +99,7 @@ def ask(
     records: list[dict] = []
     chosen_sweeps = quick if args.quick and quick is not None else sweeps
     for sweep in chosen_sweeps(records) if callable(chosen_sweeps) else chosen_sweeps:
-        mine = run_sweep(sweep, folder / sweep.name, args.seeds or (2 if args.quick else seeds), args.quick, args.jobs)
+        mine = run_sweep(sweep, folder / sweep.name, args.seeds or (2 if args.quick else seeds), args.quick, args.cores)
         measure(sweep, folder / sweep.name, mine, place)
         records += mine
     text = answer(records, place)
