@@ -83,9 +83,9 @@ def evaluate(
     experiment: "Experiment", workdir: str | PathLike, *, checkpoint: str | int = "last", allow_changes: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Evaluates a checkpoint ("last", "best" or a step) of a workdir on every split, and writes the result file there."""
-    from imgrec_jax.run import loop
+    from imgrec_jax.run import saved
 
-    return loop.evaluate_workdir(experiment, workdir, which=checkpoint, allow_changes=allow_changes)
+    return saved.evaluate_workdir(experiment, workdir, which=checkpoint, allow_changes=allow_changes)
 
 
 def load(

@@ -123,7 +123,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     from imgrec_jax import assemble, compiled, distributed, parallel
     from imgrec_jax.config import replica
     from imgrec_jax.pages import training
-    from imgrec_jax.run import loop, workdir
+    from imgrec_jax.run import saved, workdir
     from imgrec_jax.run.writers import emit
     from imgrec_jax.sweeps import seeds
 
@@ -174,10 +174,10 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
         if FLAGS.mode == "browse":
             return browse(experiment, folder, say)
         if untrained and experiment is not None:
-            loop.evaluate_pretrained(experiment, folder, say, stop=stop)
+            saved.evaluate_pretrained(experiment, folder, say, stop=stop)
             return
         if FLAGS.mode == "eval":
-            evaluate = loop.evaluate_workdir if experiment is not None else seeds.evaluate
+            evaluate = saved.evaluate_workdir if experiment is not None else seeds.evaluate
             options = {"which": FLAGS.checkpoint, "allow_changes": FLAGS.allow_changes, "stop": stop}
             evaluate(experiment if experiment is not None else config, folder, say, **options)
             return

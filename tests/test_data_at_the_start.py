@@ -13,6 +13,7 @@ from imgrec_jax.data import annotated
 from imgrec_jax.data.sets import coco
 from imgrec_jax.detection import coco_eval
 from imgrec_jax.run import loop, record
+from imgrec_jax.run.evaluate import headline
 from imgrec_jax.tasks import detect
 from tests import small_runs
 from tests.goldens import small_data
@@ -227,7 +228,7 @@ def test_numbers_of_a_split_without_objects(root, crowd):
     assert {values[name] for name in (*coco_eval.SUMMARY, "recall")} == {None} and values["precision"] == 0
     assert values["AP_per_class"] == {"red": None, "blue": None}
     assert values["confusion_matrix"] == [[0, 0, 0], [0, 0, 0], [6, 0, 0]]
-    assert loop.headline(values, ("loss", "AP", "APs", "f1")) == "average loss 0.5000, AP undefined, APs undefined, f1 0.0000"
+    assert headline(values, ("loss", "AP", "APs", "f1")) == "average loss 0.5000, AP undefined, APs undefined, f1 0.0000"
     assert not record.EarlyStop("AP", "max", 5, None).update(3, values)
 
 

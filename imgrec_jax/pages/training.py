@@ -12,6 +12,7 @@ from imgrec_jax import parallel
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.pages.watch import Watch
 from imgrec_jax.run import loop, start, workdir
+from imgrec_jax.run.evaluate import Results
 from imgrec_jax.run.record import Callback
 from imgrec_jax.run.stop import Stop
 
@@ -24,7 +25,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     restart: bool = False,
     stop: Stop | None = None,
-) -> loop.Results:
+) -> Results:
     """`loop.train`, with pictures where the config wants them on a board, and the report where it wants one."""
     watch = watch_of(experiment, say)
     results = loop.train(experiment, folder, say, callbacks=callbacks, restart=restart, stop=stop, watch=watch)

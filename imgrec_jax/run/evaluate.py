@@ -13,6 +13,8 @@ from imgrec_jax.run.stop import Stop, until_ready
 # Batches in flight: enough to keep a device busy while the host merges, few enough not to pile up in its memory.
 IN_FLIGHT = 4
 
+Results = dict[str, dict[str, Any]]  # {split: {metric: value}}
+
 
 class EvalStep(Protocol):
     """(variables, batch) -> {name: metric state}, such as `parallel.Step`."""
@@ -77,3 +79,23 @@ def evaluate(
 def not_finite(values: dict[str, Any]) -> dict[str, float]:
     """The numbers of an evaluation that are NaN or infinite; what is undefined is None and no such number."""
     return {name: value for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)}
+
+
+def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
+    """`average loss 0.0423, accuracy 9871/10000 (98.71 %)`, and after a value its intervals, where it has any."""
+    parts = []
+    for name in show:
+        if f"{name}_correct" in values:
+            parts.append(f"{name} {values[f'{name}_correct']}/{values[f'{name}_count']} ({100 * values[name]:.2f} %)")
+        elif name in values and values[name] is None:
+            parts.append(f"{name} undefined")
+        elif name in values:
+            parts.append(f"{'average ' if name == 'loss' else ''}{name} {values[name]:.4f}")
+        else:
+            continue
+        parts[-1] += "".join(
+            f" {by}[{values[f'{key}_low']:.4f}, {values[f'{key}_high']:.4f}]"
+            for key, by in ((name, ""), (f"{name}_groups", "by groups "))
+            if values.get(f"{key}_low") is not None
+        )
+    return ", ".join(parts)

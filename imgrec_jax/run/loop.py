@@ -12,7 +12,6 @@ finishes the work of that step before it makes another.
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
@@ -25,20 +24,17 @@ import numpy as np
 from imgrec_jax import compiled, distributed, parallel
 from imgrec_jax.config import flatten
 from imgrec_jax.data import pieces
-from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.run import boards, checkpoint, samples
 from imgrec_jax.run import workdir as workdirs
 from imgrec_jax.run.checkpoint import Checkpointer, CheckpointError, DamagedError
-from imgrec_jax.run.evaluate import evaluate, not_finite
+from imgrec_jax.run.evaluate import Results, evaluate, headline, not_finite
 from imgrec_jax.run.record import Callback, NonFiniteError, Run, Watch
-from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, choose, find, set_damaged_aside
+from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, find, set_damaged_aside
 from imgrec_jax.run.stop import Interrupted, Stop, caught
-from imgrec_jax.run.together import Alone, Together, compile_eval_step, compile_train_step, create_state
-from imgrec_jax.run.writers import Console, aside, duration, emit, to_json
+from imgrec_jax.run.together import Alone, Together, compile_eval_step, compile_train_step, create_state, initialiser
+from imgrec_jax.run.writers import Console, aside, duration, emit
 from imgrec_jax.step import TrainState, eval_variables
-
-Results = dict[str, dict[str, Any]]
 
 
 class Member(NamedTuple):
@@ -165,7 +161,7 @@ def _begin(
     experiments, says = [member.experiment for member in members], [member.say for member in members]
     clocks = [start.clock if start else FRESH for start in starts]
     fresh = [
-        create_state(experiment, _initialise(experiment, say) if start is None else None)
+        create_state(experiment, initialiser(experiment, say) if start is None else None)
         for experiment, say, start in zip(experiments, says, starts, strict=True)
     ]
     joined = together(experiments, *zip(*fresh, strict=True))
@@ -453,20 +449,6 @@ def _already_done(experiment: Experiment, folder: Path, start: Start | None, say
     return clock["results"]
 
 
-def _initialise(experiment: Experiment, say: Callable[[str], None]) -> Callable | None:
-    """What changes the fresh variables; None where there is nothing to change."""
-    change = experiment.optimisation.initialise
-    if change is None:
-        return None
-
-    def initialise(variables: dict) -> dict:
-        variables, report = change(variables)
-        say(report)
-        return variables
-
-    return initialise
-
-
 def _check_selection(experiment: Experiment, eval_step: parallel.Step | None) -> None:
     """Raises ValueError now, not after the first epoch, when the metric to select by does not exist."""
     metric = experiment.selection.metric
@@ -567,123 +549,12 @@ def _evaluate_best(run: Run, eval_step: parallel.Step | None, state: TrainState,
         run.results = {**run.results, name: _evaluate(run, split, eval_step, best, best_step, stop, name)}
 
 
-def headline(values: dict[str, Any], show: tuple[str, ...]) -> str:
-    """`average loss 0.0423, accuracy 9871/10000 (98.71 %)`, and after a value its intervals, where it has any."""
-    parts = []
-    for name in show:
-        if f"{name}_correct" in values:
-            parts.append(f"{name} {values[f'{name}_correct']}/{values[f'{name}_count']} ({100 * values[name]:.2f} %)")
-        elif name in values and values[name] is None:
-            parts.append(f"{name} undefined")
-        elif name in values:
-            parts.append(f"{'average ' if name == 'loss' else ''}{name} {values[name]:.4f}")
-        else:
-            continue
-        parts[-1] += "".join(
-            f" {by}[{values[f'{key}_low']:.4f}, {values[f'{key}_high']:.4f}]"
-            for key, by in ((name, ""), (f"{name}_groups", "by groups "))
-            if values.get(f"{key}_low") is not None
-        )
-    return ", ".join(parts)
-
-
-def evaluate_workdir(
-    experiment: Experiment,
-    workdir: str | PathLike,
-    say: Callable[[str], None] = emit,
-    *,
-    which: str | int = "last",
-    allow_changes: bool = False,
-    stop: Stop | None = None,
-) -> Results:
-    """Evaluates a checkpoint of a workdir on every split and writes the result file, and nothing else.
-
-    Args:
-      which: "last", "best" or a step.
-      allow_changes: evaluate although config or data are not the run's; the result lists what differs, and goes to
-        `eval_changed.json` instead of `eval.json`.
-
-    Raises:
-      WorkdirError: when config or data are not the run's and `allow_changes` was not asked for.
-      CheckpointError: when there is no such checkpoint, or it cannot be read.
-    """
-    folder = workdirs.resolve(workdir)
-    changed = workdirs.config_changes(folder, experiment.config, experiment.settle)
-    changed += workdirs.data_changes(folder, experiment.card) + workdirs.code_changes(folder, experiment.card)
-    if changed and not allow_changes:
-        raise workdirs.WorkdirError(
-            f"the run in {folder} was trained with another config or other data:\n  " + "\n  ".join(changed)
-            + "\nGive its own, or --allow_changes to evaluate with these; the result then says so"
-        )  # fmt: skip
-    found, clock = choose(folder, which, say)
-    state, _ = create_state(experiment)
-    eval_step, layout = compile_eval_step(experiment, state), experiment.compute.layout
-    state = layout.put_state(checkpoint.read_state(found, layout.whole(state)))
-    label = f"{found.kind == checkpoint.BEST and 'best, ' or ''}step {clock['step']}"
-    results = _evaluate_splits(experiment, state, eval_step, label, say, stop)
-    for line in changed:
-        say(f"  not the run's own: {line}")
-    if parallel.is_lead():
-        record = {
-            "step": clock["step"],
-            "checkpoint": found.kind,
-            **({"not_the_runs_own": changed} if changed else {}),
-            **results,
-        }
-        _write_result(folder / ("eval_changed.json" if changed else "eval.json"), record, say)
-    if which == "last" and (best := checkpoint.saved(folder, checkpoint.BEST)) and best[-1].step != clock["step"]:
-        say(f"this is the last checkpoint; --checkpoint=best evaluates the best one, of step {best[-1].step}")
-    return results
-
-
-def evaluate_pretrained(
-    experiment: Experiment, folder: Path, say: Callable[[str], None] = emit, *, stop: Stop | None = None
-) -> Results:
-    """Evaluates pretrained weights as they are on every split, and writes `eval.json` into the folder, which is no run's."""
-    state, _ = create_state(experiment, _initialise(experiment, say))
-    results = _evaluate_splits(experiment, state, compile_eval_step(experiment, state), "pretrained", say, stop)
-    if parallel.is_lead():
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"step": 0, "checkpoint": "pretrained", "pretrained": experiment.card.get("pretrained"), **results}
-        _write_result(folder / "eval.json", record, say)
-    return results
-
-
-def _evaluate_splits(
-    experiment: Experiment,
-    state: TrainState,
-    eval_step: parallel.Step | None,
-    label: str,
-    say: Callable[[str], None],
-    stop: Stop | None,
-) -> Results:
-    results = {}
-    for split, pipeline in experiment.data.evals.items():
-        assert eval_step is not None
-        results[split] = evaluate(
-            eval_step, eval_variables(state), pipeline, experiment.compute.layout,
-            summarise=experiment.data.summarise[split], on_device=experiment.data.on_device, stop=stop,
-        )  # fmt: skip
-        say(f"{label}  {split}: {headline(results[split], experiment.show)}")
-    return results
-
-
-def _write_result(path: Path, record: dict[str, Any], say: Callable[[str], None]) -> None:
-    try:
-        write_whole(path, lambda partial: partial.write_text(json.dumps(to_json(record), allow_nan=False) + "\n"))
-    except OSError as error:
-        say(f"note: {path} could not be written: {error}")
-
-
 __all__ = [
     "CheckpointError",
     "NonFiniteError",
     "compile_eval_step",
     "compile_train_step",
     "create_state",
-    "evaluate_pretrained",
-    "evaluate_workdir",
-    "headline",
     "train",
     "train_together",
 ]

@@ -54,6 +54,20 @@ def create_state(experiment: Experiment, initialise: Callable | None = None) -> 
     return layout.put_state(state), tx
 
 
+def initialiser(experiment: Experiment, say: Callable[[str], None]) -> Callable | None:
+    """What changes the fresh variables, as `create_state` wants it; None where there is nothing to change."""
+    change = experiment.optimisation.initialise
+    if change is None:
+        return None
+
+    def initialise(variables: dict) -> dict:
+        variables, report = change(variables)
+        say(report)
+        return variables
+
+    return initialise
+
+
 def compile_eval_step(experiment: Experiment, state: TrainState) -> parallel.Step | None:
     """The step for the splits to evaluate; None where there are none."""
     layout, evals = experiment.compute.layout, experiment.data.evals

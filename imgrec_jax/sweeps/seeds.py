@@ -26,8 +26,9 @@ from imgrec_jax.config import to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.pages import training
-from imgrec_jax.run import checkpoint, loop, start
+from imgrec_jax.run import checkpoint, loop, saved, start
 from imgrec_jax.run import workdir as workdirs
+from imgrec_jax.run.evaluate import Results, headline
 from imgrec_jax.run.start import SEEDS, WHOLE, folder_of_seed
 from imgrec_jax.run.stop import Interrupted, Stop, caught
 from imgrec_jax.run.writers import emit, to_json
@@ -53,7 +54,7 @@ def train(
     restart: bool = False,
     stop: Stop | None = None,
     describe: Callable[[Experiment, Path], str] | None = None,
-) -> dict[int, loop.Results]:
+) -> dict[int, Results]:
     """Trains the seeds of a config to their ends; the same call goes on after an interruption.
 
     describe: makes a text on the first of them, which is said.
@@ -257,7 +258,7 @@ def _ensemble(experiments: Sequence[Experiment], folder: Path, say: Callable[[st
         for split, values in evaluate_ensemble(experiments, folders, which, stop).items():
             if which == "last" or split != "validation":
                 records.append({"step": step, "epoch": epoch, "split": prefix + split, "seeds": asked["seeds"], **values})
-                say(f"ensemble of {len(folders)}  {prefix}{split}: {loop.headline(values, experiments[0].show)}")
+                say(f"ensemble of {len(folders)}  {prefix}{split}: {headline(values, experiments[0].show)}")
     text = json.dumps(to_json({**asked, "records": records})) + "\n"
     write_whole(path, lambda partial: partial.write_text(text))
     return json.loads(text)["records"]
@@ -287,13 +288,13 @@ def evaluate(
     allow_changes: bool = False,
     stop: Stop | None = None,
 ) -> None:
-    """Evaluates a checkpoint of each seed, as `loop.evaluate_workdir` does, and their ensemble."""
+    """Evaluates a checkpoint of each seed, as `saved.evaluate_workdir` does, and their ensemble."""
     experiments = assemble.replicas(config)
     folders = [folder_of_seed(folder, experiment.seed) for experiment in experiments]
     found: dict[int, list[dict[str, Any]]] = {}
     for experiment, own in zip(experiments, folders, strict=True):
         said = partial(_say_of_seed, say, experiment.seed)
-        results = loop.evaluate_workdir(experiment, own, said, which=which, allow_changes=allow_changes, stop=stop)
+        results = saved.evaluate_workdir(experiment, own, said, which=which, allow_changes=allow_changes, stop=stop)
         found[experiment.seed] = [{"step": 0, "epoch": 0, "split": split, **values} for split, values in results.items()]
     records = over_seeds.of_all(found, ())
     for split, values in evaluate_ensemble(experiments, folders, which, stop).items():

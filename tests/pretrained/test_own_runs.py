@@ -8,7 +8,7 @@ import pytest
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.assemble import pretrained
-from imgrec_jax.run import loop
+from imgrec_jax.run import loop, saved
 from tests import small_runs
 
 
@@ -22,7 +22,7 @@ def config(small_data, finished):
 
 def test_evaluated_as_they_are_the_weights_give_the_numbers_of_their_run(config, finished, tmp_path):
     said = []
-    results = loop.evaluate_pretrained(assemble.build(config), tmp_path / "new", said.append)
+    results = saved.evaluate_pretrained(assemble.build(config), tmp_path / "new", said.append)
     lines = [json.loads(line) for line in (finished["classification"] / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if line["split"] in results][-1]
     assert results[last["split"]]["accuracy"] == last["accuracy"]

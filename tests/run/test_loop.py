@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from imgrec_jax import assemble
 from imgrec_jax.config import base, difference, from_plain, to_plain
 from imgrec_jax.overrides import default_workdir, settle_durations
-from imgrec_jax.run import checkpoint, loop, start
+from imgrec_jax.run import checkpoint, loop, saved, start
 from imgrec_jax.run.checkpoint import CheckpointError
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_a_finished_run_is_not_trained_again(finished, digits_dir):
 
 def test_evaluation_of_a_finished_workdir_gives_the_very_numbers(finished):
     config, workdir, results = finished
-    evaluated = loop.evaluate_workdir(assemble.build(config), workdir)
+    evaluated = saved.evaluate_workdir(assemble.build(config), workdir)
     assert evaluated == {split: results[split] for split in evaluated} and "test" in evaluated
     last = [r for r in records(workdir) if r["split"] == "test"][-1]
     assert {k: last[k] for k in evaluated["test"]} == evaluated["test"]

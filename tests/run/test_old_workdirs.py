@@ -10,7 +10,7 @@ import pytest
 
 import imgrec_jax
 from imgrec_jax import assemble
-from imgrec_jax.run import checkpoint, loop, start, workdir
+from imgrec_jax.run import checkpoint, loop, saved, start, workdir
 from tests import small_runs
 
 
@@ -38,7 +38,7 @@ def close(a, b, rel=1e-4):
 def test_it_is_evaluated_to_what_it_said_itself(old, small_data):
     task, folder = old
     before = small_runs.contents(folder)
-    results = loop.evaluate_workdir(assemble.build(small_runs.config_of(task, small_data[task])), folder, lambda line: None)
+    results = saved.evaluate_workdir(assemble.build(small_runs.config_of(task, small_data[task])), folder, lambda line: None)
     said = {row["split"]: row for row in rows(folder / "metrics.jsonl")}
     for split, values in results.items():
         assert close(values, {key: said[split][key] for key in values})

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from imgrec_jax import assemble
-from imgrec_jax.run import loop, workdir
+from imgrec_jax.run import loop, saved, workdir
 from imgrec_jax.run.workdir import WorkdirError
 from tests import small_runs
 from tests.goldens import small_data as made
@@ -53,13 +53,13 @@ def test_another_config_is_refused_in_every_mode_and_changes_nothing(copy, confi
     key = next(iter(change)).replace("__", ".")
     with pytest.raises(WorkdirError, match=rf"another config(.|\n)*{key}.*->"):
         experiment = assemble.build(config(**change))
-        loop.train(experiment, copy, print) if mode == "train" else loop.evaluate_workdir(experiment, copy)
+        loop.train(experiment, copy, print) if mode == "train" else saved.evaluate_workdir(experiment, copy)
     assert small_runs.contents(copy) == before
 
 
 def test_evaluating_with_other_values_is_asked_for_and_its_result_says_so(copy, config):
     before = small_runs.contents(copy)
-    results = loop.evaluate_workdir(assemble.build(config(data__mean=(0.9,))), copy, lambda line: None, allow_changes=True)
+    results = saved.evaluate_workdir(assemble.build(config(data__mean=(0.9,))), copy, lambda line: None, allow_changes=True)
     after = small_runs.contents(copy)
     written = json.loads(after.pop("eval_changed.json"))
     assert after == before
@@ -69,7 +69,7 @@ def test_evaluating_with_other_values_is_asked_for_and_its_result_says_so(copy, 
 def test_readers_write_their_result_and_nothing_else(copy, config):
     before = small_runs.contents(copy)
     for which in ("last", "best", 4):
-        loop.evaluate_workdir(assemble.build(config()), copy, lambda line: None, which=which)
+        saved.evaluate_workdir(assemble.build(config()), copy, lambda line: None, which=which)
         after = small_runs.contents(copy)
         assert json.loads(after.pop("eval.json"))["step"] == (4 if which == 4 else 6)
         assert after == before
@@ -77,7 +77,7 @@ def test_readers_write_their_result_and_nothing_else(copy, config):
 
 def test_an_evaluation_of_nothing_makes_nothing(tmp_path, config):
     with pytest.raises(WorkdirError, match="there is no run in"):
-        loop.evaluate_workdir(assemble.build(config()), tmp_path / "none")
+        saved.evaluate_workdir(assemble.build(config()), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -209,7 +209,7 @@ def test_every_start_that_trains_adds_to_the_environment_and_no_other(copy, conf
     file = copy / "environment.json"
     first = json.loads(file.read_text())
     train(config(), copy)
-    loop.evaluate_workdir(assemble.build(config()), copy, lambda line: None)
+    saved.evaluate_workdir(assemble.build(config()), copy, lambda line: None)
     assert json.loads(file.read_text()) == first and len(first) == 1 and first[0]["step"] == 0
     train(config(train__total_steps=9), copy)
     assert [start["step"] for start in json.loads(file.read_text())] == [0, 6]
@@ -310,9 +310,9 @@ def test_other_data_are_refused_or_evaluated_by_flag_alone(finished, small_data,
             train(config, folder)
         experiment = assemble.build(config)
         with pytest.raises(WorkdirError, match=r"other data"):
-            loop.evaluate_workdir(experiment, folder, lambda line: None)
+            saved.evaluate_workdir(experiment, folder, lambda line: None)
         assert small_runs.contents(folder) == before, what
-    loop.evaluate_workdir(experiment, folder, lambda line: None, allow_changes=True)
+    saved.evaluate_workdir(experiment, folder, lambda line: None, allow_changes=True)
     assert json.loads((folder / "eval_changed.json").read_text())["not_the_runs_own"]
     moved = shutil.copytree(data, tmp_path / "moved")  # another place is no other data
     assert "resumed at step 6" in train(small_runs.config_of(task, moved, train__total_steps=7), folder)
