@@ -254,7 +254,8 @@ class Lane:
         """The batch of the next step; None where there is none to be made. Raises Interrupted when a signal came."""
         if self._over:
             return None
-        with self._stop.raising(), self.run.console.waiting():  # a batch can be asked for again
+        window = self.run.window
+        with self._stop.raising(), self.run.console.waiting(lambda: window.computing):  # a batch can be asked for again
             _, batch = next(self._batches)
         return batch
 

@@ -58,6 +58,12 @@ class Window:
     def add(self, step: int, sums: Any) -> None:
         self._pending.append((step, sums))
 
+    @property
+    def computing(self) -> bool:
+        """Whether the step that was added last is still being computed."""
+        last = [sums for _, sums in self._pending[-1:]]
+        return not all(x.is_ready() for x in jax.tree.leaves(last) if hasattr(x, "is_ready"))  # numpy's are
+
     def flush(self) -> None:
         """Reads and merges what is pending; raises NonFiniteError for the first step whose values are not finite."""
         pending, self._pending = self._pending, []

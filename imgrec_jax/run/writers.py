@@ -181,17 +181,17 @@ class Console:
             self._bar = None
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Within it the loop waits for data."""
+    def waiting(self, computing: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Within it the loop waits for data: for nothing where, at the end, the steps before are still `computing`."""
         began = time.perf_counter()
         try:
             yield
         finally:
-            self._waited += time.perf_counter() - began
+            self._waited += 0.0 if computing() else time.perf_counter() - began
 
     def report(self, step: int, values: dict[str, float]) -> tuple[float, float]:
         """Shows training values as of `step`; returns examples per second since the last report, and the share of that time
-        that the loop waited for data: near 0 where they are there in time."""
+        that the loop waited for data with no step left to compute: near 0 where they are there in time."""
         now = time.perf_counter()
         seconds = max(now - self._mark[1], 1e-9)
         speed, waited = (step - self._mark[0]) * self._batch / seconds, min(self._waited / seconds, 1.0)

@@ -1,11 +1,15 @@
-"""What a run remembers: the early stop."""
+"""What a run remembers: the early stop; what it says of the time."""
 
 import json
 import math
+import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from imgrec_jax.run.record import EarlyStop
+from imgrec_jax.run.record import EarlyStop, Window
+from imgrec_jax.run.writers import Console
 
 UNDEFINED = [None, math.nan, math.inf, -math.inf]
 
@@ -51,3 +55,20 @@ def test_of_equal_values_the_one_of_the_lower_loss_is_better_but_no_progress():
     assert not EarlyStop("accuracy", "max", None, {"best": 0.5, "best_step": 1, "waited": 0}).update(
         2, {"accuracy": 0.5, "loss": 0.1}
     )
+
+
+def test_a_wait_for_data_counts_where_no_step_is_left_to_compute():
+    matrix = jnp.full((500, 500), 1e-3)
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda i, x: x @ x, x)).lower(matrix).compile()
+    console, window = Console(10, 0, 5, 8, silent=True), Window(None, None, jax.device_get, str)
+
+    def wait() -> float:
+        with console.waiting(lambda: window.computing):
+            time.sleep(0.01)
+        return console.report(1, {})[1]
+
+    assert wait() > 0
+    window.add(0, {"loss": slow(matrix)})
+    assert window.computing and wait() == 0
+    jax.block_until_ready(window._pending)
+    assert not window.computing and wait() > 0
