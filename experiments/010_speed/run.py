@@ -178,7 +178,10 @@ def table(records: list[dict]) -> str:
 # Of the front page: a line of several rows.
 FRONT = {
     "ResNet-50, 8 x 224²": {"train": "resnet50_224_train", "forward": "resnet50_224_forward"},
-    "Faster R-CNN's ResNet-50 and FPN, 800 x 1088": {"train": "body_fpn_800_train", "forward": "body_fpn_800_forward"},
+    "Faster R-CNN, ResNet-50 and FPN, 800 x 1088": {"train": "faster_800_train", "inference": "faster_800_inference"},
+    "Mask R-CNN, the same": {"train": "mask_800_train", "inference": "mask_800_inference"},
+    "RetinaNet, the same": {"train": "retina_800_train", "inference": "retina_800_inference"},
+    "MobileNetV2, 16 x 224²": {"train": "mobilenet_v2_224_train"},
     "VGG16, 8 x 224²": {"forward": "vgg16_224_forward"},
     "ResNet-18": {
         "train at 64 x 32²": "resnet18_32_train", "at 16 x 128²": "resnet18_128_train", "at 8 x 224²": "resnet18_224_train",
