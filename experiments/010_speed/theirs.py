@@ -133,7 +133,15 @@ def _vgg16() -> nn.Sequential:
             layers += [nn.Conv2d(inside, width, 3, padding=1), nn.ReLU(inplace=True)]
             inside = width
         layers.append(nn.MaxPool2d(2))
-    dense = [nn.Flatten(), nn.Linear(25088, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 1000)]
+    dense = [
+        nn.AdaptiveAvgPool2d(7),
+        nn.Flatten(),
+        nn.Linear(25088, 4096),
+        nn.ReLU(),
+        nn.Linear(4096, 4096),
+        nn.ReLU(),
+        nn.Linear(4096, 1000),
+    ]
     return nn.Sequential(*layers, *dense)
 
 
