@@ -308,7 +308,7 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     golden = make_mask_rcnn if mask else make_retinanet
     names = [name for name in golden.GRADIENTS[kind] if dict(model.named_parameters())[name].requires_grad]
-    found, ids, others = [], truth.getImgIds(), []
+    found, ids, others, undrawn = [], truth.getImgIds(), [], {}
     for pair in zip(ids[::2], ids[1::2], strict=True):
         images, targets = [], []
         for image in truth.loadImgs(list(pair)):
@@ -325,8 +325,10 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
         sizes = [one.image_sizes[0] for one, _ in resized]
         images = [one.tensors[0, :, :h, :w].permute(1, 2, 0).numpy() for (one, _), (h, w) in zip(resized, sizes, strict=True)]
         data = []
-        for _, (target,) in resized:
+        for image, (_, (target,)) in zip(pair, resized, strict=True):
             drawn = (target["masks"] > 0).flatten(1).any(1)
+            if not drawn.all():
+                undrawn[image] = int((~drawn).sum())
             data.append(tuple(target[key][drawn].numpy() for key in ("boxes", "labels", "masks")))
         model.zero_grad()
         there, gradients = torch_losses(model, images, data, names, mask)
@@ -350,7 +352,25 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
     worst = {what: max((r["relative"], r[what]) for r in kept if what in r) for what in ("loss", "gradient")}
     largest = {f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()}
     median = float(np.median([r["relative"] for r in kept if "gradient" in r]))
-    return {"pairs": len(ids) // 2, "other_samples": others, **largest, "median_gradient": median, "rows": found}
+    return {
+        "pairs": len(ids) // 2,
+        "other_samples": others,
+        "objects_without_a_pixel": undrawn,
+        **largest,
+        "median_gradient": median,
+        "rows": found,
+    }
+
+
+def by_pair(rows: list[dict]) -> list[dict]:
+    """The largest relative difference of each pair's losses and gradients, and whose it is."""
+    found: dict[tuple, dict] = {}
+    for row in rows:
+        what = "loss" if "loss" in row else "gradient"
+        pair = found.setdefault(tuple(row["pair"]), {"pair": row["pair"]})
+        if row["relative"] >= pair.get(what, 0.0):
+            pair |= {what: float(f"{row['relative']:.3g}"), f"{what}_of": row[what]}
+    return list(found.values())
 
 
 def torch_losses(model, images, data, names, mask):
@@ -384,7 +404,8 @@ def compare(arguments: argparse.Namespace) -> None:
     if "losses" in arguments.only:
         with watched_samples(model) if arguments.kind.startswith("mask") else contextlib.nullcontext() as seen:
             result["training"] = losses(model, arguments.kind, out / "coco", seen)
-        (out / "losses.json").write_text(json.dumps(result["training"]["rows"]))
+        lines = "".join(json.dumps(pair) + "\n" for pair in by_pair(result["training"]["rows"]))
+        (Path(__file__).parent / f"{arguments.kind}_{result['weights']}_losses.jsonl").write_text(lines)
         training = {key: value for key, value in result["training"].items() if key != "rows"}
         result["training"] = training
         print(json.dumps(training), flush=True)

@@ -13,6 +13,7 @@ from imgrec_jax.config import flatten
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.run.boards import Boards, Pictures, Place
 from imgrec_jax.run.checkpoint import Checkpointer
+from imgrec_jax.run.stop import is_ready
 from imgrec_jax.run.writers import Console, MetricsFile, Profile
 from imgrec_jax.step import TrainState
 
@@ -61,8 +62,7 @@ class Window:
     @property
     def computing(self) -> bool:
         """Whether the step that was added last is still being computed."""
-        last = [sums for _, sums in self._pending[-1:]]
-        return not all(x.is_ready() for x in jax.tree.leaves(last) if hasattr(x, "is_ready"))  # numpy's are
+        return not all(map(is_ready, jax.tree.leaves([sums for _, sums in self._pending[-1:]])))
 
     def flush(self) -> None:
         """Reads and merges what is pending; raises NonFiniteError for the first step whose values are not finite."""

@@ -128,13 +128,18 @@ def caught(*, of_program: bool = False) -> Iterator[Stop]:
         os.close(writing)  # the thread reads the end of the pipe
 
 
+def is_ready(leaf: Any) -> bool:
+    """Whether an array is computed; numpy's always are."""
+    return not hasattr(leaf, "is_ready") or leaf.is_ready()
+
+
 def until_ready(tree: Any, stop: Stop) -> None:
     """Waits for arrays in a way that a signal can end."""
     import jax
 
     pause = 1e-4
     for leaf in jax.tree.leaves(tree):
-        while hasattr(leaf, "is_ready") and not leaf.is_ready():
+        while not is_ready(leaf):
             stop.check()
             time.sleep(pause)
             pause = min(2 * pause, 5e-3)

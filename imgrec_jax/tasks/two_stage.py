@@ -75,7 +75,7 @@ DEFAULTS = Settings()
 _PARTS = (("rpn", "rpn_", ProposalSettings), ("box", "box_", BoxSettings), ("selection", "box_", SelectionSettings))
 NAMES: dict[str, tuple[str, str]] = {
     **{prefix + field: (part, field) for part, prefix, kind in _PARTS for field in kind._fields},
-    **{field: ("", field) for field in Settings._fields if field not in ("rpn", "box", "selection")},
+    **{field: ("", field) for field in Settings._fields if field not in {part for part, *_ in _PARTS}},
 }
 
 OPTIONS: dict[str, Any] = {
