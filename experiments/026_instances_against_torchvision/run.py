@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -273,17 +274,40 @@ def unequal(seen: dict[str, list[np.ndarray]]) -> int:
     return int((far.min(0) > 1e-2).sum() + (far.min(1) > 1e-2).sum())
 
 
+def photographs(truth, ids: Sequence[int], folder: Path) -> tuple[list[np.ndarray], list[tuple[np.ndarray, ...]]]:
+    """Images [H, W, 3] in 0..1 and (boxes, labels, masks) of each, resized by torchvision; crowds are left out."""
+    import torch
+    from PIL import Image
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    categories = {category: n + 1 for n, category in enumerate(sorted(truth.getCatIds()))}
+    resize = GeneralizedRCNNTransform(128, 192, [0.0] * 3, [1.0] * 3)
+    images, data = [], []
+    for image in truth.loadImgs(list(ids)):
+        picture = np.asarray(Image.open(folder / "val2017" / image["file_name"]).convert("RGB"))
+        rows = [a for a in truth.loadAnns(truth.getAnnIds(image["id"])) if not a["iscrowd"]]
+        x, y, w, h = np.array([a["bbox"] for a in rows], np.float32).reshape(-1, 4).T
+        target = {
+            "boxes": torch.from_numpy(np.stack([x, y, x + w, y + h], -1)),
+            "labels": torch.tensor([categories[a["category_id"]] for a in rows], dtype=torch.int64),
+            "masks": torch.from_numpy(np.stack([truth.annToMask(a) for a in rows])),
+        }
+        pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
+        batch, (target,) = resize([pixels], [target])
+        height, width = batch.image_sizes[0]
+        images.append(batch.tensors[0, :, :height, :width].permute(1, 2, 0).numpy())
+        data.append(tuple(target[key].numpy() for key in ("boxes", "labels", "masks")))
+    return images, data
+
+
 def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | None) -> dict:
     """Largest relative difference of a loss, and of a parameter's gradient, over pairs of images resized by torchvision.
 
-    Of pairs for whose heads both sides sample the same RoIs; the others are counted. Objects of which no pixel is left are no
-    target: torchvision teaches an empty mask for them, this package none.
+    Of pairs for whose heads both sides sample the same RoIs; the others are counted. For a detector of masks objects of which
+    no pixel is left are no target: torchvision teaches an empty mask for them, this package none.
     """
     import jax
-    import torch
-    from PIL import Image
     from pycocotools.coco import COCO
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     from imgrec_jax.models.norm import FrozenBatchNorm
     from imgrec_jax.pretrained.merge import merge
@@ -292,8 +316,6 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
     from tests.goldens import make_mask_rcnn, make_retinanet
 
     truth = COCO(str(folder / "annotations" / "instances_val2017.json"))
-    categories = {category: n + 1 for n, category in enumerate(sorted(truth.getCatIds()))}
-    resize = GeneralizedRCNNTransform(128, 192, [0.0] * 3, [1.0] * 3)
     mask = kind.startswith("mask")
     hyper = TRAINING if mask else {}
     task = parity.task(kind, hyper, num_classes=81, norm=FrozenBatchNorm)
@@ -310,26 +332,11 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
     names = [name for name in golden.GRADIENTS[kind] if dict(model.named_parameters())[name].requires_grad]
     found, ids, others, undrawn = [], truth.getImgIds(), [], {}
     for pair in zip(ids[::2], ids[1::2], strict=True):
-        images, targets = [], []
-        for image in truth.loadImgs(list(pair)):
-            picture = np.asarray(Image.open(folder / "val2017" / image["file_name"]).convert("RGB"))
-            rows = [a for a in truth.loadAnns(truth.getAnnIds(image["id"])) if not a["iscrowd"]]
-            x, y, w, h = np.array([a["bbox"] for a in rows], np.float32).reshape(-1, 4).T
-            targets.append({
-                "boxes": torch.from_numpy(np.stack([x, y, x + w, y + h], -1)),
-                "labels": torch.tensor([categories[a["category_id"]] for a in rows], dtype=torch.int64),
-                "masks": torch.from_numpy(np.stack([truth.annToMask(a) for a in rows])),
-            })  # fmt: skip
-            images.append(torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255)
-        resized = [resize([i], [t]) for i, t in zip(images, targets, strict=True)]
-        sizes = [one.image_sizes[0] for one, _ in resized]
-        images = [one.tensors[0, :, :h, :w].permute(1, 2, 0).numpy() for (one, _), (h, w) in zip(resized, sizes, strict=True)]
-        data = []
-        for image, (_, (target,)) in zip(pair, resized, strict=True):
-            drawn = (target["masks"] > 0).flatten(1).any(1)
-            if not drawn.all():
-                undrawn[image] = int((~drawn).sum())
-            data.append(tuple(target[key][drawn].numpy() for key in ("boxes", "labels", "masks")))
+        images, data = photographs(truth, pair, folder)
+        if mask:
+            drawn = [masks.any((1, 2)) for *_, masks in data]
+            undrawn |= {image: int((~kept).sum()) for image, kept in zip(pair, drawn, strict=True) if not kept.all()}
+            data = [tuple(array[kept] for array in arrays) for arrays, kept in zip(data, drawn, strict=True)]
         model.zero_grad()
         there, gradients = torch_losses(model, images, data, names, mask)
         truths = [(b, label, drawn.astype(bool)) if mask else (b, label) for b, label, drawn in data]
