@@ -279,10 +279,7 @@ def test_killed_twice_the_command_ends_as_if_undisturbed(small_data, tmp_path, w
 @pytest.mark.slow
 @pytest.mark.parametrize("task", small_runs.TASKS)
 @pytest.mark.parametrize(("way", "devices"), [("vmap", 1), ("devices", 2)])
-def test_every_task_equals_single_runs(task, way, devices, small_data, tmp_path, request):
-    if (way, task) == ("devices", "segmentation"):
-        reason = "7e-7 apart after one step and 4e-2 after 20 when losses were float32; apart still, and it is not known why"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_every_task_equals_single_runs(task, way, devices, small_data, tmp_path):
     flags = ["--config.dtype=float64", "--config.train.total_steps=20"]
     environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     status, out, err = small_runs.run(

@@ -35,6 +35,7 @@ def make_small_detector(
     tower_depth: int = 2,
     mask_widths: tuple[int, ...] = (32, 32),
     mask_size: int = 7,
+    mask_stage: int = 2,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> rcnn.RCNN | retinanet.RetinaNet:
@@ -52,6 +53,7 @@ def make_small_detector(
       crop_size: side of a crop, in cells, or in pixels for "rcnn".
       tower_depth: convolutions of each of RetinaNet's towers before the last.
       mask_widths: of the convolutions of the mask head; mask_size: cells a side of its crops, half the side of its masks.
+      mask_stage: 1 takes these crops from a map of the first stage's stride, which the pyramid then begins with.
     """
     body = small_resnet(widths, blocks, stem_stride, norm=make_norm(norm, axis_name=axis_name), dtype=dtype)
     after_neck, after_dense = (optional_norm(name, axis_name) for name in (neck_norm, head_norm))
@@ -62,14 +64,18 @@ def make_small_detector(
         return rcnn.make_rcnn(kind, backbone=body, box_levels=levels[-1:], context=2, **crops)
     if len(anchor_sizes) != len(levels):
         raise ValueError(f"anchor_sizes={anchor_sizes}: expected one tuple for each of {levels}")
-    pyramid = BackboneWithFPN(body, FPN(fpn_width, norm=after_neck, dtype=dtype), levels)
+    if mask_stage not in (1, 2):
+        raise ValueError(f"mask_stage={mask_stage}: expected 1 or 2, the stage whose map is the finest that masks are drawn from")
+    finest = ("layer1",) if kind == "mask" and mask_stage == 1 else ()
+    pyramid = BackboneWithFPN(body, FPN(fpn_width, norm=after_neck, dtype=dtype), (*finest, *levels))
     if kind == "retina":
         return retinanet.make_retinanet(
             backbone=pyramid, num_classes=num_classes, levels=levels, anchor_sizes=anchor_sizes,
             aspect_ratios=aspect_ratios, depth=tower_depth, norm=after_dense, dtype=dtype,
         )  # fmt: skip
     if kind == "mask":
-        crops |= {"mask_head": MaskHead(mask_widths, norm=after_dense, dtype=dtype), "mask_size": (mask_size, mask_size)}
+        mask_head = MaskHead(mask_widths, norm=after_dense, dtype=dtype)
+        crops |= {"mask_head": mask_head, "mask_size": (mask_size, mask_size), "mask_levels": (*finest, *levels)}
     return rcnn.make_rcnn(
         kind, backbone=pyramid, box_levels=levels, rpn_levels=levels, anchor_sizes=anchor_sizes,
         aspect_ratios=aspect_ratios, **crops,

@@ -45,6 +45,7 @@ class RCNN(nn.Module):
       crop: "roi_align", or "roi_pool" (one level only).
       output_size: (height, width) of a crop, in cells or, from pixels, in pixels.
       mask_size: (height, width) of the crop of the mask head, in cells; its masks have twice as many pixels a side.
+      mask_levels: maps that the mask head's crops are taken from; () stands for `box_levels`.
       sampling_ratio, aligned: of `roi_align`.
       context: pixels of a crop from pixels that show what surrounds the proposal, on each side (16 of 227 in the
         paper).
@@ -58,6 +59,7 @@ class RCNN(nn.Module):
     crop: str = "roi_align"
     output_size: tuple[int, int] = (7, 7)
     mask_size: tuple[int, int] = (14, 14)
+    mask_levels: tuple[str, ...] = ()
     sampling_ratio: int = 2
     aligned: bool = False
     context: int = 0
@@ -101,7 +103,7 @@ class RCNN(nn.Module):
             crops = crops.reshape(-1, *crops.shape[2:])
             crops = self.backbone(crops, train=train)[self.box_levels[-1]]
         else:
-            crops = self._crop_features(features, rois, self.output_size)
+            crops = self._crop_features(features, self.box_levels, rois, self.output_size)
         outputs = self.roi_heads(crops, valid=valid.ravel(), train=train)
         return jax.tree.map(lambda x: x.reshape(*rois.shape[:2], *x.shape[1:]), outputs)
 
@@ -114,13 +116,15 @@ class RCNN(nn.Module):
 
     def draw(self, features: Mapping[str, jax.Array], rois: jax.Array, valid: jax.Array, *, train: bool = False) -> jax.Array:
         """rois [B, P, 4] in pixels, valid bool [B, P] -> mask logits [B, P, h, w, K + 1]; only where it has masks."""
-        crops = self._crop_features(features, rois, self.mask_size)
+        crops = self._crop_features(features, self.mask_levels or self.box_levels, rois, self.mask_size)
         logits = self.roi_heads.masks(crops, valid=valid.ravel(), train=train)
         return logits.reshape(*rois.shape[:2], *logits.shape[1:])
 
-    def _crop_features(self, features: Mapping[str, jax.Array], rois: jax.Array, size: tuple[int, int]) -> jax.Array:
+    def _crop_features(
+        self, features: Mapping[str, jax.Array], levels: Sequence[str], rois: jax.Array, size: tuple[int, int]
+    ) -> jax.Array:
         """rois [B, P, 4] -> [B * P, *size, C]."""
-        strides = [self.backbone.strides[name] for name in self.box_levels]
+        strides = [self.backbone.strides[name] for name in levels]
 
         def one(maps: list[jax.Array], rois: jax.Array) -> jax.Array:
             if self.crop == "roi_pool":
@@ -128,7 +132,7 @@ class RCNN(nn.Module):
                 return roi_pool(only_map, stride, rois, output_size=size)
             return roi_align(maps, strides, rois, output_size=size, sampling_ratio=self.sampling_ratio, aligned=self.aligned)
 
-        crops = jax.vmap(one)([features[name] for name in self.box_levels], rois)
+        crops = jax.vmap(one)([features[name] for name in levels], rois)
         return settled(crops.reshape(-1, *crops.shape[2:]))  # or the backward pass gathers them again, in another order
 
     def _crop_pixels(self, image: jax.Array, rois: jax.Array) -> jax.Array:

@@ -60,16 +60,20 @@ class Task(NamedTuple):
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """uint8 0..255 or float 0..1 [B, H, W, C] -> float32 (image - mean) / std; mean and std in 0..1, per channel or one.
 
+    In JAX's 64-bit mode it is computed in float64 and rounded once: in float32 a program that joins the product and the
+    difference into one instruction differs from one that does not by 1e-7, which twenty steps of a U-Net made 2e-2.
+
     Raises:
       ValueError: for any other type, e.g. uint16.
     """
+    wide = jnp.result_type(float)
     if image.dtype == jnp.uint8:
-        image = image.astype(jnp.float32) / 255.0
+        image = image.astype(wide) / 255.0
     elif not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(
             f"images of a batch are {image.dtype}; expected uint8 0..255 or float 0..1: divide uint16 by its white, e.g. 65535"
         )
-    return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    return ((image - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)).astype(jnp.float32)
 
 
 def mean_probabilities(predictions: Sequence[dict[str, jax.Array]]) -> jax.Array:

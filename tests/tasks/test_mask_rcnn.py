@@ -100,6 +100,31 @@ def test_a_mask_batch_draws_from_the_positives(made):
         assert one[name].compute() == everything[name].compute()
 
 
+def test_masks_are_drawn_from_the_finest_stage_where_that_is_asked_for():
+    """The pyramid begins a stage earlier; boxes are found, and cropped, on the maps they had before."""
+
+    def model_of(stage):
+        sizes = {"widths": (4, 8, 8), "fpn_width": 8, "head_width": 16, "anchor_sizes": ((8,), (16,))}
+        return make_small_detector(kind="mask", num_classes=4, mask_widths=(6,), mask_size=4, mask_stage=stage, **sizes)
+
+    image, rois, valid = jnp.ones((1, 32, 48, 3)), jnp.asarray([[[4.0, 4.0, 12.0, 12.0]]]), jnp.ones((1, 1), bool)
+    for stage, finest in ((2, "layer2"), (1, "layer1")):
+        model = model_of(stage)
+        assert model.mask_levels[0] == finest and model.box_levels == ("layer2", "layer3") == model.rpn.levels
+        variables = model.init(jax.random.key(0), image, rois, valid)
+        features = model.apply(variables, image, method="features")
+        assert features[finest].shape[1] == 32 // model.backbone.strides[finest]
+        changed = {**features, finest: features[finest] + 1}
+        draw = [model.apply(variables, maps, rois, valid, method="draw") for maps in (features, changed)]
+        assert np.any(draw[0] != draw[1])
+        (logits, _), (other, _) = (
+            model.apply(variables, image, maps, rois, valid, method="classify") for maps in (features, changed)
+        )
+        assert np.any(logits != other) == (stage == 2)
+    with pytest.raises(ValueError, match="mask_stage=3: expected 1 or 2"):
+        model_of(3)
+
+
 def test_running_statistics_of_a_mask_head_without_a_positive_stay():
     head = MaskHead((6,), norm=BatchNorm)
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 5))
