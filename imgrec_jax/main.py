@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.data import walking
 from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.run import memory
-from imgrec_jax.run.stop import Stop, caught
+from imgrec_jax.run.stop import Interrupted, Stop, caught
 
 FLAGS = flags.FLAGS
 # Modules of this package that are commands of `imgrec` beside training.
@@ -189,6 +189,8 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
         if config.checkpoint.enabled:
             inside = "checkpoints, metrics.jsonl, config.json" if experiment is not None else "a folder a seed, metrics.jsonl"
             say(f"in {folder}: {inside}; to evaluate: imgrec --workdir={folder} --mode=eval")
+    except Interrupted:
+        say(f"{stop.word}; nothing of this is kept, and the same command starts again")
     except Exception as error:
         if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
             raise  # another process may be gone

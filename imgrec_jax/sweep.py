@@ -143,7 +143,7 @@ def run(argv: Sequence[str]) -> int:
         note(f"in {folder}: table.md, table.csv, plot.png, and a workdir a run")
     if failed:
         some = ", ".join(list(failed)[:5])
-        note(f"error: {len(failed)} of {len(chosen)} runs failed: {some}; the .log beside a workdir says why")
+        note(f"error: {len(failed)} of {len(chosen)} runs failed or are unfinished: {some}; the .log beside a workdir says why")
     return 1 if failed else 0
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from imgrec_jax import report, sweep
+from imgrec_jax.sweeps import runs
 from imgrec_jax.sweeps.points import grid, points, sample, split_values
 from imgrec_jax.sweeps.runs import finished
 from tests import small_runs
@@ -131,6 +133,23 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(data, tmp_path, capfd
     said = capfd.readouterr()
     assert "learning_rate=0.01_seed=0 failed: error: --workdir=" in said.err and "1 of 2 runs failed" in said.err
     assert "| 0.02 |" in said.out and "| 0.01 |" not in said.out
+
+
+def test_a_run_is_done_when_it_is_at_its_end_not_when_it_ends(request, tmp_path, capfd):
+    """A run that SIGTERM ended has saved and exits with 0; one that had not begun leaves nothing."""
+    source = request.getfixturevalue("finished")["classification"]  # a name of this file, too
+    every = points([{}], [0, 1, 2], {})
+    for point, steps in zip(every, (["4", "6"], ["4"], []), strict=True):
+        workdir = tmp_path / point.name
+        shutil.copytree(source, workdir, ignore=lambda folder, names: [n for n in names if n == "best"])
+        for path in (workdir / "checkpoints").iterdir():
+            if path.name not in steps:
+                shutil.rmtree(path)
+    status = [sys.executable, "-c", "print('terminated at step 4'); raise SystemExit(0)"]
+    failed = runs.run_all(lambda point: status, every, tmp_path, runs.Places(2, 1, []), 3)
+    assert list(finished(tmp_path)) == [every[0].name]
+    assert list(failed) == [point.name for point in every[1:]] and all("terminated at step 4" in why for why in failed.values())
+    assert "seed=1 is unfinished: its last checkpoint is not at its end" in capfd.readouterr().err
 
 
 def test_an_array_script_names_every_point(data, tmp_path):

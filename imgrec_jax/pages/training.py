@@ -48,10 +48,7 @@ def watch_of(experiment: Experiment, say: Callable[[str], None]) -> Watch | None
 
 def _has_ended(folder: Path, experiment: Experiment) -> bool:
     """Whether the run is at its end, and no report of that is there."""
-    found = start.find(folder)
-    if found is None or found.clock["phase"] != start.WHOLE:
-        return False
-    ended = found.clock["stopped"] or found.clock["step"] >= experiment.optimisation.total_steps
+    ended = start.has_ended(folder, experiment.optimisation.total_steps)
     page, metrics = folder / "report" / "index.html", folder / workdir.METRICS
     return ended and not (page.exists() and metrics.exists() and page.stat().st_mtime >= metrics.stat().st_mtime)
 

@@ -30,7 +30,7 @@ from imgrec_jax.run import workdir as workdirs
 from imgrec_jax.run.checkpoint import Checkpointer, CheckpointError, DamagedError
 from imgrec_jax.run.evaluate import Results, evaluate, headline, not_finite
 from imgrec_jax.run.record import Callback, NonFiniteError, Run, Watch
-from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, find, set_damaged_aside
+from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, at_end, find, set_damaged_aside
 from imgrec_jax.run.stop import Interrupted, Stop, caught
 from imgrec_jax.run.together import Alone, Together, compile_eval_step, compile_train_step, create_state, initialiser
 from imgrec_jax.run.writers import Console, aside, duration, emit
@@ -130,6 +130,7 @@ def train_together(
         starts = [_find(member.experiment, folder) for member, folder in zip(members, folders, strict=True)]
         done = [_already_done(m.experiment, f, s, m.say) for m, f, s in zip(members, folders, starts, strict=True)]
         if None not in done:
+            stop.kept = True
             return [*done]
         lanes, joined = _begin(members, folders, starts, together)
         with stop.noting(), contextlib.ExitStack() as opened:
@@ -137,6 +138,7 @@ def train_together(
                 opened.enter_context(contextlib.closing(lane.run))
             _train(lanes, joined, stop, failed)
             stop.answered()  # what is left is the writing of checkpoints
+            stop.kept = all(lane.run.finished or lane.run.saved_step > 0 for lane in lanes)
             return [None if lane.failed else lane.run.results for lane in lanes]
 
 
@@ -358,9 +360,10 @@ def _finish_step(
             mark = run.mark()
             for split in experiment.data.evals:
                 run.results = {**run.results, split: _evaluate(run, split, eval_step, state(), done, stop)}
-            if run.early_stop.metric and run.early_stop.update(done, run.results["validation"]):
+            best = bool(run.early_stop.metric) and run.early_stop.update(done, run.results["validation"])
+            run.stopped, looked = run.early_stop.exhausted, True  # before it is saved: the next start may know of nothing else
+            if best:
                 run.save(done, state(), EVALUATED, best=True)
-            run.stopped, looked = run.early_stop.exhausted, True
         phase, mark = EVALUATED, None
         if looked:
             _show(run, state(), done, stop)
@@ -428,11 +431,9 @@ def _wait_for(step: parallel.Step, say: Callable[[str], None]) -> None:
 
 def _already_done(experiment: Experiment, folder: Path, start: Start | None, say: Callable[[str], None]) -> Results | None:
     """The results of a run that is at its end, without compiling anything; None where there is something to do."""
-    if start is None or start.damaged or start.clock["phase"] != WHOLE:
+    if start is None or start.damaged or not at_end(start.clock, experiment.optimisation.total_steps):
         return None
     clock = start.clock
-    if clock["step"] < experiment.optimisation.total_steps and not clock["stopped"]:
-        return None
     for split, values in clock["results"].items():
         say(f"step {clock['step']}  {split}: {headline(values, experiment.show)}")
     if clock["stopped"]:

@@ -79,6 +79,22 @@ def find(workdir: Path) -> Start | None:
     return None
 
 
+def at_end(clock: dict[str, Any], total_steps: int | None = None) -> bool:
+    """Whether nothing is left to do after a checkpoint; total_steps: of the config now, None for those it was saved with."""
+    total = clock["total_steps"] if total_steps is None else total_steps
+    return clock["phase"] == WHOLE and (clock["stopped"] or (total is not None and clock["step"] >= total))
+
+
+def has_ended(workdir: Path, total_steps: int | None = None) -> bool:
+    """Whether the run of a workdir has nothing left to do; total_steps as in `at_end`.
+
+    Raises:
+      CheckpointError: as `find`.
+    """
+    found = find(workdir) if checkpoint.saved(workdir) else None
+    return found is not None and at_end(found.clock, total_steps)
+
+
 def set_damaged_aside(workdir: Path, start: Start, say: Callable[[str], None]) -> None:
     """Reports what `find` passed over, and moves it so that its steps can be saved again."""
     for found, error in start.damaged:

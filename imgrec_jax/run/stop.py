@@ -27,11 +27,13 @@ class Stop:
 
     Attributes:
       signal: the first that came, or None.
+      kept: whether what was done so far is on the disk and is gone on from; set by whoever saved it.
     """
 
     def __init__(self, *, of_program: bool = False):
         """of_program: a signal before the first step ends the process, not only the call."""
         self.signal: int | None = None
+        self.kept = False
         self._mode = "leave" if of_program else "raise"
         self._answered = threading.Event()
 
@@ -40,7 +42,10 @@ class Stop:
             self._leave("interrupted twice; the same command goes on from the last checkpoint")
         self.signal = self.signal or number
         if self._mode == "leave":
-            self._leave(f"{self.word} before there was anything to save; the same command starts again", self.status)
+            how = (
+                "what was trained is saved" if self.kept else "before there was anything to save; the same command starts again"
+            )
+            self._leave(f"{self.word}{'; ' if self.kept else ' '}{how}", self.status)
         if self._mode == "raise":
             raise Interrupted
 
@@ -50,8 +55,10 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """Exit status of an orderly end: 130 after Ctrl-C, 0 after SIGTERM, which saved."""
-        return 130 if self.signal == signal.SIGINT else 0
+        """Exit status of an orderly end: 130 after Ctrl-C; after SIGTERM 0 where what was done is kept, else 143."""
+        if self.signal is None or (self.kept and self.signal != signal.SIGINT):
+            return 0
+        return 128 + self.signal
 
     def check(self) -> None:
         """Raises Interrupted once a signal came."""

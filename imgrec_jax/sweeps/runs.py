@@ -110,7 +110,7 @@ def run_all(
     meanwhile: Callable[[], None] = lambda: None,
     stopping: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Runs the points, and returns {name: the last line that it said} of those that failed. The first has begun to train before
+    """Runs the points, and returns {name: why} of those that failed or did not come to their ends. The first has begun to train before
     others start, so that what a data set needs to be prepared is done once.
 
     meanwhile: called while runs go on; stopping: called before their end is waited for because this process is to end.
@@ -130,19 +130,22 @@ def run_all(
                 places.give(one.place)
                 done += 1
                 seconds = time.perf_counter() - one.began
-                if one.process.returncode == 0:
+                why = unfinished(folder / one.point.name) if one.process.returncode == 0 else ""
+                if one.process.returncode == 0 and not why:
                     record(folder, one.point, seconds)
                     note(f"{done}/{total}  {one.point.name}: {_headline(folder / one.point.name)}  ({seconds:.0f} s)")
                     continue
-                said = (folder / f"{one.point.name}.log").read_text().strip().splitlines()
+                said = (folder / f"{one.point.name}.log").read_text(errors="replace").strip().splitlines()
                 if said and " is in use by " in said[-1] and busy.count(one.point.name) < PATIENCE_SECONDS:
                     busy.append(one.point.name)  # a run of a sweep that was killed saves first
                     waiting.insert(0, one.point)
                     done -= 1
                     time.sleep(1.0)
                 else:
-                    failed[one.point.name] = said[-1] if said else "without a word"
-                    note(f"{done}/{total}  {one.point.name} failed: {failed[one.point.name]}")
+                    last = said[-1] if said else "without a word"
+                    failed[one.point.name] = f"{why}; its last line: {last}" if why else last
+                    verb = "is unfinished" if why else "failed"
+                    note(f"{done}/{total}  {one.point.name} {verb}: {failed[one.point.name]}")
             meanwhile()
             time.sleep(0.1)
     except BaseException:
@@ -150,6 +153,19 @@ def run_all(
         stop(running)
         raise
     return failed
+
+
+def unfinished(workdir: Path) -> str:
+    """Why a run that has ended in order is not at its end; "" for one that is."""
+    from imgrec_jax.run import start  # slow to import
+    from imgrec_jax.run import workdir as workdirs
+
+    try:
+        # One that keeps no checkpoints ends in order at its end alone.
+        kept = workdirs.read_config(workdir).checkpoint.enabled
+        return "" if not kept or start.has_ended(workdir) else "its last checkpoint is not at its end"
+    except (workdirs.WorkdirError, start.CheckpointError) as error:
+        return " ".join(str(error).split())
 
 
 def _begun(folder: Path, point: Point) -> bool:

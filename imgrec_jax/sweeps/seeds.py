@@ -29,7 +29,7 @@ from imgrec_jax.pages import training
 from imgrec_jax.run import checkpoint, loop, saved, start
 from imgrec_jax.run import workdir as workdirs
 from imgrec_jax.run.evaluate import Results, headline
-from imgrec_jax.run.start import SEEDS, WHOLE, folder_of_seed
+from imgrec_jax.run.start import SEEDS, folder_of_seed
 from imgrec_jax.run.stop import Interrupted, Stop, caught
 from imgrec_jax.run.writers import emit, to_json
 from imgrec_jax.sweeps import over_seeds, runs, ways
@@ -141,12 +141,7 @@ def _write_record(folder: Path, config: ConfigDict, experiments: Sequence[Experi
 
 def has_ended(experiment: Experiment, folder: Path) -> bool:
     """Whether the run of an experiment in a folder has nothing left to do."""
-    if not checkpoint.saved(folder):
-        return False
-    found = start.find(folder)
-    if found is None or found.clock["phase"] != WHOLE:
-        return False
-    return found.clock["stopped"] or found.clock["step"] >= experiment.optimisation.total_steps
+    return start.has_ended(folder, experiment.optimisation.total_steps)
 
 
 def _stacked(
@@ -204,7 +199,9 @@ def _in_processes(
                 command_of, todo, folder, places, len(experiments), meanwhile=meanwhile, stopping=stop.answered
             )
     except Interrupted:
+        stop.kept = all(checkpoint.saved(folder_of_seed(folder, experiment.seed)) for experiment in experiments)
         return {}
+    stop.kept = not failed
     return {int(name.removeprefix("seed_")): why for name, why in failed.items()}
 
 

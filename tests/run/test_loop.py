@@ -18,6 +18,7 @@ from imgrec_jax.config import base, difference, from_plain, to_plain
 from imgrec_jax.overrides import default_workdir, settle_durations
 from imgrec_jax.run import checkpoint, loop, saved, start
 from imgrec_jax.run.checkpoint import CheckpointError
+from tests import small_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,6 +183,33 @@ def test_early_stop_and_best(digits_dir, tmp_path):
     longer = small_config(digits_dir, optim__learning_rate=0.0, optim__ema_decay=0.0, select__patience=2, train__total_steps=90)
     loop.train(assemble.build(longer), workdir, said.append)
     assert said[-2].startswith("stopped early at step 24") and said[-1] == "nothing left to train at step 24"
+
+
+def test_a_kill_after_the_best_is_saved_does_not_undo_the_early_stop(small_data, tmp_path, monkeypatch):
+    """The evaluation that exhausts the patience may be the best one, by its loss, and all that is on the disk."""
+    changes = {
+        "train__total_steps": 60, "eval__every_steps": 3, "checkpoint__every_steps": 1000, "select__patience": 1,
+    }  # fmt: skip
+    config = small_runs.config_of("classification", small_data["classification"], **changes)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(run, step, state, phase, *, best=False, save=loop.Run.save):
+        if not best and step:
+            run.checkpointer.wait()
+            raise Killed
+        save(run, step, state, phase, best=best)
+
+    loop.train(assemble.build(config), tmp_path / "whole", lambda line: None)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.Run, "save", killed)
+        loop.train(assemble.build(config), tmp_path / "killed", lambda line: None)
+    assert not any((tmp_path / "killed" / "checkpoints").iterdir()) and any((tmp_path / "killed" / "best").iterdir())
+    said = []
+    loop.train(assemble.build(config), tmp_path / "killed", said.append)
+    whole, resumed = (tmp_path / name / "metrics.jsonl" for name in ("whole", "killed"))
+    assert whole.read_bytes() == resumed.read_bytes() and "stopped early at step 9" in "\n".join(said)
 
 
 def test_the_test_split_is_not_evaluated_again_when_the_last_state_is_the_best(digits_dir, tmp_path):

@@ -1,6 +1,7 @@
 """Signals end a run in order, whatever it is doing; what was written and what the next start adds make the whole run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def test_a_signal_at_any_place_leaves_a_run_that_goes_on_bit_for_bit(finished, s
     said = []
     loop.train(assemble.build(config), tmp_path / "w", said.append, stop=asked)
     stopped = asked.signal is not None
+    assert asked.kept and asked.status == 0
     again = []
     loop.train(assemble.build(config), tmp_path / "w", again.append)
     if stopped and again[-1].startswith("nothing left") is False:
@@ -67,11 +69,36 @@ def test_work_is_ended_by_raising_and_a_step_by_a_note():
     asked = Stop()
     with asked.noting():
         asked.handle(signal.SIGTERM, None)
-        assert asked.signal == signal.SIGTERM and asked.status == 0 and asked.word == "terminated"
+        assert asked.signal == signal.SIGTERM and asked.status == 143 and asked.word == "terminated"
+        asked.kept = True
+        assert asked.status == 0
         with pytest.raises(Interrupted), asked.raising():
             pytest.fail("a signal that was noted ends the body before it begins")
     with pytest.raises(Interrupted):
         asked.handle(signal.SIGTERM, None)
+
+
+def test_a_run_that_kept_nothing_does_not_end_as_if_it_had(small_data, tmp_path, monkeypatch):
+    config = small_runs.config_of(TASK, small_data[TASK], checkpoint__enabled=False)
+    asked = At("step", 1)
+    monkeypatch.setattr(loop.Run, "report", lambda run, step, report=loop.Run.report: (asked.come("step"), report(run, step)))
+    loop.train(assemble.build(config), tmp_path / "w", lambda line: None, stop=asked)
+    assert asked.signal == signal.SIGTERM and not asked.kept and asked.status == 143
+    asked = At("nowhere", 1)
+    loop.train(assemble.build(config), tmp_path / "whole", lambda line: None, stop=asked)
+    assert asked.kept and asked.status == 0
+
+
+def test_an_evaluation_that_is_cut_off_is_no_success(finished, tmp_path):
+    workdir = shutil.copytree(finished[TASK], tmp_path / "w")
+    program = (
+        "import os, signal, sys\nfrom imgrec_jax.data import pipeline\nfrom imgrec_jax.run import evaluate\nfrom imgrec_jax import main\n"
+        "def merge(*args):\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "evaluate.metrics.merge = merge\nmain.main()\n"
+    )
+    code, _, err = small_runs.run([sys.executable, "-c", program, f"--workdir={workdir}", "--mode=eval"])
+    assert code == 128 + signal.SIGTERM and "terminated" in err and "Traceback" not in err
+    assert not (workdir / "eval.json").exists()
 
 
 def test_handlers_come_back_and_other_threads_have_none():
@@ -138,8 +165,10 @@ def test_a_signal_during_the_start_is_answered_at_once(small_data, tmp_path, del
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
     assert time.monotonic() - sent < 10 and "Traceback" not in err
-    if process.returncode == 0:
-        assert "terminated before there was anything to save" in err or "the same command goes on" in out
+    if process.returncode == 128 + signal.SIGTERM:
+        assert "terminated before there was anything to save" in err
+    elif process.returncode == 0:
+        assert "the same command goes on" in out
     else:  # the interpreter had not come to our first line yet
         assert process.returncode == -signal.SIGTERM and delay < 1
 
