@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out).expanduser() if arguments.out else run.workdir / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     names, faults, count = outputs.Names(), command.Faults(), 0
-    for picture in inputs.of_words(arguments.paths, sys.stdin, max_pixels=run.config.data.max_pixels):
+    for picture in inputs.of_words(arguments.paths, sys.stdin, **run.reading()):
         try:
             at = explain.prepare(run, picture, options)
         except ValueError as error:

@@ -12,7 +12,9 @@ from PIL import Image
 import imgrec_jax
 from imgrec_jax import explain as command
 from imgrec_jax.attribution import explain, merit, methods, targets
+from imgrec_jax.inference import similarity
 from imgrec_jax.inference.inputs import Picture
+from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.tasks import classify
 from tests.goldens import make_captum
 
@@ -135,6 +137,33 @@ def test_the_command_explains_every_task(finished, tmp_path, capsys, task, metho
     assert line["method"] == method and Image.open(line["picture"]).size[0] >= 320
     values = np.load(line["picture"].replace(".png", ".npy"))
     assert np.isfinite(values).all()
+
+
+def test_files_are_read_as_the_run_reads_them(finished, tmp_path, monkeypatch):
+    """Else an answer to other pixels would be explained: of transparency, of 16 bits."""
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / name)
+    (tmp_path / "pairs.csv").write_text("a.png,b.png\n")
+    monkeypatch.chdir(tmp_path)
+    reading = {"max_pixels": 10**6, "upright": True, "decode": lambda data, name: np.full((28, 28), 77, np.uint8)}
+    monkeypatch.setattr(Predictor, "reading", lambda run, labelled=False: reading)
+    seen = []
+
+    def prepared(run, picture, *args):
+        seen.append(picture.read())
+        raise ValueError("seen")
+
+    def extracted(run, pictures, *args, **options):
+        seen.extend(picture.read() for picture in pictures)
+        return {}
+
+    monkeypatch.setattr(explain, "prepare", prepared)
+    monkeypatch.setattr(similarity, "features", extracted)
+    workdir = finished["classification"]
+    with pytest.raises(SystemExit):
+        command.main(["--workdir", str(workdir), "a.png", "--out", "out"])
+    similarity.compare(imgrec_jax.load(workdir), "pairs.csv", None, far=0.1, out=None, say=print)
+    assert len(seen) == 3 and all((pixels == 77).all() for pixels in seen)
 
 
 def test_what_cannot_be_explained_is_named(finished):

@@ -220,7 +220,8 @@ def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
     """
     shape: tuple[int, ...] = run.image_shape
     try:
-        splits = open_sources(assemble.complete(run.config))[1]
+        with run.carried():
+            splits = open_sources(assemble.complete(run.config))[1]
         name = "test" if "test" in splits else next(iter(splits))
         source = splits[name]
         images, origin = [source[n]["image"] for n in range(min(count, len(source)))], f"the {name} split"

@@ -3,6 +3,7 @@
 Shape letters: N images, H W C one of them, B rows of a batch, K classes.
 """
 
+import contextlib
 import copy
 import itertools
 import sys
@@ -76,7 +77,7 @@ class Predictor:
         self.workdir, self.config, self.step = folder, config, found.step
         self.checkpoint = "best" if found.kind == checkpoint.BEST else "last"
         self._carried = own.of_workdir(folder, config, card.get("code", {}), allow_code)
-        with own.carried(self._carried):
+        with self.carried():
             self.task, self.preprocess = assemble.inference(config)
             self.class_names = tuple(card.get("class_names") or assemble.class_names(config))
         self.variables = checkpoint.read_variables(found, averaged)
@@ -87,13 +88,17 @@ class Predictor:
         self._batch_size = card.get("eval_batch_size") or min(config.data.eval_batch_size, 64)
         self._shapes = Shapes()
 
+    def carried(self) -> contextlib.AbstractContextManager[None]:
+        """Within, what the config names of the user's own is the copy in the folder: for all that builds something from it."""
+        return own.carried(self._carried)
+
     def changed(self, config: ConfigDict) -> "Predictor":
         """The run with another config of the same network, e.g. other thresholds."""
         made = copy.copy(self)
         for program in ("_predict", "_predict_and_score"):
             made.__dict__.pop(program, None)
         made.config, made.compiled = config, set()
-        with own.carried(self._carried):
+        with self.carried():
             made.task, made.preprocess = assemble.inference(config)
         return made
 

@@ -177,9 +177,8 @@ def compare(run: Any, path: str, name: str | None, *, far: float, out: str | Non
         bad.append(picture.name)
         say(f"error: {error}")
 
-    wanted = [
-        inputs.Picture(file, p.read) for file in files for p in inputs.of_path(file, max_pixels=run.config.data.max_pixels)
-    ]
+    options = run.reading()
+    wanted = [inputs.Picture(file, picture.read) for file in files for picture in inputs.of_path(file, **options)]
     found = features(run, wanted, name or EMBEDDING, on_fault=fault)
     known = [(a, b, same, cosine(found[a], found[b])) for a, b, same in pairs if a in found and b in found]
     lines = [",".join(map(str, (a, b, f"{value:.6f}", *([] if same is None else [same])))) for a, b, same, value in known]

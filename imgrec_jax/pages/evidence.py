@@ -55,7 +55,8 @@ def splits(run: Predictor) -> dict[str, Source]:
     Raises:
       ValueError, FileNotFoundError, OSError: where they are not.
     """
-    found = open_sources(assemble.complete(run.config))[1]
+    with run.carried():
+        found = open_sources(assemble.complete(run.config))[1]
     return {name: found[name] for name in ("test", "validation") if name in found}
 
 

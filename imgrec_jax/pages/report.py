@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import imgrec_jax
 from imgrec_jax import stats
@@ -146,7 +147,8 @@ def _training_batch(run: Predictor, say: Callable[[str], None]) -> str:
     from imgrec_jax import assemble
 
     try:
-        experiment = assemble.build(run.config)
+        with run.carried():
+            experiment = assemble.build(run.config)
     except (ValueError, OSError) as error:
         say(f"note: without training batches: {error}")
         return ""
@@ -214,8 +216,9 @@ def _distinct(folders: Sequence[Path]) -> list[str]:
 
 def _differences(names: Sequence[str], runs: Sequence[Predictor]) -> str:
     rows: dict[str, dict[str, str]] = {}
+    first = _completed(runs[0])
     for name, run in zip(names[1:], runs[1:], strict=True):
-        for line in difference(complete(runs[0].config), complete(run.config)):
+        for line in difference(first, _completed(run)):
             key, _, change = line.partition(": ")
             old, _, new = change.partition(" -> ")
             rows.setdefault(key, {names[0]: old})[name] = new
@@ -224,6 +227,11 @@ def _differences(names: Sequence[str], runs: Sequence[Predictor]) -> str:
     return html.table(
         ("key", *names), [(key, *(row.get(name, row[names[0]]) for name in names)) for key, row in sorted(rows.items())]
     )
+
+
+def _completed(run: Predictor) -> ConfigDict:
+    with run.carried():
+        return complete(run.config)
 
 
 def _side_by_side(records: dict[str, Records]) -> str:

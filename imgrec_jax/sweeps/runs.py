@@ -110,8 +110,8 @@ def run_all(
     meanwhile: Callable[[], None] = lambda: None,
     stopping: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Runs the points, and returns {name: why} of those that failed or did not come to their ends. The first has begun to train before
-    others start, so that what a data set needs to be prepared is done once.
+    """Runs the points, and returns {name: why} of those that failed or did not come to their ends. The first has begun to
+    train before others start, so that what a data set needs to be prepared is done once.
 
     meanwhile: called while runs go on; stopping: called before their end is waited for because this process is to end.
     """

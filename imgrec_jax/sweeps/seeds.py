@@ -271,7 +271,7 @@ def _report(
 
     try:
         folders = [folder_of_seed(folder, experiment.seed) for experiment in experiments]
-        say(f"wrote {report.compare(folders, say, out=folder / 'report', ensemble=ensemble)}")
+        say(f"wrote {report.compare(folders, say, out=folder / 'report', allow_code=True, ensemble=ensemble)}")
     except Exception as error:  # the runs are whole without it
         say(f"note: no report ({' '.join(str(error).split())[:300]}); imgrec report {folder} tries again")
 

@@ -15,7 +15,9 @@ from imgrec_jax.assemble.components import complete, switch
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.assemble.ops import OPS, make_ops
 from imgrec_jax.config import is_own, override
+from imgrec_jax.inference import artefact
 from imgrec_jax.losses import softmax_cross_entropy
+from imgrec_jax.pages import evidence, report
 from imgrec_jax.run.workdir import WorkdirError, read_config
 from imgrec_jax.segmentation.losses import loss_of_pixels, segmentation_loss
 from tests import small_runs
@@ -100,6 +102,23 @@ def test_a_run_with_own_code_opens_only_where_that_is_said_and_from_its_copy(par
     copy.write_text(PARTS + "\n")
     with pytest.raises(ConfigError, match="is not what this run kept"):
         imgrec_jax.load(moved, allow_code=True)
+
+
+@pytest.mark.parametrize("there", ["another", "gone"])
+def test_reports_and_exports_run_the_copy_that_was_looked_at(parts, data, tmp_path, there):
+    train(own_config(parts, data), tmp_path / "run")
+    moved = shutil.move(tmp_path / "run", tmp_path / "moved")
+    parts.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + PARTS)
+    if there == "gone":
+        parts.unlink()
+    run = imgrec_jax.load(moved, allow_code=True)
+    assert list(evidence.splits(run)) == ["test", "validation"]
+    said: list[str] = []
+    assert "<img" in report._training_batch(run, said.append) and said == []
+    assert "the same config" in report._differences(["a", "b"], [run, run])
+    images, origin = artefact.sample_images(run, 4)
+    assert origin == "the test split" and len(images) == 4
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_command_goes_on_and_evaluates_from_the_copy(parts, data, tmp_path):

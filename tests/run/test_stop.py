@@ -92,7 +92,7 @@ def test_a_run_that_kept_nothing_does_not_end_as_if_it_had(small_data, tmp_path,
 def test_an_evaluation_that_is_cut_off_is_no_success(finished, tmp_path):
     workdir = shutil.copytree(finished[TASK], tmp_path / "w")
     program = (
-        "import os, signal, sys\nfrom imgrec_jax.data import pipeline\nfrom imgrec_jax.run import evaluate\nfrom imgrec_jax import main\n"
+        "import os, signal\nfrom imgrec_jax import main\nfrom imgrec_jax.run import evaluate\n"
         "def merge(*args):\n    os.kill(os.getpid(), signal.SIGTERM)\n"
         "evaluate.metrics.merge = merge\nmain.main()\n"
     )
