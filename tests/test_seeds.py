@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -188,6 +189,14 @@ def test_folders_of_one_and_of_several_are_kept_apart(whole, digits_dir, tmp_pat
         loop.train(assemble.build(small_config(digits_dir)), workdir, quiet)
     with pytest.raises(WorkdirError, match="holds a single run"):
         seeds.train(config, workdir / "seed_0", quiet)
+    single = tmp_path / "single"  # that kept no checkpoints
+    single.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(workdir / "seed_0" / name, single)
+    before = small_runs.contents(single)
+    with pytest.raises(WorkdirError, match="holds a single run"):
+        seeds.train(config, single, quiet)
+    assert small_runs.contents(single) == before
     with pytest.raises(WorkdirError, match="learning_rate"):
         seeds.train(small_config(digits_dir, seeds=3, optim__learning_rate=0.5), workdir, quiet)
     with pytest.raises(checkpoint.CheckpointError, match=r"give one of them, e.g. .*seed_0"):

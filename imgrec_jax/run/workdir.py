@@ -198,30 +198,35 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
       WorkdirError: when another process holds it, by name; or it cannot be written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+")
-    except OSError as error:
-        raise WorkdirError(f"cannot write to {folder}: {error}; choose another --workdir") from error
     key = os.path.realpath(folder)
-    with file:
-        if key in _HELD:
-            raise WorkdirError(f"{folder} is in use by another run of this process")
-        _lock(file, folder)
-        _HELD.add(key)
+    if key in _HELD:
+        raise WorkdirError(f"{folder} is in use by another run of this process")
+    _HELD.add(key)
+    try:
         try:
-            file.truncate(0)
-            command = " ".join(sys.argv)[:300]
-            file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}: {command}\n")
-            file.flush()
-            yield
-        finally:
-            _HELD.discard(key)
-            with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / LOCK).open("a+")
+        except OSError as error:
+            raise WorkdirError(f"cannot write to {folder}: {error}; choose another --workdir") from error
+        with file:
+            _lock(file, folder)
+            try:
                 file.truncate(0)
+                command = " ".join(sys.argv)[:300]
+                began = time.strftime("%Y-%m-%d %H:%M:%S")
+                file.write(f"process {os.getpid()} on {platform.node()} since {began}: {command}\n")
+                file.flush()
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    file.truncate(0)
+    finally:
+        _HELD.discard(key)
 
 
-_HELD: set[str] = set()  # a POSIX lock does not keep two runs of one process apart
+# A POSIX lock does not keep two runs of one process apart, and is gone when any file handle of that file is closed: what is
+# held is known before the file is opened.
+_HELD: set[str] = set()
 
 
 def _lock(file: Any, folder: Path) -> None:
@@ -246,16 +251,24 @@ def _lock(file: Any, folder: Path) -> None:
 
 
 def restart(folder: Path) -> Path | None:
-    """Moves everything into `before_restart_N/` of the same folder; returns it, or None where there was nothing."""
+    """Moves everything into `before_restart_N/` of the same folder; returns it, or None where there was nothing.
+
+    Raises:
+      WorkdirError: when another process holds a run within it, such as that of a seed; nothing is moved then.
+    """
     content = [p for p in folder.iterdir() if p.name != LOCK and not p.name.startswith("before_restart_")]
     if not content:
         return None
     number = 1
     while (kept := folder / f"before_restart_{number}").exists():
         number += 1
-    kept.mkdir()
-    for path in content:
-        path.rename(kept / path.name)
+    with contextlib.ExitStack() as stack:
+        for path in content:
+            if (path / LOCK).exists():
+                stack.enter_context(held(path))
+        kept.mkdir()
+        for path in content:
+            path.rename(kept / path.name)
     return kept
 
 

@@ -103,7 +103,7 @@ def train(
 
 def check_folder(folder: Path, config: ConfigDict) -> None:
     """Raises WorkdirError where the folder is a single run's, or that of seeds of another config."""
-    if checkpoint.any_ever(folder):
+    if checkpoint.any_ever(folder) or (workdirs.was_trained(folder) and not start.seeds_of(folder)):
         raise workdirs.WorkdirError(
             f"{folder} holds a single run, and config.seeds={config.seeds} asks for several; give another --workdir (--restart "
             "begins anew and keeps the old files under another name)"

@@ -161,6 +161,53 @@ def test_two_runs_of_one_process_are_kept_apart_and_the_lock_is_let_go(tmp_path)
         pass
 
 
+HOLDER = """
+import sys, pathlib
+from imgrec_jax.run import workdir
+workdir.LOCK_PATIENCE_SECONDS = 0
+try:
+    with workdir.held(pathlib.Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()
+except workdir.WorkdirError as error:
+    print(error)
+"""
+
+
+def holder(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    return process, process.stdout.readline()
+
+
+def test_a_refusal_within_a_process_does_not_let_another_process_in(tmp_path):
+    with workdir.held(tmp_path):
+        with pytest.raises(WorkdirError, match="in use by another run of this process"), workdir.held(tmp_path):
+            pass
+        process, said = holder(tmp_path)
+        process.communicate()
+        assert "is in use by process" in said
+
+
+def test_a_restart_moves_no_run_that_another_process_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "LOCK_PATIENCE_SECONDS", 0)
+    for seed in (0, 1):
+        (tmp_path / f"seed_{seed}").mkdir()
+        (tmp_path / f"seed_{seed}" / ".lock").touch()
+    (tmp_path / "seeds.json").write_text('{"seeds": [0, 1]}')
+    process, said = holder(tmp_path / "seed_1")
+    assert said == "held\n"
+    before = small_runs.contents(tmp_path)
+    with workdir.held(tmp_path):
+        with pytest.raises(WorkdirError, match=f"seed_1 is in use by process {process.pid}"):
+            workdir.restart(tmp_path)
+        assert small_runs.contents(tmp_path) == before
+        process.communicate()
+        kept = workdir.restart(tmp_path)
+    assert {path.name for path in kept.iterdir()} == {"seed_0", "seed_1", "seeds.json"}
+
+
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://x", "hdfs://a/b"])
 def test_a_bucket_is_refused_in_one_line(address):
     with pytest.raises(WorkdirError, match="workdirs are local folders"):
