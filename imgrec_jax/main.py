@@ -19,10 +19,22 @@ from imgrec_jax.data import walking
 from imgrec_jax.overrides import configure, default_workdir
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Interrupted, Stop, caught
+from imgrec_jax.run.writers import emit, silence
 
 FLAGS = flags.FLAGS
 # Modules of this package that are commands of `imgrec` beside training.
 COMMANDS: tuple[str, ...] = ("explain", "export", "predict", "report", "serve", "sweep")
+
+
+# Flags that have a meaning in some modes alone; in others nothing would come of them.
+MODES_OF = {
+    "checkpoint": ("eval",),
+    "allow_changes": ("eval",),
+    "restart": ("train", "check", "browse"),
+    "out": ("browse",),
+    "split": ("browse",),
+    "limit": ("browse",),
+}
 
 
 def define_flags() -> None:
@@ -57,6 +69,10 @@ def define_flags() -> None:
 def run(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"error: unexpected argument {argv[1]!r}; flags are written --name=value, see --help")
+    for name, modes in MODES_OF.items():
+        if FLAGS[name].present and FLAGS.mode not in modes:
+            onwards = "; a run goes on from its last checkpoint" if name == "checkpoint" and FLAGS.mode == "train" else ""
+            raise SystemExit(f"error: --{name} is for --mode={' or '.join(modes)}, and this is --mode={FLAGS.mode}{onwards}")
     if FLAGS.config is None and not FLAGS.workdir:
         raise SystemExit("error: --config is missing; try --config=mnist, or a --workdir to go on in")
     if not FLAGS["verbosity"].present:
@@ -124,7 +140,6 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     from imgrec_jax.config import replica
     from imgrec_jax.pages import training
     from imgrec_jax.run import saved, workdir
-    from imgrec_jax.run.writers import emit
     from imgrec_jax.sweeps import seeds
 
     say = emit if parallel.is_lead() else lambda line: None
@@ -222,8 +237,6 @@ def _one_line(error: Exception, config: ConfigDict | None = None) -> BaseExcepti
 
 def check_data(reports: Iterable) -> None:
     """Prints each report as soon as it is there; ends the program with status 1 where data must not be trained on."""
-    from imgrec_jax.run.writers import emit
-
     errors = 0
     for report in reports:
         emit(report.table())
@@ -298,7 +311,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}; --help lists the flags") from error
     except BrokenPipeError:  # `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         raise SystemExit(0) from None
 
 
@@ -317,7 +330,10 @@ def imgrec() -> None:
     if sys.argv[1:2] in (["--help"], ["-h"], ["help"]):  # absl's own looks for the flags of the script, which has none
         define_flags()
         commands = f"Commands beside training: {', '.join(COMMANDS)}; imgrec NAME --help"
-        print(f"{__doc__}\n{commands}\n{FLAGS.module_help(define_flags.__module__)}")
+        try:
+            print(f"{__doc__}\n{commands}\n{FLAGS.module_help(define_flags.__module__)}", flush=True)
+        except BrokenPipeError:  # `--help | head`
+            silence(sys.stdout)
         return None
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         import importlib

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImportError(f"{error.name} is not installed; pip install 'imgrec-jax[serve]'") from error
     with listen(arguments.host, arguments.port) as place:
         from imgrec_jax.inference import command
+        from imgrec_jax.run.writers import emit
         from imgrec_jax.serving.app import Server, is_local
         from imgrec_jax.serving.uploads import Limits
         from imgrec_jax.serving.work import Worker
@@ -84,10 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
         address = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         worker.start()
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
-            print(f"{loaded} at http://{address}:{place.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+            emit(f"{loaded} at http://{address}:{place.getsockname()[1]} (Ctrl-C ends it)")
             web.run(sockets=[place])
         ended = worker.stop(STOPPING_SECONDS)
-        print(f"stopped; {server.counts['answered']:,} images were answered", flush=True)
+        emit(f"stopped; {server.counts['answered']:,} images were answered")
         if not ended:  # a program is being compiled, and an orderly end would wait for it
             sys.stderr.flush()
             os._exit(0)

@@ -12,18 +12,26 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from imgrec_jax.config import did_you_mean
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference.command import Parser, ending_in_one_line, note
 from imgrec_jax.overrides import configure, default_workdir
+from imgrec_jax.run.writers import emit
 from imgrec_jax.sweeps.points import Point, grid, points, sample, seeds_of
-from imgrec_jax.sweeps.runs import Places, command, finished, run_all
+from imgrec_jax.sweeps.runs import Places, command, final_values, finished, run_all
 from imgrec_jax.sweeps.table import summarise
 
 ASKED = "sweep.json"
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # of --folder=~/x the shell expands nothing
 
 
 def parser() -> Parser:
@@ -35,13 +43,13 @@ def parser() -> Parser:
                       help="with --random: from LOW to HIGH, evenly or evenly in its logarithm; or KEY=V1,V2")  # fmt: skip
     made.add_argument("--sample_seed", type=int, default=0, help="of the random points (default 0)")
     made.add_argument("--seeds", default="1", metavar="N", help="N: seeds 0 to N-1; or a list, 3,5,8 (default 1)")
-    made.add_argument("--folder", type=Path, help="of the sweep (default runs/sweep_CONFIG)")
+    made.add_argument("--folder", type=_path, help="of the sweep (default runs/sweep_CONFIG)")
     made.add_argument("--jobs", type=int, help="runs at a time (default: as many as devices, or cores / --cores)")
     made.add_argument("--cores", type=int, default=1, help="cores of each run (default 1); pinned where the system can")
     made.add_argument("--devices", metavar="0,1", help="GPUs, one a run (CUDA_VISIBLE_DEVICES)")
     made.add_argument("--metrics", metavar="A,B", help="of the table (default: what the config shows on the terminal)")
     made.add_argument("--dry_run", action="store_true", help="only list the points")
-    made.add_argument("--slurm", type=Path, metavar="FILE", help="run nothing; write an sbatch array script, a task a point")
+    made.add_argument("--slurm", type=_path, metavar="FILE", help="run nothing; write an sbatch array script, a task a point")
     made.add_argument("--only", type=int, metavar="I", help="run point I alone (what the array script does)")
     made.add_argument("--verbosity", type=int, default=0, help="1 shows where an error happened")
     return made
@@ -101,7 +109,11 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"--config.{sorted(seeds)[0]}: a sweep makes every seed a run of its own; give --seeds=N")
     if varied := set(common) & {*every[0].values, "seed"}:
         raise ValueError(f"--config.{sorted(varied)[0]} is given for every point, and the sweep varies it; give it once")
-    metrics = _check(flags.config, every, flags.metrics)
+    for name in ("jobs", "cores"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise ValueError(f"--{name}={value}; expected 1 or more")
+    configs = _configs(flags.config, every)
+    metrics = flags.metrics.split(",") if flags.metrics else list(configs[every[-1].name].log.show)
     named = default_workdir(flags.config)
     folder = flags.folder or named.with_name(f"sweep_{named.name}")
     asked = {"config": flags.config, "common": common, "points": [point._asdict() for point in every]}
@@ -126,20 +138,30 @@ def run(argv: Sequence[str]) -> int:
             raise ValueError(
                 f"{folder / point.name} is done with {done[point.name]['values']}, not {point.values}; give another --folder"
             )
+        if point.name in done and (changed := _changes(folder / point.name, configs[point.name])):
+            raise ValueError(
+                f"{folder / point.name} is done with another config:\n  "
+                + "\n  ".join(changed)
+                + "\nGive another --folder, or "
+                "the config it was made with"
+            )
     todo = [point for point in chosen if point.name not in done]
     devices = flags.devices.split(",") if flags.devices else []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(flags.jobs or len(devices) or max(cores // flags.cores, 1), max(len(todo), 1))
     note(f"{len(chosen)} runs, {len(chosen) - len(todo)} of them done, {jobs} at a time, in {folder}")
+    look = metrics_check(folder, every, metrics if flags.metrics else ())
+    look()
     try:
         failed = run_all(
-            lambda point: command(flags.config, point, folder), todo, folder, Places(jobs, flags.cores, devices), len(chosen)
-        )
+            lambda point: command(flags.config, point, folder), todo, folder, Places(jobs, flags.cores, devices), len(chosen),
+            meanwhile=look,
+        )  # fmt: skip
     except KeyboardInterrupt:
         note("stopped; the runs have saved, and the same command goes on")
         return 130
     if flags.only is None:
-        print(summarise(folder, every, metrics))
+        emit(summarise(folder, every, metrics))
         note(f"in {folder}: table.md, table.csv, plot.png, and a workdir a run")
     if failed:
         some = ", ".join(list(failed)[:5])
@@ -147,19 +169,44 @@ def run(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _check(config: str, every: Sequence[Point], metrics: str | None) -> list[str]:
-    """The metrics of the table, after every point's config was found sound."""
+def _configs(config: str, every: Sequence[Point]) -> dict[str, ConfigDict]:
+    """{name: config} of the points, each of which was found sound."""
     from imgrec_jax import assemble
 
-    shown: Sequence[str] = ()
+    made = {}
     for point in every:
-        made, _ = configure(config, point.overrides)
+        made[point.name], _ = configure(config, point.overrides)
         try:
-            assemble.check(assemble.complete(made))
+            assemble.check(assemble.complete(made[point.name]))
         except ValueError as error:
             raise ValueError(f"point {point.name}: {error}") from error
-        shown = tuple(made.log.show)
-    return metrics.split(",") if metrics else list(shown)
+    return made
+
+
+def _changes(own: Path, config: ConfigDict) -> list[str]:
+    """How the config of a point now differs from that of its workdir, where it is still there: a file may have been edited."""
+    from imgrec_jax import assemble
+    from imgrec_jax.run import workdir
+
+    if not workdir.exists(own):
+        return []
+    return workdir.config_changes(own, assemble.remembered(config, workdir.read_config(own)), assemble.complete)
+
+
+def metrics_check(folder: Path, every: Sequence[Point], metrics: Sequence[str]) -> Callable[[], None]:
+    """A function that, once one of the runs has evaluated, raises ValueError for a metric of the table that does not exist."""
+    open_names = set(metrics)
+
+    def look() -> None:
+        if not open_names or not (splits := next(filter(None, (final_values(folder / p.name) for p in every)), {})):
+            return
+        known = sorted({name for values in splits.values() for name in values} - {"step", "epoch"})
+        if unknown := sorted(open_names - set(known)):
+            hint = did_you_mean(unknown[0], known)
+            raise ValueError(f"--metrics={','.join(unknown)}: no evaluation has it{hint}; there are {', '.join(known)}")
+        open_names.clear()
+
+    return look
 
 
 def main(argv: Sequence[str] | None = None) -> None:

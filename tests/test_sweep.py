@@ -1,6 +1,7 @@
 """Sweeps: their points, runs that equal single ones, going on after a kill, the table."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from imgrec_jax import report, sweep
+from imgrec_jax import assemble, report, sweep
+from imgrec_jax.run import loop
 from imgrec_jax.sweeps import runs
 from imgrec_jax.sweeps.points import grid, points, sample, split_values
 from imgrec_jax.sweeps.runs import finished
+from imgrec_jax.sweeps.table import summarise
 from tests import small_runs
 
 CONFIG = small_runs.ROOT / "tests" / "goldens" / "workdir_configs.py"
@@ -32,6 +35,14 @@ def sweep_command(data: Path, folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return small_runs.MAKERS["classification"](tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished_run(data, tmp_path_factory) -> Path:
+    """The workdir of a run that is at its end."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    loop.train(assemble.build(small_runs.config_of("classification", data)), workdir, lambda line: None)
+    return workdir
 
 
 def test_values_are_divided_at_the_commas_between_them():
@@ -80,6 +91,8 @@ def test_random_points_keep_to_their_ranges_and_are_the_first_of_more():
         (["--seeds", "0"], "expected how many"),
         (["--config.seeds=3"], "give --seeds=N"),
         (["--grid", "optim.learning_rate=0.1", "--config.optim.learning_rate=1"], "the sweep varies it"),
+        (["--jobs=-1"], "--jobs=-1; expected 1 or more"),
+        (["--cores=0"], "--cores=0; expected 1 or more"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(data, tmp_path, arguments, message):
@@ -135,13 +148,68 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(data, tmp_path, capfd
     assert "| 0.02 |" in said.out and "| 0.01 |" not in said.out
 
 
-def test_a_run_is_done_when_it_is_at_its_end_not_when_it_ends(request, tmp_path, capfd):
+def test_an_edited_config_file_does_not_mix_with_what_is_done(data, finished_run, tmp_path):
+    file, folder = tmp_path / "mine.py", tmp_path / "sweep"
+    text = CONFIG.read_text().replace("from ml_collections", f"DATA = {str(data)!r}\nfrom ml_collections")
+    file.write_text(text.replace("    return config\n", "    config.data.data_dir = DATA\n    return config\n", 1))
+    [point] = points([{}], [0], {})
+    shutil.copytree(finished_run, folder / point.name)
+    runs.record(folder, point, 1.0)
+    asked = [f"--config={file}:classification", f"--folder={folder}"]
+    assert sweep.run(asked) == 0
+    file.write_text(file.read_text().replace("learning_rate = 0.02", "learning_rate = 0.0001"))
+    with pytest.raises(ValueError, match=r"(?s)seed=0 is done with another config:.*learning_rate: 0.02 -> 0.0001.*--folder"):
+        sweep.run(asked)
+
+
+def test_a_metric_that_no_evaluation_has_is_named_before_the_table(data, finished_run, tmp_path):
+    folder = tmp_path / "sweep"
+    shutil.copytree(finished_run, folder / "seed=0")
+    with pytest.raises(ValueError, match="--metrics=acuracy: no evaluation has it; did you mean 'accuracy'.; there are "):
+        sweep.run(flags(data, folder, "--metrics=loss,acuracy"))
+    sweep.metrics_check(folder, points([{}], [0], {}), ["accuracy", "loss"])()
+    sweep.metrics_check(tmp_path, points([{}], [0], {}), ["of a run that has not begun"])()
+
+
+def test_a_tilde_is_home_as_it_is_of_a_workdir(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert sweep.run(flags(data, Path("~/sweep"), "--slurm=~/array.sh")) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep", "array.sh"}
+
+
+def test_a_result_below_a_torn_one_is_kept_and_what_is_missing_is_said(tmp_path):
+    every = points([{"a.x": "1"}, {"a.x": "2"}, {"a.x": "3"}], [0], {})
+    (tmp_path / runs.RESULTS).write_text('{"point": "x=1_seed=0", "se')  # the disk was full
+    for point in every[:2]:
+        (tmp_path / point.name).mkdir()
+        line = {"step": 1, "epoch": 1.0, "split": "test", "loss": 0.5}
+        (tmp_path / point.name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        runs.record(tmp_path, point, 1.0)
+    assert list(finished(tmp_path)) == ["x=1_seed=0", "x=2_seed=0"]
+    assert len((tmp_path / runs.RESULTS).read_text().splitlines()) == 3
+    text = summarise(tmp_path, every, ["loss"])
+    assert text.endswith("1 of 3 runs are missing here: x=3_seed=0") and text.count("| 0.5 |") == 2
+
+
+def test_readers_that_leave_end_neither_the_sweep_nor_its_status(data, tmp_path, monkeypatch):
+    class Gone(io.TextIOWrapper):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone(io.BytesIO()))
+    monkeypatch.setattr(sys, "stdout", Gone(io.BytesIO()))
+    monkeypatch.setattr(sweep, "command", lambda config, point, folder: [sys.executable, "-c", "raise SystemExit('no')"])
+    assert sweep.run(flags(data, tmp_path / "sweep", "--seeds=2")) == 1
+    assert {f"seed={seed}.log" for seed in (0, 1)} <= {path.name for path in (tmp_path / "sweep").iterdir()}
+
+
+def test_a_run_is_done_when_it_is_at_its_end_not_when_it_ends(finished_run, tmp_path, capfd):
     """A run that SIGTERM ended has saved and exits with 0; one that had not begun leaves nothing."""
-    source = request.getfixturevalue("finished")["classification"]  # a name of this file, too
     every = points([{}], [0, 1, 2], {})
     for point, steps in zip(every, (["4", "6"], ["4"], []), strict=True):
         workdir = tmp_path / point.name
-        shutil.copytree(source, workdir, ignore=lambda folder, names: [n for n in names if n == "best"])
+        shutil.copytree(finished_run, workdir, ignore=lambda folder, names: [n for n in names if n == "best"])
         for path in (workdir / "checkpoints").iterdir():
             if path.name not in steps:
                 shutil.rmtree(path)

@@ -27,6 +27,7 @@ from imgrec_jax.data.preprocess import Preprocess
 from imgrec_jax.data.source import Source, fingerprint
 from imgrec_jax.experiment import Cadence, Compute, Data, Experiment, Optimisation, Selection
 from imgrec_jax.parallel import MODES, Layout, make_layout
+from imgrec_jax.run.writers import emit
 from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
 
@@ -236,12 +237,12 @@ def _experiment(opened: _Opened) -> Experiment:
 def _say_found(survey: data.Survey) -> None:
     """What was found in the user's own data, on stderr."""
     if jax.process_index() == 0:
-        print("\n".join(f"found: {line}" for line in survey.lines), file=sys.stderr, flush=True)
+        emit("\n".join(f"found: {line}" for line in survey.lines), sys.stderr)
 
 
 def _warn(line: str) -> None:
     if jax.process_index() == 0:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        emit(f"warning: {line}", sys.stderr)
 
 
 def _pipelines(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from imgrec_jax.run.writers import emit, silence
+
 T = TypeVar("T")
+UNREAD = 128 + 13  # exit status of a program that SIGPIPE ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,8 +76,8 @@ def window_of_text(text: str) -> tuple[int, ...]:
 
 
 def note(line: str) -> None:
-    """Prints a line to standard error: standard output is for answers."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line to standard error, as `emit`: standard output is for answers."""
+    emit(line, sys.stderr)
 
 
 class Faults:
@@ -115,15 +117,17 @@ NAMED = ("WorkdirError", "CheckpointError", "ValueError", "FileNotFoundError", "
 
 @contextlib.contextmanager
 def ending_in_one_line() -> Iterator[None]:
-    """Ends the program with one line on standard error where something is wrong; --verbosity=1 shows where it happened."""
+    """Ends the program with one line on standard error where something is wrong; --verbosity=1 shows where it happened.
+
+    A reader that leaves in the midst of the answers (`| head`) ends it with 141, as the signal SIGPIPE does other programs; one
+    that leaves when all of them are made changes nothing.
+    """
     try:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except BrokenPipeError:  # `| head`: nobody reads any more
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    except BrokenPipeError:
+        raise SystemExit(UNREAD) from None
     except Exception as error:
         if re.search(r"(^| )--verbosity[ =][^0]", " ".join(sys.argv)):
             raise
@@ -132,3 +136,8 @@ def ending_in_one_line() -> Iterator[None]:
         if known:
             raise SystemExit(f"error: {text}") from error
         raise SystemExit(f"error: {type(error).__name__}: {text.splitlines()[0]} (--verbosity=1 shows where)") from error
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):  # nobody reads it, or it is closed
+            silence(sys.stdout)

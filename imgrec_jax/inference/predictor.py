@@ -33,6 +33,7 @@ from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.labels import Labels, open_labels
 from imgrec_jax.inference.results import Result, result_of
 from imgrec_jax.run import checkpoint, samples, start, workdir
+from imgrec_jax.run.writers import emit
 
 BEHIND = 256  # results that wait for an earlier one at most, so that they come in order and few are kept
 HEAD = 64  # images that are looked at to choose the rows of a batch
@@ -409,5 +410,5 @@ def load(
     config, card = workdir.read_config(path), workdir.read_card(path)
     if which is None:
         which = "best" if checkpoint.saved(path, checkpoint.BEST) else "last"
-    found, _ = start.choose(path, which, lambda line: print(line, file=sys.stderr))
+    found, _ = start.choose(path, which, lambda line: emit(line, sys.stderr))
     return Predictor(path, config, card, found, averaged, allow_code)

@@ -156,6 +156,7 @@ class Run:
         self.window = Window(sums, clock["window"], to_host, lambda step, values: _explain(experiment, step, values))
         self.early_stop = EarlyStop(*experiment.selection, clock["selection"])
         self.results, self.stopped, self.saved_step = clock["results"], clock["stopped"], start
+        self._unseen, self._awaited = set(experiment.show), {"train", *experiment.data.evals}
         self.finished = False
 
     def report(self, step: int) -> None:
@@ -170,6 +171,17 @@ class Run:
         self.boards.write(step, split, {**values, **(unrepeatable or {})})
         for callback in self._callbacks:
             callback(step, split, values)
+        self._look_for_shown(split, values)
+
+    def _look_for_shown(self, split: str, values: dict[str, Any]) -> None:
+        """Says once of what is to be shown what neither training nor any split has."""
+        if not self._awaited:
+            return
+        self._unseen -= values.keys()
+        self._awaited.discard(split)
+        if self._unseen and not self._awaited:
+            names = ", ".join(sorted(self._unseen))
+            self.console.say(f"note: config.log.show names {names}, which neither training nor an evaluation of this run has")
 
     def mark(self) -> dict[str, Any]:
         """What `back_to` needs to forget everything that is recorded from now on."""

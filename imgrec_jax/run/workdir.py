@@ -29,6 +29,7 @@ from imgrec_jax.config import difference, flatten, from_plain, modernise, own_na
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.source import Fingerprint
 from imgrec_jax.run import checkpoint, start
+from imgrec_jax.run.writers import aside, emit
 
 FORMAT = 2  # 1 had no run.json and a flat config.json
 CONFIG, CARD, ENVIRONMENT, METRICS, LOCK, CODE = (
@@ -246,7 +247,7 @@ def _lock(file: Any, folder: Path) -> None:
                 raise WorkdirError(f"{folder} is in use by {holder}. Wait for it, end it, or give another --workdir") from None
             time.sleep(0.1)
         except OSError as error:
-            print(f"note: {folder} cannot be locked ({error}); see to it that no other run writes there", file=sys.stderr)
+            emit(f"note: {folder} cannot be locked ({error}); see to it that no other run writes there", sys.stderr)
             return None
 
 
@@ -316,8 +317,6 @@ def append_start(folder: Path, entry: dict[str, Any]) -> None:
     path = folder / ENVIRONMENT
     before = starts(folder)
     if path.exists() and not before:
-        from imgrec_jax.run.writers import aside
-
         aside(path)
     _write_json(path, [*before, entry])
 

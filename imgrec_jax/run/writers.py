@@ -13,21 +13,27 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import jax
+from typing import Any, TextIO
 
 
-def emit(line: str) -> None:
-    """Prints a line. A reader that leaves (`| head`) or a full disk behind stdout ends the lines, not the run."""
+def emit(line: str, file: TextIO | None = None) -> None:
+    """Prints a line to stdout, or to `file`. A reader that leaves (`| head`) or a full disk behind it ends the lines, not the
+    work."""
+    file = sys.stdout if file is None else file
     try:
-        print(line, flush=True)
+        print(line, file=file, flush=True)
     except OSError:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(quiet, sys.stdout.fileno())  # what is in its buffer goes there, too
-            print("note: nobody reads the output any more; the run goes on", file=sys.stderr, flush=True)
-        os.close(quiet)
+        silence(file)
+        if file is not sys.stderr:
+            emit("note: nobody reads the output any more; the run goes on", sys.stderr)
+
+
+def silence(file: TextIO) -> None:
+    """What is written to a standard stream from now on, and what is in its buffer, goes nowhere."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(quiet, file.fileno())
+    os.close(quiet)
 
 
 def aside(path: Path) -> Path:
@@ -144,6 +150,8 @@ class Profile:
 
     def before(self, step: int) -> None:
         """Called before each step; starts and ends the trace."""
+        import jax  # slow to import, and the lines above are of every command
+
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
@@ -152,6 +160,8 @@ class Profile:
 
     def close(self) -> None:
         if self._running:
+            import jax
+
             jax.profiler.stop_trace()
             self._running = False
 

@@ -9,7 +9,6 @@ import hashlib
 import ipaddress
 import json
 import re
-import sys
 from collections import Counter
 from concurrent.futures import Future
 from functools import cached_property
@@ -27,6 +26,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from imgrec_jax.inference.command import note
 from imgrec_jax.inference.outputs import plain
 from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.inference.results import Result
@@ -130,7 +130,7 @@ class Server:
         except Exception as error:
             self.counts["failed"] += 1
             line = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            print(f"error: {line}", file=sys.stderr, flush=True)
+            note(f"error: {line}")
             return _error(500, f"the image could not be answered ({line})")
         finally:
             self.inside, self._held = self.inside - 1, self._held - size

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
-import sys
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -19,6 +18,7 @@ import numpy as np
 from imgrec_jax.attribution import explain
 from imgrec_jax.attribution.targets import default_layer
 from imgrec_jax.inference import inputs
+from imgrec_jax.inference.command import note
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.inference.results import Result
@@ -138,8 +138,8 @@ class Worker:
                 for job in jobs:
                     self._answer([job])
                 return
-            print(f"error: {type(error).__name__}: {_line(error)}", file=sys.stderr, flush=True)
             _settle(jobs[0], error)
+            note(f"error: {type(error).__name__}: {_line(error)}")
             return
         for job, picture in zip(jobs, pictures, strict=True):
             if id(picture) in faults:

@@ -1,5 +1,6 @@
 """The runs of a sweep, each a process of its own on cores or a device of its own. What is done is a line of results.jsonl."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,20 +22,22 @@ def finished(folder: Path) -> dict[str, dict[str, Any]]:
     """{name: its line of results.jsonl} of the points that are done; a last line that was cut off counts not."""
     done = {}
     if (folder / RESULTS).exists():
-        for line in (folder / RESULTS).read_text().splitlines():
-            try:
+        for line in (folder / RESULTS).read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
                 entry = json.loads(line)
-            except ValueError:
-                continue
-            done[entry["point"]] = entry
+                done[entry["point"]] = entry
     return done
 
 
 def final_values(workdir: Path) -> dict[str, dict[str, float]]:
-    """{split: its last evaluation, numbers alone} of a run."""
+    """{split: its last evaluation, numbers alone} of a run, up to a line that is being written."""
     splits: dict[str, dict[str, float]] = {}
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-        entry = json.loads(line)
+    path = workdir / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
         if entry["split"] != "train":
             splits[entry["split"]] = {k: v for k, v in entry.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return splits
@@ -174,10 +177,14 @@ def _begun(folder: Path, point: Point) -> bool:
 
 
 def record(folder: Path, point: Point, seconds: float) -> None:
-    """Adds the line of a run that is done."""
+    """Adds the line of a run that is done, below one that a full disk cut off."""
     entry = {"point": point.name, "seed": point.seed, "values": point.values, "seconds": round(seconds, 1)}
-    with (folder / RESULTS).open("a") as file:
-        file.write(json.dumps({**entry, "splits": final_values(folder / point.name)}) + "\n")
+    line = json.dumps({**entry, "splits": final_values(folder / point.name)}).encode() + b"\n"
+    with (folder / RESULTS).open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def _headline(workdir: Path) -> str:

@@ -119,11 +119,15 @@ def _number(text: str) -> float | None:
 
 
 def summarise(folder: Path, order: Sequence[Point], metrics: Sequence[str]) -> str:
-    """Writes table.md, table.csv and plot.png of what is finished; returns the table."""
+    """Writes table.md, table.csv and plot.png of what is finished; returns the table, with a line on what is missing in it."""
     done = finished(folder)
     results = [done[point.name] for point in order if point.name in done]
+    missing = [point.name for point in order if point.name not in done]
     table = list(rows(results, metrics))
     text = "\n".join([markdown(table), *middle(results, metrics[-1])])
+    if missing:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        text += f"\n\n{len(missing)} of {len(order)} runs are missing here: {some}"
     (folder / "table.md").write_text(text + "\n")
     write_csv(results, folder / "table.csv")
     if table:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from imgrec_jax.inference import command
 from tests import small_runs
 
 fcntl, pty, termios = (pytest.importorskip(name, reason="needs a POSIX terminal") for name in ("fcntl", "pty", "termios"))
@@ -69,3 +70,22 @@ def test_a_forgotten_length_leaves_the_run_s_own(tmp_path):
     status, out, _ = small_runs.run([*long, "--config.train.total_steps=4"])
     assert status == 0 and "asks for 4 steps, and the run is at 6" in out
     assert '"total_steps": 6' in (tmp_path / "run" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["sweep", "--help"]])
+def test_help_that_nobody_reads_is_no_fault(words):
+    program = f"import sys; sys.argv[1:] = {words!r}; from imgrec_jax.main import imgrec; imgrec()"
+    script = 'exec 3>&1; { "$@"; echo "$?" >&3; } | true'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_answers_that_nobody_reads_are_no_success():
+    with pytest.raises(SystemExit) as ended, command.ending_in_one_line():
+        raise BrokenPipeError(32, "Broken pipe")
+    assert ended.value.code == 141
+    with pytest.raises(SystemExit) as ended, command.ending_in_one_line():
+        raise SystemExit(1)
+    assert ended.value.code == 1

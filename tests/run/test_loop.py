@@ -376,6 +376,26 @@ def test_command_line_mistakes_are_one_line(digits_dir, tmp_path, flag, message)
     assert process.returncode == 1 and message in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--checkpoint=4"], "--checkpoint is for --mode=eval, and this is --mode=train; a run goes on from its last"),
+        (["--mode=eval", "--restart"], "--restart is for --mode=train or check or browse, and this is --mode=eval"),
+        (["--mode=check", "--limit=3"], "--limit is for --mode=browse"),
+    ],
+)
+def test_a_flag_of_another_mode_is_not_ignored(tmp_path, flags, message):
+    status, _, err = small_runs.run([sys.executable, "-m", "imgrec_jax.main", f"--workdir={tmp_path}", *flags])
+    assert status == 1 and message in err and err.count("\n") == 1
+
+
+def test_what_is_to_be_shown_and_is_not_there_is_said_once(small_data, tmp_path, capsys):
+    config = small_runs.config_of("classification", small_data["classification"], log__show=("loss", "acuracy", "grad_norm"))
+    loop.train(assemble.build(config), tmp_path / "w")
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert notes == ["note: config.log.show names acuracy, which neither training nor an evaluation of this run has"]
+
+
 def test_an_unknown_variant_lists_the_known(digits_dir, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "imgrec_jax.main", "--config=configs/mnist.py:fsat"],
