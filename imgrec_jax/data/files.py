@@ -6,6 +6,8 @@ import functools
 import hashlib
 import lzma
 import os
+import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -95,8 +97,29 @@ def split_by_hash(names: Sequence[str], fractions: Sequence[tuple[str, float]], 
     return {split: sorted(order[stops[n] : stops[n + 1]]) for n, (split, _) in enumerate(fractions)}
 
 
+def is_replaceable(path: Path) -> bool:
+    """Whether a new file may take the place of what is there; a FIFO, a device or a socket is written into."""
+    return not path.exists() or path.is_file() or path.is_dir()
+
+
+def without_links(path: Path) -> Path:
+    """The file that is written where a symbolic link is given; the link stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a temporary file beside `path`, which then takes its name: a kill leaves the old file or the new one."""
+    """`write` fills a temporary file beside `path`, which then takes its name: a kill leaves the old file or the new one.
+
+    What is no file (`is_replaceable`) gets the bytes of one instead.
+    """
+    if not is_replaceable(path):
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / path.name
+            write(made)
+            with made.open("rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        return
+    path = without_links(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:
         write(partial)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from imgrec_jax.data.files import IMAGES, write_whole
+from imgrec_jax.data.files import IMAGES, is_replaceable, without_links, write_whole
 from imgrec_jax.inference import drawing
 from imgrec_jax.inference.labels import BoxLabels, Labels
 from imgrec_jax.inference.results import BoxesResult, MapResult, Result
@@ -58,7 +58,7 @@ class Writer:
             if value is not None and task not in tasks:
                 raise ValueError(f"{flag} is for {' and '.join(tasks)}, and {run.workdir} is a run of {task}")
         self._run, self._labels, self._threshold = run, labels, threshold
-        self._coco, self._out = (Path(p).expanduser() if p else None for p in (coco, out))
+        self._coco, self._out = (without_links(Path(p).expanduser()) if p else None for p in (coco, out))
         self._images, self._masks = (Path(p).expanduser() if p else None for p in (images, masks))
         for folder in (self._images, self._masks, *(p.parent for p in (self._coco, self._out) if p)):
             if folder is not None:
@@ -127,7 +127,8 @@ class Writer:
         if self._out is not None:
             self._lines.close()
             partial = _partial(self._out)
-            partial.replace(self._out) if error is None else partial.unlink(missing_ok=True)
+            if partial != self._out:
+                partial.replace(self._out) if error is None else partial.unlink(missing_ok=True)
         if self._coco is not None and error is None:
             write_whole(self._coco, lambda path: path.write_text(json.dumps(plain(self._entries))))
 
@@ -139,7 +140,9 @@ def _refuse_own_folder(flag: str, folder: Path, result: Result) -> None:
 
 
 def _partial(path: Path) -> Path:
-    """Where a file is written until it is whole."""
+    """Where a file is written until it is whole; what is no file, itself."""
+    if not is_replaceable(path):
+        return path
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import stat
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 import imgrec_jax
 from imgrec_jax import predict
 from imgrec_jax.data import images
+from imgrec_jax.data.files import is_replaceable, write_whole
 from imgrec_jax.inference import inputs
 from imgrec_jax.inference.labels import MapLabels
 from imgrec_jax.tasks import segment
@@ -54,6 +57,31 @@ def test_an_answer_that_was_broken_off_leaves_the_old_file(workdir, photos, tmp_
         command(f"--workdir={workdir}", photos, f"--out={out}", f"--save_images={photos}")
     assert out.read_text() == "old\n" and os.listdir(tmp_path).count("answers.jsonl") == 1
     assert not [name for name in os.listdir(tmp_path) if "partial" in name]
+
+
+def through(fifo: Path, write) -> str:
+    """What comes out of a FIFO while `write` is called."""
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_text()), daemon=True)
+    reader.start()
+    write()
+    reader.join(10)
+    return "".join(read)
+
+
+def test_pipes_devices_and_links_are_written_into_and_stay(workdir, photos, tmp_path):
+    fifo, real, link = tmp_path / "out.fifo", tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    os.mkfifo(fifo)
+    real.write_text("old")
+    link.symlink_to(real.name)
+    answers = through(fifo, lambda: command(f"--workdir={workdir}", photos, f"--out={fifo}"))
+    assert command(f"--workdir={workdir}", photos, f"--out={link}") == 0
+    assert len(answers.splitlines()) == 2 and real.read_text() == answers
+    assert through(fifo, lambda: write_whole(fifo, lambda path: path.write_text("whole"))) == "whole"
+    write_whole(link, lambda path: path.write_text("whole"))
+    assert real.read_text() == "whole" and link.is_symlink()
+    assert stat.S_ISFIFO(fifo.stat().st_mode) and not is_replaceable(Path(os.devnull))
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
 def test_names_that_are_odd_or_no_utf8_are_answered(workdir, photos, tmp_path):
