@@ -192,7 +192,7 @@ class OwnMasks:
         if self._named or self._lines_of_names():
             return "index"
         between = {value for value in values if 0 < value < 255}
-        spread = max(values) == 255 and len(between) > 8 and min(between) < 128 < max(between)
+        spread = max(values) == 255 and len(between) > 4 and min(between) < 128 < max(between)
         if spread and sum(values[value] for value in between) < values[255]:
             self.lines.append("masks have soft edges: 128 and more is foreground (data.options.kind says otherwise)")
             return "grey"
