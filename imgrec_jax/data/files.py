@@ -92,7 +92,7 @@ def split_by_hash(names: Sequence[str], fractions: Sequence[tuple[str, float]], 
 
     Which split a name falls into depends on the names alone: adding one moves few others.
     """
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest())
     stops = np.rint(np.cumsum([0.0, *(share for _, share in fractions)]) * len(order)).astype(int)
     return {split: sorted(order[stops[n] : stops[n + 1]]) for n, (split, _) in enumerate(fractions)}
 

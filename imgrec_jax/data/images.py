@@ -137,6 +137,13 @@ def open_image(file: IO[bytes]) -> Any:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+def stored_size(image: Any) -> tuple[int, int]:
+    """(height, width) of an opened PIL image as its pixels are stored; of a TIFF some PILs tell that of the turned image."""
+    if image.format == "TIFF":
+        return int(image.tag_v2[257]), int(image.tag_v2[256])
+    return image.height, image.width
+
+
 def read_header(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Header:
     """The header of an image, without its pixels being read.
 
@@ -147,7 +154,7 @@ def read_header(file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS) -> Hea
 
     try:
         with open_image(file) as image:
-            header = Header(image.height, image.width, image.format or "")
+            header = Header(*stored_size(image), image.format or "")
     except Image.UnidentifiedImageError as error:
         raise ImageFileError(f"{name}: no image; expected one of {', '.join(FORMATS)}; replace the file") from error
     except Exception as error:  # whatever damaged bytes do to a parser

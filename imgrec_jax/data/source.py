@@ -90,7 +90,7 @@ def digest(kind: str, parts: Iterable[bytes | str | np.ndarray]) -> str:
             sha.update(f"{part.dtype.str}{part.shape}".encode())
             data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data if part.size else b""
         else:
-            data = part.encode() if isinstance(part, str) else part
+            data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
         sha.update(f"{len(data)}:".encode())
         sha.update(data)
     return f"{kind}:{sha.hexdigest()}"

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from imgrec_jax.data.files import IMAGES as _IMAGES
 from imgrec_jax.data.images import (
     MAX_PIXELS,
     ImageFileError,
@@ -31,8 +30,10 @@ from imgrec_jax.data.images import (
     read_image_file,
     turned,
 )
+from imgrec_jax.data.own.listing import PICTURES
+from imgrec_jax.data.walking import walk
 
-IMAGES = (*_IMAGES, ".dcm")
+IMAGES = PICTURES  # a folder is looked through as one to train on is
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 ARRAYS = (".npy", ".npz")
 Decode = Callable[[bytes, str], np.ndarray]
@@ -162,14 +163,15 @@ def of_path(
             place = place.expanduser()
     ending = place.suffix.lower()
     if _is_folder(place):
-        found = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGES + VIDEOS and not _hidden(p, place))
+        try:
+            found = [place / name for name in walk(place) if name.lower().endswith(IMAGES + VIDEOS)]
+        except ValueError as error:
+            yield fault(path, f"cannot be listed: {error}")
+            return
         if not found:
             yield fault(path, f"holds no image; expected files with one of the endings {', '.join(IMAGES + VIDEOS)}")
         for file in found:
-            if not _is_folder(file):
-                yield from of_path(str(file), **options)
-            else:
-                yield fault(str(file), "is a folder with the name of an image")
+            yield from of_path(str(file), **options)
     elif glob.has_magic(path) and file_problem(place) is not None:
         names = sorted(glob.glob(str(place), recursive=True))
         if not names:
@@ -203,10 +205,6 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # a name that no file can have
         return False
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def fault(name: str, problem: str) -> Picture:

@@ -246,8 +246,9 @@ class Predictor:
         classifies = self.config.task == "classification"
         decode = None
         if classifies and self.config.data.name == "image_folder":
-            depth = self.config.data.options.get("depth") or 8
-            decode = partial(own_pictures.decode, depth=depth, max_pixels=self.config.data.max_pixels)
+            options = self.config.data.options
+            depth, window = options.get("depth") or 8, tuple(options.get("window") or ())
+            decode = partial(own_pictures.decode, depth=depth, max_pixels=self.config.data.max_pixels, window=window)
         return {"max_pixels": self.config.data.max_pixels, "upright": classifies or not labelled, "decode": decode}
 
     def samples(self) -> list[np.ndarray]:

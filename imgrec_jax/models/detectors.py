@@ -65,7 +65,7 @@ def make_small_detector(
     if len(anchor_sizes) != len(levels):
         raise ValueError(f"anchor_sizes={anchor_sizes}: expected one tuple for each of {levels}")
     if mask_stage not in (1, 2):
-        raise ValueError(f"mask_stage={mask_stage}: expected 1 or 2, the stage whose map is the finest that masks are drawn from")
+        raise ValueError(f"mask_stage={mask_stage}: expected 1 or 2, the stage of the finest map that masks are drawn from")
     finest = ("layer1",) if kind == "mask" and mask_stage == 1 else ()
     pyramid = BackboneWithFPN(body, FPN(fpn_width, norm=after_neck, dtype=dtype), (*finest, *levels))
     if kind == "retina":

@@ -3,12 +3,15 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from imgrec_jax.data.own.listing import PICTURES
+from imgrec_jax.data.walking import walk
 from imgrec_jax.inference import inputs
 
 RNG = np.random.default_rng(0)
@@ -88,13 +91,12 @@ def test_what_is_no_image_is_named_with_the_reason(tmp_path):
     (tmp_path / "cut.png").write_bytes(good.getvalue()[:-200])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("not an image")
-    (tmp_path / "folder.png").mkdir()
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     found = dict(read(tmp_path))
-    assert len(found) == 5 and all(isinstance(message, str) and message.startswith(name) for name, message in found.items())
+    assert len(found) == 4 and all(isinstance(message, str) and message.startswith(name) for name, message in found.items())
     reasons = {name.rsplit("/", 1)[1]: message for name, message in found.items()}
     assert "cut off" in reasons["cut.png"] and "0 bytes" in reasons["empty.jpg"] and "no image" in reasons["text.jpg"]
-    assert "is a folder" in reasons["folder.png"] and "20000 x 20000 pixels, more than" in reasons["huge.png"]
+    assert "20000 x 20000 pixels, more than" in reasons["huge.png"]
     for path, message in {"nothing.png": "is not there", "no*.png": "matches no file", "\0.png": "cannot be read"}.items():
         ((_, said),) = read(tmp_path / path)
         assert message in said
@@ -142,3 +144,16 @@ def test_frames_of_a_video(tmp_path):
     assert abs(int(frames[2].read().mean()) - 180) <= 2
     path.write_bytes(b"no video")
     assert "no video" in read(path)[0][1]
+
+
+def test_a_folder_is_looked_through_as_one_to_train_on(tmp_path):
+    """Every ending that training takes, links to folders, and nothing that systems leave behind."""
+    for name in ("a.jpg", "b.JFIF", "c.ppm", "d.jp2", "e.avif", "@eaDir/thumb.jpg", ".hidden.jpg"):
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z.jpg").touch()
+    (tmp_path / "d" / "linked").symlink_to(tmp_path / "elsewhere")
+    want = [name for name in walk(tmp_path / "d") if name.lower().endswith(PICTURES)]
+    found = [Path(picture.name).relative_to(tmp_path / "d").as_posix() for picture in inputs.of_path(str(tmp_path / "d"))]
+    assert found == want == ["a.jpg", "b.JFIF", "c.ppm", "d.jp2", "e.avif", "linked/z.jpg"]

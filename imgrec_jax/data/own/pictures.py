@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.images import FORMATS, MAX_PIXELS, ImageFileError, damage, decode_jpeg, open_image
+from imgrec_jax.data.images import FORMATS, MAX_PIXELS, ImageFileError, damage, decode_jpeg, open_image, stored_size, turned
 from imgrec_jax.data.own import dicom
 
 # What is odd about a file, as bits of `Picture.notes`, and how it is met.
@@ -26,13 +26,6 @@ _SUFFIXES = {
 }  # fmt: skip
 _CHECKED = ("PNG", "JPEG", "MPO")  # by `damage`
 _JPEG = b"\xff\xd8"  # how one begins
-
-# The tag says how the stored rows and columns lie: EXIF 2.32, 4.6.4, Orientation.
-_UPRIGHT = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1), 6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: a.swapaxes(0, 1)[::-1],
-}  # fmt: skip
 
 
 class Picture(NamedTuple):
@@ -68,19 +61,22 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, to_the_end
         return _describe_dicom(data, digest, max_pixels)
     try:
         with open_image(io.BytesIO(data)) as image:
-            height, width = image.height, image.width
+            height, width = stored_size(image)
             if height * width > max_pixels:
                 return Picture(problem=f"{height} x {width} pixels, more than config.data.max_pixels={max_pixels}")
             if found := damage(data, image.format):
                 return Picture(problem=f"a damaged {image.format} ({found})")
+            turn = image.getexif().get(0x0112, 1)  # a TIFF that is loaded has none
             deep = _is_deep(image, data)
-            if to_the_end and image.format not in _CHECKED and not deep:
-                image.load()  # nothing else tells that it was cut off
+            if to_the_end and image.format not in _CHECKED:  # nothing else tells that it was cut off
+                if deep:
+                    _deep_values(data)
+                else:
+                    image.load()
             if image.mode == "F" or (image.mode == "I" and not deep):
                 return Picture(
                     problem=f"a {image.format} of mode {image.mode!r}, whose white nobody knows; write it with 8 or 16 bits"
                 )
-            turn = image.getexif().get(0x0112, 1)
             notes = (
                 _CMYK * (image.mode == "CMYK") + _DEEP * deep + _PALETTE * (image.mode == "P")
                 + _TRANSPARENT * _is_transparent(image) + _TURNED * (turn in range(2, 9))
@@ -88,6 +84,8 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, to_the_end
                 + _SUFFIX * (not name.lower().endswith(_SUFFIXES.get(image.format, ("",))))
             )  # fmt: skip
             channels = 1 if _is_grey(image) else 3
+    except _UndecodableError as error:
+        return Picture(problem=str(error))
     except Exception as error:  # whatever damaged bytes do to a parser
         if type(error).__name__ == "UnidentifiedImageError":
             return Picture(problem=f"{len(data)} bytes that are no image; expected one of {', '.join(FORMATS)}")
@@ -144,7 +142,7 @@ def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS,
         if dicom.is_dicom(name):
             values = dicom.pixels(data, window, max_pixels)
         elif found.depth == 16:
-            values = _decode_deep(data, found)
+            values = _decode_deep(data)
         elif data[:2] == _JPEG and not found.notes & _TURNED and (image := decode_jpeg(data, name)) is not None:
             values = image if found.channels == 3 else np.ascontiguousarray(image[..., :1])
         else:
@@ -162,16 +160,31 @@ def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS,
     return np.round(values / 257).astype(np.uint8) if values.dtype == np.uint16 else values
 
 
-def _decode_deep(data: bytes, found: Picture) -> np.ndarray:
-    """uint16 [H, W] or [H, W, 3]; an alpha channel is laid on white."""
+class _UndecodableError(ValueError):
+    """Of 16-bit images: says what is wrong."""
+
+
+def _deep_values(data: bytes) -> np.ndarray:
+    """uint16 [H, W] or [H, W, C] BGR as OpenCV gives them: a TIFF upright, others as stored."""
     import cv2
 
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16:
-        raise ValueError("16 bits a channel, which OpenCV cannot decode")
-    if found.notes & _TURNED:
-        with open_image(io.BytesIO(data)) as image:
-            values = _UPRIGHT[image.getexif().get(0x0112, 1)](values)
+    try:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise _UndecodableError(f"16 bits a channel that OpenCV cannot decode ({' '.join(str(error).split())})") from error
+    if values is None:
+        raise _UndecodableError("16 bits a channel that OpenCV cannot decode; a file that was cut off, or one of a rare kind")
+    if values.dtype != np.uint16:
+        raise _UndecodableError(f"values of {values.dtype}; expected 16 bits without a sign, 0 to 65535: write it so")
+    return values
+
+
+def _decode_deep(data: bytes) -> np.ndarray:
+    """uint16 [H, W] or [H, W, 3], upright; an alpha channel is laid on white."""
+    values = _deep_values(data)
+    with open_image(io.BytesIO(data)) as image:
+        if image.format != "TIFF":
+            values = turned(values, image.getexif().get(0x0112, 1))
     if values.ndim == 2:
         return values
     if values.shape[2] in (2, 4):

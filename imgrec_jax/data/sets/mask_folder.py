@@ -2,8 +2,9 @@
 
 Two layouts, told apart by `kind`; folders above `images` and `masks` may be any:
   .../images/NAME.jpg, .../masks/NAME.png           "index": grey or palette PNG, the value is the class
-                                                    "binary": what is not 0 is class 1; in a lossy file (JPEG), what is
-                                                    128 or more
+                                                    "binary": what is not 0 (of a palette, not black) is class 1; in a
+                                                    lossy file (JPEG), what is 128 or more
+                                                    "grey": of soft edges, 128 and more is class 1
                                                     "instance_map": the value is the number of an object of class 1,
                                                     0 is none
   .../NAME/images/*.png, .../NAME/masks/*.png       "instances": one image, one mask file for each object of class 1
@@ -29,13 +30,22 @@ import numpy as np
 from imgrec_jax.data.annotated import DetectionSource
 from imgrec_jax.data.annotations import encode_mask, from_images
 from imgrec_jax.data.files import Files, list_files, split_by_hash
-from imgrec_jax.data.images import MAX_PIXELS, ImageFileError, check_image, decode_image, decoder_warnings, is_lossy, open_image
+from imgrec_jax.data.images import (
+    MAX_PIXELS,
+    ImageFileError,
+    check_image,
+    decode_image,
+    decoder_warnings,
+    is_lossy,
+    open_image,
+    orientation_of,
+)
 from imgrec_jax.data.ops.geometry import boxes_of_masks
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part, split_range
 
 CLASS_NAMES = ("background", "foreground")
-KINDS = ("index", "binary", "instance_map", "instances")
+KINDS = ("index", "binary", "grey", "instance_map", "instances")
 OF_OBJECTS = ("instance_map", "instances")
 FRACTIONS = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
 _SHOWN_FROM = 500  # images, which take seconds to read
@@ -231,7 +241,7 @@ def objects_of_entries(
 def objects_of(files: Files, entry: Entry, kind: str, number: int, max_pixels: int) -> dict:
     """One image with its objects as `from_images` takes it; a mask without a pixel is no object."""
     if kind == "instances":
-        masks = [_nonzero(mask_values(files, path)) for path in entry.masks]
+        masks = [_foreground(files, path) for path in entry.masks]
     else:
         values = _instance_map(files, entry)
         masks = [values == n for n in np.unique(values[values > 0])]
@@ -355,9 +365,16 @@ def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple
     """(pixels of an image, whether its mask is lossy), of encoded files.
 
     Raises:
-      ValueError: for a file that is no image, a mask of another size, and a lossy one where its values count.
+      ValueError: for a file that is no image or has an EXIF orientation, a mask of another size, and a lossy one where its
+        values count.
     """
-    size = check_image(files.read(entry.image), str(files.root / entry.image), max_pixels)[:2]
+    data = files.read(entry.image)
+    size = check_image(data, str(files.root / entry.image), max_pixels)[:2]
+    if (tag := orientation_of(data)) not in (0, 1):
+        raise ValueError(
+            f"{files.root / entry.image}: has the EXIF orientation {tag}, and its mask may be of the turned or of the stored "
+            "pixels; store it upright, or remove the tag"
+        )
     lossy = False
     for mask in entry.masks:
         data, name = files.read(mask), str(files.root / mask)
@@ -367,7 +384,7 @@ def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple
                 f"{name} has (height, width) {header[:2]}, and its image {entry.image} has {size}; resize one of them"
             )
         lossy = is_lossy(data, header.format)
-        if lossy and kind != "binary":
+        if lossy and kind not in ("binary", "grey"):
             raise ValueError(
                 f"{name} is a lossy {header.format}, whose values are not those that were drawn; kind={kind!r} expects PNG; "
                 "write the masks as PNG again"
@@ -396,7 +413,10 @@ def mask_values(files: Files, path: PurePosixPath) -> np.ndarray:
     try:
         with open_image(io.BytesIO(data)) as image:
             lossy = is_lossy(data, image.format)
-            values = np.asarray(image.convert("L") if lossy else image)
+            if image.mode in ("LA", "La", "PA"):  # an alpha channel says nothing of the mask
+                values = np.asarray(image)[..., 0]
+            else:
+                values = np.asarray(image.convert("L") if lossy else image)
     except Exception as error:  # whatever damaged bytes do to a decoder
         raise ImageFileError(
             f"{name}: a mask that cannot be decoded ({' '.join(str(error).split())}); replace the file"
@@ -406,6 +426,24 @@ def mask_values(files: Files, path: PurePosixPath) -> np.ndarray:
     if 0 < values.max() < 128:
         raise ValueError(f"{name} is a lossy mask whose largest value is {values.max()}; expected 0 and 255; write it as PNG")
     return (values >= 128).astype(np.uint8)
+
+
+def _foreground(files: Files, path: PurePosixPath) -> np.ndarray:
+    """bool [H, W]: what is not 0; of a palette with black among the colours that are used, what is not black."""
+    values = mask_values(files, path)
+    black = _black(files.read(path), values)
+    return _nonzero(values) if black is None else values != black
+
+
+def _black(data: bytes, indices: np.ndarray) -> int | None:
+    """The index of black where it is no palette's first colour; None for every other image."""
+    with open_image(io.BytesIO(data)) as image:
+        if image.mode != "P" or image.palette is None:
+            return None
+        used = np.unique(indices)
+        colours = np.frombuffer(image.palette.tobytes(), np.uint8).reshape(-1, len(image.palette.mode))[:, :3]
+    dark = [int(n) for n in used[used < len(colours)] if not colours[n].any()]
+    return dark[0] if len(dark) == 1 and dark[0] != 0 else None
 
 
 def _nonzero(values: np.ndarray) -> np.ndarray:
@@ -422,7 +460,7 @@ def _from_instances(files: Files, entry: Entry, kind: str, size: tuple[int, int]
         instances[:] = np.searchsorted(np.unique(np.append(values, 0)), values)  # 0, 1, 2, ...
     else:
         for number, path in enumerate(entry.masks, start=1):
-            instances[_nonzero(mask_values(files, path))] = number
+            instances[_foreground(files, path)] = number
     return {
         "segmentation": (instances > 0).astype(np.uint8),
         "pixel_valid": np.ones(size, np.bool_),
@@ -433,9 +471,14 @@ def _from_instances(files: Files, entry: Entry, kind: str, size: tuple[int, int]
 def _from_mask(files: Files, entry: Entry, kind: str, classes: int, void: int | None) -> dict:
     values, name = mask_values(files, entry.masks[0]), files.root / entry.masks[0]
     if kind == "binary":
-        return {"segmentation": _nonzero(values).astype(np.uint8), "pixel_valid": np.ones(values.shape[:2], np.bool_)}
+        foreground = _foreground(files, entry.masks[0])
+        return {"segmentation": foreground.astype(np.uint8), "pixel_valid": np.ones(values.shape[:2], np.bool_)}
     if values.ndim == 3:
-        raise ValueError(f"{name} is a colour image; kind='index' expects grey or palette PNG of class numbers")
+        expected = "grey PNG" if kind == "grey" else "grey or palette PNG of class numbers"
+        raise ValueError(f"{name} is a colour image; kind={kind!r} expects {expected}")
+    if kind == "grey":
+        least = 1 if values.max(initial=0) <= 1 else 128  # a lossy file is read as 0 and 1
+        return {"segmentation": (values >= least).astype(np.uint8), "pixel_valid": np.ones(values.shape, np.bool_)}
     values = values.astype(np.int64)
     valid = values != void if void is not None else np.ones(values.shape, np.bool_)
     strange = np.unique(values[valid & ((values < 0) | (values >= classes))])

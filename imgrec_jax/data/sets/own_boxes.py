@@ -21,7 +21,7 @@ import numpy as np
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder
 from imgrec_jax.data.annotations import Annotations, from_images
 from imgrec_jax.data.files import folders, list_files, stamp
-from imgrec_jax.data.images import MAX_PIXELS, decode_image, read_image_file, read_regular
+from imgrec_jax.data.images import MAX_PIXELS, decode_image, file_header, read_image_file, read_regular
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
@@ -64,6 +64,7 @@ def survey_boxes(
     fractions: tuple[float, ...] = FRACTIONS,
     split_seed: int = 0,
     allow_outside: bool = False,
+    one_based: bool | None = None,
 ) -> OwnBoxes:
     """Looks at own annotated images as a whole.
 
@@ -71,16 +72,21 @@ def survey_boxes(
       class_names: of labels 1..K; () takes those of the training split.
       fractions: of train, validation and test, where no splits are given.
       split_seed: of cutting them.
-      allow_outside: a YOLO data.yaml may name folders outside of its own.
+      allow_outside: a YOLO data.yaml, or a COCO json, may name folders and files outside of its own.
+      one_based: of Pascal VOC, whether its pixels are counted from 1; None: unless a box begins at 0.
     """
-    return OwnBoxes(request, tuple(class_names), tuple(fractions), split_seed, allow_outside=allow_outside)
+    return OwnBoxes(request, tuple(class_names), tuple(fractions), split_seed, Ways(allow_outside, one_based))
 
 
-def find(root: Path, max_pixels: int = MAX_PIXELS, *, allow_outside: bool = False) -> Given:
+class Ways(NamedTuple):
+    """How a folder is read; see `survey_boxes`."""
+
+    allow_outside: bool = False
+    one_based: bool | None = None
+
+
+def find(root: Path, max_pixels: int = MAX_PIXELS, ways: Ways = Ways()) -> Given:  # noqa: B008
     """What format a folder is of, and its annotations.
-
-    Args:
-      allow_outside: a YOLO data.yaml may name folders outside of its own.
 
     Raises:
       FileNotFoundError, ValueError: where it is of none, with what was looked for.
@@ -90,17 +96,18 @@ def find(root: Path, max_pixels: int = MAX_PIXELS, *, allow_outside: bool = Fals
     while (inner := _only_folder(root)) is not None:
         root = inner
     for look in (
-        _find_voc,
-        functools.partial(_find_yolo, max_pixels=max_pixels, allow_outside=allow_outside),
-        _find_coco,
+        functools.partial(_find_voc, one_based=ways.one_based),
+        functools.partial(_find_yolo, max_pixels=max_pixels, allow_outside=ways.allow_outside),
+        functools.partial(_find_coco, allow_outside=ways.allow_outside),
         functools.partial(_find_masks, max_pixels=max_pixels),  # last: the others may have folders of that name beside theirs
     ):
         if (found := look(root)) is not None:
             return found
     there = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))[:10]
     raise ValueError(
-        f"{root} holds {there}; expected Pascal VOC (Annotations/ and JPEGImages/), YOLO (data.yaml, or images/ and labels/), "
-        "a COCO json with images, annotations and categories, or NAME/images/ and NAME/masks/ with a file for each object"
+        f"{root} holds {there}; expected Pascal VOC (Annotations/*.xml and JPEGImages/), YOLO (data.yaml, or images/ and "
+        "labels/ with text files), a COCO json with images, annotations and categories, or NAME/images/ and NAME/masks/ with "
+        "a file for each object"
     )
 
 
@@ -109,16 +116,27 @@ def _only_folder(root: Path) -> Path | None:
     return there[0] if len(there) == 1 and there[0].is_dir() else None
 
 
-def _find_voc(root: Path) -> Given | None:
-    if not (root / "Annotations").is_dir():
-        return None
+def _find_voc(root: Path, one_based: bool | None) -> Given | None:
     files = sorted((root / "Annotations").glob("*.xml"))
+    if not files:
+        return None
     names: set[str] = set()
+    from_zero: list[Path] = []
     for path in files:
         try:
-            names |= {(entry.findtext("name") or "").strip() for entry in ElementTree.parse(path).getroot().iter("object")}
+            objects = list(ElementTree.parse(path).getroot().iter("object"))
+            names |= {(entry.findtext("name") or "").strip() for entry in objects}
+            if any(float(entry.findtext(f"bndbox/{key}") or 1) < 1 for entry in objects for key in ("xmin", "ymin")):
+                from_zero.append(path)
         except (ElementTree.ParseError, OSError, LookupError, ValueError):
             continue  # said by `voc.read_folder`, with all it has to say
+    notes = []
+    if one_based is None and from_zero:
+        notes.append(
+            f"{len(from_zero):,} of {len(files):,} files have boxes that begin at 0, e.g. {from_zero[0].name}: pixels are "
+            "counted from 0 (data.options.one_based says otherwise)"
+        )
+    base = not from_zero if one_based is None else one_based
     class_names = tuple(sorted(names - {""}))
     lists = {path.stem: canonical_split(path.stem) for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
     named = {split: stem for stem, split in lists.items() if split}
@@ -129,9 +147,10 @@ def _find_voc(root: Path) -> Given | None:
             raise ValueError(
                 f"{root / 'ImageSets' / 'Main'} has lists of {sorted(named)}, but none of the training images; add train.txt"
             )
-        splits = {split: voc.read_folder(root, stem, class_names) for split, stem in named.items()}
-        return Given("Pascal VOC", splits, [])
-    return Given("Pascal VOC", {"": voc.read_stems(root, [path.stem for path in files], class_names)}, [])
+        splits = {split: voc.read_folder(root, stem, class_names, one_based=base) for split, stem in named.items()}
+        return Given("Pascal VOC", splits, notes)
+    stems = [path.stem for path in files]
+    return Given("Pascal VOC", {"": voc.read_stems(root, stems, class_names, one_based=base)}, notes)
 
 
 def _find_masks(root: Path, max_pixels: int) -> Given | None:
@@ -157,12 +176,12 @@ def _find_yolo(root: Path, max_pixels: int, allow_outside: bool) -> Given | None
     found = yolo.find(root, allow_outside=allow_outside)
     if found is None:
         return None
-    names, notes, cut, absent = found.class_names, [], 0, 0
+    names, notes, cut, absent = found.class_names, list(found.notes), 0, 0
     read: dict[str, list[tuple[Path, yolo.Labels]]] = {}
     for split, pairs in found.splits.items():
         for image, text in pairs:
             none = yolo.Labels(np.zeros((0, 4)), np.zeros(0, np.int64), 0)
-            labels = yolo.read_labels(text, names) if text else none
+            labels = yolo.read_labels(text, names, found.key_points) if text else none
             cut, absent = cut + labels.cut, absent + (text is None)
             read.setdefault(split, []).append((image, labels))
     if not names:
@@ -180,8 +199,8 @@ def _find_yolo(root: Path, max_pixels: int, allow_outside: bool) -> Given | None
         store.stamps.update({str(path): stamp(path) for path in paths})
         index = indices.make(store, [str(path) for path in paths], None, max_pixels)
         sizes = index.table[["height", "width"]].tolist()
-        turned = (index.table["notes"] & _TURNED) > 0
-        sizes = [size[::-1] if t else size for size, t in zip(sizes, turned, strict=True)]
+        for n in np.flatnonzero((index.table["notes"] & _TURNED) > 0).tolist():  # the index tells those of upright images
+            sizes[n] = list(file_header(paths[n], max_pixels)[:2])
         images = [_row(n, root, *row, size) for n, (row, size) in enumerate(zip(rows, sizes, strict=True), start=1)]
         splits[split] = FolderSplit(from_images(images, class_names=names), tuple(paths), str(root))
     return Given("YOLO", splits, notes)
@@ -201,14 +220,13 @@ def _row(number: int, root: Path, image: Path, labels: yolo.Labels, size: tuple[
     }
 
 
-def _find_coco(root: Path) -> Given | None:
+def _find_coco(root: Path, allow_outside: bool) -> Given | None:
     files = [root / name for name in walk(root) if name.endswith(".json")]
     found: dict[str, Path] = {}
     for path in files:
         if not _is_instances(path):
             continue
-        words = re.split(r"[\W_\d]+", path.stem) + list(path.relative_to(root).parts[-2:-1])
-        split = next((name for word in words if word and (name := canonical_split(word))), "")
+        split = _split_of(path.relative_to(root).with_suffix(""))
         if split in found and path.stem.startswith("instances") != found[split].stem.startswith("instances"):
             path = path if path.stem.startswith("instances") else found[split]  # COCO's, beside its key points
         elif split in found:
@@ -220,7 +238,14 @@ def _find_coco(root: Path) -> Given | None:
         raise ValueError(
             f"{root}: {found['']} names no split, beside {sorted(map(str, found.values()))}; move it away, or rename it"
         )
-    return Given("COCO", {split: coco.read_folder(_images_of(root, path), path) for split, path in found.items()}, [])
+    read = {split: (_images_of(root, path, split), path) for split, path in found.items()}
+    return Given("COCO", {split: coco.read_folder(*pair, allow_outside=allow_outside) for split, pair in read.items()}, [])
+
+
+def _split_of(path: Path) -> str:
+    """The split that a name tells of, or the folder next to it that tells of one; "" where none does."""
+    words = (word for part in reversed(path.parts) for word in re.split(r"[\W_\d]+", part))
+    return next((name for word in words if word and (name := canonical_split(word))), "")
 
 
 def _is_instances(path: Path) -> bool:
@@ -232,39 +257,46 @@ def _is_instances(path: Path) -> bool:
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
 
-def _images_of(root: Path, file: Path) -> Path:
-    """The folder from which a json names its images: the one where the first of them is."""
-    names = [
-        str(image["file_name"]) for image in json.loads(read_regular(file, "a COCO json"))["images"][:3] if "file_name" in image
-    ]
+def _images_of(root: Path, file: Path, split: str) -> Path:
+    """The folder from which a json of a split names its images: the one that holds them.
+
+    Raises:
+      ValueError: where several folders of no split, or of other ones, do.
+    """
+    images = json.loads(read_regular(file, "a COCO json"))["images"]
+    every = [str(image["file_name"]) for image in images if isinstance(image, dict) and "file_name" in image]
+    names = [every[n] for n in sample(len(every), _SAMPLE).tolist()]
+
+    def holds(place: Path) -> bool:
+        return bool(names) and all((place / name).is_file() for name in names)
+
     stem = re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
-    split = canonical_split(re.sub(r"[\d_]+$", "", stem)) or ""
+    places = [file.parent, file.parent / stem, root / stem, root / "images" / stem]
     below = folders(root)
-    spelled = [path for path in below if canonical_split(re.sub(r"[\d_]+$", "", path.name)) == split]
-    places = [
-        file.parent,
-        file.parent / stem,
-        root / stem,
-        root / "images" / stem,
-        root / "images",
-        root,
-        *(spelled if split else []),
-    ]
-    places += below
-    return next((place for place in places if names and all((place / name).is_file() for name in names)), places[0])
+    places += [path for path in below if split and _split_of(path.relative_to(root)) == split]
+    places += [root / "images", root]
+    if (found := next(filter(holds, places), None)) is not None:
+        return found
+    others = list(filter(holds, below))
+    if len(others) > 1:
+        raise ValueError(
+            f"{file}: its images, e.g. {names[0]}, are in {', '.join(map(str, others[:3]))}, and no name tells which folder is "
+            f"meant; call one after the json's split ({split or 'train, val or test'}), or write it into file_name"
+        )
+    return others[0] if others else places[0]
 
 
 class OwnBoxes:
     """A `data.own.found.Survey` of detection."""
 
     def __init__(
-        self, request: Request, class_names: tuple[str, ...], fractions: tuple[float, ...], seed: int, *,
-        allow_outside: bool = False, whole: str = "",
+        self, request: Request, class_names: tuple[str, ...], fractions: tuple[float, ...], seed: int, ways: Ways,
+        whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
-        self._allow_outside = allow_outside
+        self._ways = ways
         self._request, self._find_group = request, group_finder(request.group)
-        given = find(request.folder, request.max_pixels, allow_outside=allow_outside)
+        given = find(request.folder, request.max_pixels, ways)
         total = sum(len(split.paths) for split in given.splits.values())
         self.lines = [f"{request.folder}: {given.format}, {total:,} images", *given.notes]
         self.digests: dict[str, np.ndarray] = {}
@@ -297,8 +329,7 @@ class OwnBoxes:
 
     def other(self, folder: Path) -> DetectionSource:
         """See `data.own.found.Survey`."""
-        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0,
-                        allow_outside=self._allow_outside, whole="test")  # fmt: skip
+        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0, self._ways, whole="test")
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")

@@ -33,13 +33,27 @@ from imgrec_jax.data.own.found import (
 from imgrec_jax.data.own.index import KEPT_FROM
 from imgrec_jax.data.own.memo import Memo
 from imgrec_jax.data.progress import progress
-from imgrec_jax.data.sets.mask_folder import CLASS_NAMES, Entry, check_entry, mask_values, open_entries, pair, refuse_void_alone
+from imgrec_jax.data.sets.mask_folder import (
+    CLASS_NAMES,
+    OF_OBJECTS,
+    Entry,
+    check_entry,
+    mask_values,
+    open_entries,
+    pair,
+    refuse_void_alone,
+)
 from imgrec_jax.data.source import Request, Source, parse_split
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "groundtruth", "gt", "targets")
 _SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")
 _SAMPLE = 60
+_SAID = {
+    "index": "class numbers", "binary": "0 and not 0", "grey": "below 128, and not", "instance_map": "numbers of objects",
+    "instances": "a file for each object",
+}  # fmt: skip
+_MOST_UNNAMED, _MOST_VALUE = 64, 128  # of classes that nothing names, and of their numbers
 
 
 def survey_masks(
@@ -54,7 +68,7 @@ def survey_masks(
     """Looks at own images and masks as a whole.
 
     Args:
-      kind: "index", "binary" or "instances", see `mask_folder`; "" finds it.
+      kind: one of `mask_folder.KINDS`; "" finds it.
       class_names: of classes 0, 1, ...; () numbers those that the masks hold, or takes the lines of classes.txt.
       void: value of kind "index" that is ignored everywhere; None for none.
       fractions: of train, validation and test, where no splits are given.
@@ -80,6 +94,7 @@ class OwnMasks:
         self.lines += group_lines(
             self.title, request.group, [self._group(entry) for entry in entries], [e.name for e in entries], divided=not whole
         )
+        self._named = class_names
         self.kind, values = self._looked_into(entries, self.kind if kind or self.kind == "instances" else "")
         self.class_names = class_names or self._names(values)
         self.entries = self._of_one_split(entries, whole) if whole else self._divided(entries, fractions, seed)
@@ -148,10 +163,10 @@ class OwnMasks:
         return good
 
     def _looked_into(self, entries: list[Entry], kind: str) -> tuple[str, dict[int, int]]:
-        """(kind, {value of the masks: in how many it is})."""
+        """(kind, {value of the masks: how many pixels have it})."""
         if not entries:
             raise ValueError(f"{self.title} holds no image with a mask that can be used")
-        if kind == "instances":
+        if kind in OF_OBJECTS:
             return kind, {}
         masks = [entry.masks[0] for entry in entries]
         if len(masks) < KEPT_FROM:
@@ -160,24 +175,58 @@ class OwnMasks:
             files = masks if self._files.root.is_dir() else [PurePosixPath()]  # a zip is one file
             stamps = np.array([stamp(self._files.root / name) for name in files], np.int64)
             state = ("\0".join(map(str, masks)).encode("utf-8", "surrogateescape"), stamps)
-            table = Memo(self._request.data_dir / "own", self._files.root, state).get("values", lambda: self._values(masks))
-        values = dict(table.tolist())
+            table = Memo(self._request.data_dir / "own", self._files.root, state).get("numbers", lambda: self._values(masks))
+        values = dict(table[table[:, 0] >= 0].tolist())
+        most = sorted(-1 - value for value, _ in table[table[:, 0] < 0].tolist())
+        return kind or self._kind_of(masks, values, most), values
+
+    def _kind_of(self, masks: list[PurePosixPath], values: dict[int, int], most: list[int]) -> str:
+        """most: the different largest values of masks where each mask holds all from 0 to its own; [] where one does not.
+
+        Raises:
+          ValueError: where the values may be classes as well as objects.
+        """
         lossy = any(name.suffix.lower() in (".jpg", ".jpeg") for name in masks)
-        if kind:
-            return kind, values
-        return "binary" if lossy or set(values) <= {0, 255} or len(set(values) - {0}) == 1 else "index", values
+        if lossy or set(values) <= {0, 255} or len(set(values) - {0}) == 1:
+            return "binary"
+        if self._named or self._lines_of_names():
+            return "index"
+        between = {value for value in values if 0 < value < 255}
+        spread = max(values) == 255 and len(between) > 4 and min(between) < 128 < max(between)
+        if spread and sum(values[value] for value in between) < values[255]:
+            self.lines.append("masks have soft edges: 128 and more is foreground (data.options.kind says otherwise)")
+            return "grey"
+        if len(most) > 2 and most[-1] > 8:
+            self.lines.append(
+                f"every mask counts from 0, one to {most[0]} and one to {most[-1]}: taken as numbers of objects "
+                "(data.options.kind='index' takes them as classes)"
+            )
+            return "instance_map"
+        if len(set(values) - {0, self._void}) > _MOST_UNNAMED or max(set(values) - {self._void}) >= _MOST_VALUE:
+            raise ValueError(
+                f"{self.title}: its masks hold {len(values)} values up to {max(values)}, and nothing names so many classes; "
+                "say what they are: --config.data.options=\"{'kind': 'index'}\" for class numbers (better with classes.txt), "
+                "'instance_map' for numbers of objects, 'grey' where 128 and more is foreground, 'binary' where all but 0 is"
+            )
+        return "index"
 
     def _values(self, masks: list[PurePosixPath]) -> np.ndarray:
-        """int64 [V, 2]: the values of masks, each with the number of masks that have it."""
+        """int64 [V, 2]: the values of masks, each with its number of pixels; and, where every mask holds all from 0 to its
+        largest one, -1 - M, each with 0, for the different largest ones M."""
         counts: Counter[int] = Counter()
+        ends: set[int] | None = set()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             each = pool.map(self._values_of, masks)
             shown = progress(each, f"looking into {len(masks):,} masks of {self.title}", len(masks))
             for values in shown if len(masks) >= KEPT_FROM else each:
                 counts.update(values)
-        return np.array(sorted(counts.items()), np.int64).reshape(-1, 2)
+                if ends is not None:
+                    ends = ends | {len(values) - 1} if set(values) | {0} == set(range(max(values, default=0) + 1)) else None
+        rows = [*counts.items(), *((-1 - end, 0) for end in ends or ())]
+        return np.array(sorted(rows), np.int64).reshape(-1, 2)
 
-    def _values_of(self, name: PurePosixPath) -> list[int]:
+    def _values_of(self, name: PurePosixPath) -> dict[int, int]:
+        """{value: pixels}."""
         mask = mask_values(self._files, name)
         if mask.ndim == 3:
             colours = np.unique(mask.reshape(-1, mask.shape[2])[:, :3], axis=0)
@@ -186,25 +235,30 @@ class OwnMasks:
                     f"{self._files.root / name} is a colour image of {len(colours)} colours; expected grey or palette PNG of "
                     "class numbers, or black and one colour; write the masks so"
                 )
-            mask = np.where(mask.any(2), 255, 0).astype(np.uint8)
+            mask = np.where(mask[..., :3].any(2), 255, 0).astype(np.uint8)
         if mask.dtype == np.uint8:
-            return np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
-        return np.unique(mask).tolist()
+            counts = np.bincount(mask.ravel(), minlength=256)
+            return {n: int(counts[n]) for n in np.flatnonzero(counts).tolist()}
+        found, pixels = np.unique(mask, return_counts=True)
+        return dict(zip(found.astype(np.int64).tolist(), pixels.tolist(), strict=True))
 
     def _names(self, values: dict[int, int]) -> tuple[str, ...]:
         if self.kind != "index":
             return CLASS_NAMES
-        count = max(value for value in values if value != self._void) + 1
-        for name in ("classes.txt", "labels.txt", "class_names.txt"):
-            file = self._request.folder / name
-            if file.is_file():
-                names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-                if len(names) == count - 1:
-                    names = ["background", *names]  # whose number is 0, and which many lists leave out
-                if len(names) >= count:
-                    return tuple(names)
-                self.lines.append(f"{file} has {len(names)} names, and the masks have {count} classes: called by their numbers")
+        count = max((value for value in values if value != self._void), default=0) + 1
+        for file, names in self._lines_of_names().items():
+            if len(names) == count - 1:
+                names = ["background", *names]  # whose number is 0, and which many lists leave out
+            if len(names) >= count:
+                return tuple(names)
+            self.lines.append(f"{file} has {len(names)} names, and the masks have {count} classes: called by their numbers")
         return ("background", *(f"class {n}" for n in range(1, count)))
+
+    def _lines_of_names(self) -> dict[Path, list[str]]:
+        """{file: its lines} of what names the classes."""
+        places = [self._request.folder / name for name in ("classes.txt", "labels.txt", "class_names.txt")]
+        texts = {place: place.read_text("utf-8-sig") for place in places if place.is_file()}
+        return {place: [line.strip() for line in text.splitlines() if line.strip()] for place, text in texts.items()}
 
     def _divided(self, entries: list[Entry], fractions: tuple[float, ...], seed: int) -> dict[str, list[Entry]]:
         given = [self._split_of(entry) for entry in entries]
@@ -287,7 +341,7 @@ class OwnMasks:
         )  # fmt: skip
 
     def _describe(self, values: dict[int, int]) -> None:
-        said = {"index": "class numbers", "binary": "0 and not 0", "instances": "a file for each object"}[self.kind]
+        said = _SAID[self.kind]
         self.lines.append(
             f"masks of kind {self.kind!r}: {said}; {len(self.class_names)} classes: {', '.join(self.class_names[:10])}"
         )

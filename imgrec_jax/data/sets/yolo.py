@@ -2,7 +2,8 @@
 
 data.yaml names the classes and where the splits lie; without it `images/` and `labels/` are looked for, with the splits inside
 or around them, and classes.txt. An empty text file, or none, means no object; a line of a polygon, `class x1 y1 x2 y2 ...`,
-gives its box; what lies a little outside of 0..1 is cut, and counted. Format: https://docs.ultralytics.com/datasets/detect
+gives its box, and where data.yaml has a `kpt_shape`, the key points behind a box are passed over; what lies a little outside of
+0..1 is cut, and counted. Format: https://docs.ultralytics.com/datasets/detect
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from imgrec_jax.data.walking import walk
 
 OUTSIDE = 0.05  # of the side: what is cut; more is a mistake
 _MOST_BYTES = 2**26
+_NO_LABELS = ("classes", "labels", "notes", "predefined_classes", "readme")  # text files that tools leave beside the labels
 
 
 class Labels(NamedTuple):
@@ -34,10 +36,12 @@ class Labels(NamedTuple):
 
 class Folder(NamedTuple):
     """splits: {"train", "validation", "test" or "": (image, its text file or None)}; class_names: () where nothing names
-    them."""
+    them; notes: lines to print; key_points: numbers of them behind each box."""
 
     splits: dict[str, list[tuple[Path, Path | None]]]
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    key_points: int = 0
 
 
 def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
@@ -50,11 +54,13 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     if described:
         content = _read_yaml(described[0])
         return _from_yaml(described[0], content, allow_outside) if content else None
-    labels = [path for path in folders(root) if path.name == "labels"]
-    if not labels:
+    texts = {root / name for name in walk(root) if _is_text_of_labels(name)}
+    if not texts:
         return None
     splits: dict[str, list] = {}
-    for folder in labels:
+    for folder in folders(root):
+        if folder.name != "labels" or not any(text.is_relative_to(folder) for text in texts):
+            continue
         images = folder.parent / "images"
         for image in _images(images if images.is_dir() else folder.parent):
             parts = image.relative_to(root).parts[:-1]
@@ -63,7 +69,41 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     names = next((root / name for name in ("classes.txt", "obj.names", "labels.txt") if (root / name).is_file()), None)
     text = read_regular(names, "names of classes", _MOST_BYTES).decode("utf-8-sig") if names else ""
     found = {split: sorted(pairs) for split, pairs in splits.items()}
-    return Folder(found, tuple(line.strip() for line in text.splitlines() if line.strip()))
+    unclaimed = sorted(texts - {text for pairs in found.values() for _, text in pairs if text})
+    kept, notes = _annotated(root, found, unclaimed)
+    return Folder(kept, tuple(line.strip() for line in text.splitlines() if line.strip()), notes)
+
+
+def _is_text_of_labels(name: str) -> bool:
+    """Of a path from the root: a text file below a folder `labels` that is none of those that tools leave there."""
+    parts = name.split("/")
+    stem, _, suffix = parts[-1].rpartition(".")
+    return "labels" in parts[:-1] and suffix.lower() == "txt" and stem.lower() not in _NO_LABELS
+
+
+def _annotated(root: Path, splits: dict[str, list], unclaimed: Sequence[Path]) -> tuple[dict[str, list], tuple[str, ...]]:
+    """(the splits that somebody annotated, lines to print): test images alone may come without text files.
+
+    Raises:
+      ValueError: where no image of a split has a text file.
+    """
+    notes, kept = [], {}
+    for split, pairs in splits.items():
+        beside = split == "" and len(splits) > 1  # whoever reads them says that they are of no split
+        if not pairs or beside or any(text for _, text in pairs):
+            kept[split] = pairs
+        elif split == "test" and not unclaimed and len(splits) > 1:
+            notes.append(f"none of the {len(pairs):,} images of test has a text file: left out")
+        else:
+            alone = f"; text files without an image: {', '.join(str(p.relative_to(root)) for p in unclaimed[:3])}"
+            image = pairs[0][0]
+            raise ValueError(
+                f"{root}: none of the {len(pairs):,} images{f' of {split}' if split else ''} has a text file, e.g. {image}: "
+                f"expected {_place_of(image)}{alone if unclaimed else ''}; rename or move one or the other"
+            )
+    if unclaimed and kept:
+        notes.append(f"{len(unclaimed):,} text files belong to no image, e.g. {unclaimed[0].relative_to(root)}: passed over")
+    return kept, tuple(notes)
 
 
 def _read_yaml(path: Path) -> dict[str, Any] | None:
@@ -96,7 +136,18 @@ def _from_yaml(path: Path, content: dict[str, Any], allow_outside: bool) -> Fold
             splits.setdefault(canonical_split(key) or "", []).extend((image, _text_of(image)) for image in images)
     if not splits:
         raise ValueError(f"{path} has none of train, val, test; expected the folders of their images")
-    return Folder(splits, tuple(map(str, names)))
+    kept, notes = _annotated(path.parent, splits, ())
+    return Folder(kept, tuple(map(str, names)), notes, _key_points(path, content.get("kpt_shape")))
+
+
+def _key_points(path: Path, shape: Any) -> int:
+    """Numbers behind each box: K points of x, y and perhaps visibility."""
+    if shape is None:
+        return 0
+    numbers = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
+    if not numbers or shape[1] not in (2, 3):
+        raise ValueError(f"{path}: kpt_shape={shape!r}; expected [points, 2 or 3]; correct the file")
+    return shape[0] * shape[1]
 
 
 def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator[Path]:
@@ -118,7 +169,18 @@ def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator
         return
     for line in read_regular(found, "a list of images", _MOST_BYTES).decode("utf-8-sig").splitlines():
         if line.strip():
-            yield found.parent / line.strip()
+            image = found.parent / line.strip()
+            if not allow_outside and not any(_inside(image, folder) for folder in (file.parent, base)):
+                raise ValueError(
+                    f"{found}: {line.strip()} lies outside of {file.parent}; correct the file, or take it with "
+                    "--config.data.options=\"{'allow_outside': True}\""
+                )
+            yield image
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """By their texts: links are followed wherever they lead."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -127,18 +189,21 @@ def _images(folder: Path) -> list[Path]:
 
 def _text_of(image: Path) -> Path | None:
     """labels/.../NAME.txt of images/.../NAME.jpg, or the text file beside it."""
+    places = (_place_of(image), image.with_suffix(".txt"))
+    return next((path for place in places for path in (place, place.with_suffix(".TXT")) if path.is_file()), None)
+
+
+def _place_of(image: Path) -> Path:
+    """Where the text file of an image is expected."""
     parts = list(image.parts)
-    if "images" in parts[:-1]:
-        at = len(parts) - 2 - parts[:-1][::-1].index("images")
-        there = Path(*parts[:at], "labels", *parts[at + 1 : -1], f"{image.stem}.txt")
-        if there.is_file():
-            return there
-    beside = image.with_suffix(".txt")
-    return beside if beside.is_file() else None
+    if "images" not in parts[:-1]:
+        return image.with_suffix(".txt")
+    at = len(parts) - 2 - parts[:-1][::-1].index("images")
+    return Path(*parts[:at], "labels", *parts[at + 1 : -1], f"{image.stem}.txt")
 
 
-def read_labels(path: Path, class_names: Sequence[str] = ()) -> Labels:
-    """The objects of one text file; class_names: () takes any class.
+def read_labels(path: Path, class_names: Sequence[str] = (), key_points: int = 0) -> Labels:
+    """The objects of one text file; class_names: () takes any class; key_points: numbers of them behind each box.
 
     Raises:
       ValueError: naming file and line, for what is no number, a class that does not exist, or lies far outside of the image.
@@ -157,15 +222,16 @@ def read_labels(path: Path, class_names: Sequence[str] = ()) -> Labels:
         if not np.isfinite(values).all() or label != int(label) or label < 0 or (class_names and label >= len(class_names)):
             known = f"0 to {len(class_names) - 1}" if class_names else "a whole number from 0"
             raise ValueError(f"{where}: class {values[0]:g}; expected {known}, and finite numbers")
-        if len(values) == 5:
-            x, y, w, h = values[1:]
+        if len(values) == 5 or (key_points and len(values) == 5 + key_points):
+            x, y, w, h = values[1:5]
             if w < 0 or h < 0:
                 raise ValueError(f"{where}: width {w:g}, height {h:g}; expected 0 or more")
             box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-        elif len(values) >= 7 and len(values) % 2:
+        elif len(values) >= 7 and len(values) % 2 and not key_points:
             box = [min(values[1::2]), min(values[2::2]), max(values[1::2]), max(values[2::2])]
         else:
-            raise ValueError(f"{where}: {len(values)} numbers; expected 5, or a class and three points or more")
+            more = f"{5 + key_points}: kpt_shape has {key_points}" if key_points else "a class and three points or more"
+            raise ValueError(f"{where}: {len(values)} numbers; expected 5, or {more}")
         if min(box) < -OUTSIDE or max(box) > 1 + OUTSIDE:
             raise ValueError(f"{where}: a box {np.round(box, 3).tolist()} outside of 0..1; are these pixels? expected shares")
         cut += min(box) < -1e-6 or max(box) > 1 + 1e-6

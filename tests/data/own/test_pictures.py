@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgrec_jax.data import images
 from imgrec_jax.data.images import ImageFileError
 from imgrec_jax.data.own.pictures import NOTES, decode, describe
 from tests.data.own.make import encoded, pixels
@@ -153,3 +154,28 @@ def test_a_file_that_was_cut_off_is_told_before_it_is_needed(format):
     name = f"x.{format.lower()}"
     assert not describe(data, name).problem
     assert describe(data[: len(data) * 2 // 3], name).problem
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_deep_images_are_turned_once(orientation, format):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7), np.uint16)
+    exif = {"tiffinfo": {0x0112: orientation}} if format == "TIFF" else {"exif": Image.Exif()}
+    if format == "PNG":
+        exif["exif"][0x0112] = orientation
+    data = encoded(Image.fromarray(values), format, **exif)
+    upright = images.turned(values[..., None], orientation)
+    found = describe(data, f"x.{format.lower()}")
+    assert (found.height, found.width, found.depth) == (*upright.shape[:2], 16)
+    assert bool(found.notes & 1 << NOTES.index("turned by its EXIF tag")) == (orientation != 1)
+    np.testing.assert_allclose(decode(data, f"x.{format.lower()}", depth=16), upright / 65535, atol=1e-6)
+
+
+def test_deep_tiffs_that_cannot_be_decoded_are_told_at_once():
+    whole = encoded(Image.fromarray(np.arange(4000, dtype=np.uint16).reshape(50, 80)), "TIFF")
+    assert not describe(whole, "x.tif").problem
+    assert (
+        "cut off" in describe(whole[: len(whole) // 2], "x.tif").problem or "damaged" in describe(whole[:2000], "x.tif").problem
+    )
+    signed = cv2.imencode(".tiff", np.full((8, 8), -5, np.int16))[1].tobytes()
+    assert "expected 16 bits without a sign" in describe(signed, "x.tif").problem

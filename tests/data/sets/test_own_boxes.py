@@ -305,6 +305,7 @@ def test_links_to_folders_are_followed(tmp_path):
 def test_a_yaml_takes_what_lies_beside_it_first_and_nothing_from_elsewhere(tmp_path):
     root = yolo_folder(tmp_path / "d", "split/images")
     write(tmp_path / "train" / "images" / "other.png", image(0))
+    write(tmp_path / "train" / "labels" / "other.txt", b"")
     assert len(survey(root, tmp_path).open("train")) == 12  # "../train/images", as Roboflow writes
     shutil.rmtree(root / "train")
     with pytest.raises(ValueError, match=r"outside of this folder; .* --config.data.options=.{'allow_outside': True}"):
@@ -368,3 +369,158 @@ def test_key_points_of_coco_lie_beside_its_instances(tmp_path):
 def test_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(coco(tmp_path / "d") / "a.json")
     assert len(survey(tmp_path / "d", tmp_path).open("train")) == 12
+
+
+def whole_coco(root, split, file, images, numbers):
+    """A json of one split at `file`, its images under `images` with names that do not tell the split."""
+    for k, n in enumerate(numbers):
+        write(root / images / f"{k:04}.png", image(n))
+    entries = [{"id": k, "file_name": f"{k:04}.png", "height": SIZE[0], "width": SIZE[1]} for k in range(len(numbers))]
+    objects = [
+        {"id": k + 1, "image_id": k, "category_id": 1, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0}
+        for k in range(len(numbers))
+    ]
+    content = {"images": entries, "annotations": objects, "categories": [{"id": 1, "name": "ball"}]}
+    return write(root / file.format(split=split), json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "annotations/{split}_coco.json", "coco_{split}.json", "{split}_labels.json", "annotations/data-{split}.json",
+        "annotations/instances_{split}_v2.json", "{split}/annotations/instances_default.json",
+    ],
+)  # fmt: skip
+def test_a_json_takes_the_images_of_its_own_split(tmp_path, file):
+    for split, numbers in (("train", range(8)), ("val", range(8, 12))):
+        whole_coco(tmp_path / "d", split, file, f"images/{split}", numbers)
+    found = survey(tmp_path / "d", tmp_path)
+    places = {name: {path.parent.name for path in split.paths} for name, split in found.splits.items()}
+    assert places["train"] == {"train"} and places["validation"] == {"val"}
+
+
+def test_images_that_may_be_of_two_folders_are_asked_for(tmp_path):
+    for folder in ("first", "second"):
+        whole_coco(tmp_path / "d", "", "all.json", f"pictures/{folder}", range(6))
+    with pytest.raises(
+        ValueError, match=r"all\.json: its images, e\.g\. 0000\.png, are in .*first, .*second, and no name tells"
+    ):
+        survey(tmp_path / "d", tmp_path)
+
+
+def test_a_json_may_lead_out_of_its_folder_where_that_is_allowed(tmp_path):
+    file = whole_coco(tmp_path / "d", "", "all.json", "../elsewhere", range(6))
+    content = json.loads(file.read_text())
+    for entry in content["images"]:
+        entry["file_name"] = "../elsewhere/" + entry["file_name"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="allow_outside=True"):
+        survey(tmp_path / "d", tmp_path)
+    assert survey(tmp_path / "d", tmp_path, {"allow_outside": True}).splits["train"].paths
+
+
+def test_labels_that_match_no_image_stop(tmp_path):
+    """A folder called labels is YOLO's where text files are in it, and these are the images'."""
+    lines = yolo_lines(BOXES[1]).encode()
+    for n in range(6):
+        for case in ("json", "doubled", "upper", "xml"):
+            write(tmp_path / case / "images" / f"{n}.png", image(n))
+        write(tmp_path / "doubled" / "labels" / f"{n}.png.txt", lines)
+        write(tmp_path / "upper" / "labels" / f"{n}.TXT", lines)
+        write(tmp_path / "xml" / "labels" / f"{n}.xml", b"<annotation/>")
+    whole_coco(tmp_path / "json", "", "labels/instances.json", "images", range(6))
+    assert survey(tmp_path / "json", tmp_path).lines[0].endswith("COCO, 6 images")
+    assert len(survey(tmp_path / "upper", tmp_path).splits["train"].annotations.boxes)
+    with pytest.raises(
+        ValueError, match=r"none of the 6 images has a text file.*labels/0\.txt; text files without an image: labels"
+    ):
+        survey(tmp_path / "doubled", tmp_path)
+    with pytest.raises(ValueError, match=r"holds \['images', 'labels'\]; expected Pascal VOC"):
+        survey(tmp_path / "xml", tmp_path)
+
+
+def test_text_files_of_no_image_and_test_images_without_any_are_told(tmp_path):
+    root = yolo_folder(tmp_path / "d", yaml=False)
+    write(root / "labels" / "train" / "stale.txt", b"")
+    write(root / "labels" / "classes.txt", b"ball\ncube\n")
+    assert any("1 text files belong to no image, e.g. labels/train/stale.txt" in line for line in survey(root, tmp_path).lines)
+    (root / "labels" / "train" / "stale.txt").unlink()
+    shutil.rmtree(root / "labels" / "test")
+    found = survey(root, tmp_path)
+    assert "test" not in found.splits or found.splits["test"].paths
+    assert any("none of the 4 images of test has a text file: left out" in line for line in found.lines)
+    shutil.rmtree(root / "labels" / "val")
+    with pytest.raises(ValueError, match="none of the 4 images of validation has a text file"):
+        survey(root, tmp_path)
+
+
+def test_key_points_behind_a_box_are_passed_over(tmp_path):
+    root = yolo_folder(tmp_path / "d")
+    want = survey(root, tmp_path).splits["train"].annotations.boxes
+    for path in root.glob("labels/*/*.txt"):
+        path.write_text("\n".join(f"{line} .45 .45 .55 .55 .5 .5" for line in path.read_text().splitlines()))
+    (root / "data.yaml").write_text((root / "data.yaml").read_text() + "\nkpt_shape: [3, 2]\n")
+    np.testing.assert_array_equal(survey(root, tmp_path).splits["train"].annotations.boxes, want)
+    (root / "data.yaml").write_text((root / "data.yaml").read_text().replace("[3, 2]", "[4, 2]"))
+    with pytest.raises(ValueError, match=r"line 1: 11 numbers; expected 5, or 13: kpt_shape has 8"):
+        survey(root, tmp_path)
+
+
+def test_lists_that_lead_elsewhere_are_refused(tmp_path):
+    root = yolo_folder(tmp_path / "d")
+    write(tmp_path / "elsewhere" / "x.png", image(0))
+    write(tmp_path / "elsewhere" / "x.txt", b"")
+    (root / "train.txt").write_text(f"{tmp_path / 'elsewhere' / 'x.png'}\n")
+    (root / "data.yaml").write_text("train: train.txt\nval: images/val\nnames: [ball, cube]\n")
+    with pytest.raises(ValueError, match=r"train\.txt: .*elsewhere/x\.png lies outside of .*allow_outside"):
+        survey(root, tmp_path)
+    assert len(survey(root, tmp_path, {"allow_outside": True}).splits["train"].paths) == 1
+
+
+def test_corners_that_begin_at_0_are_counted_from_0(tmp_path):
+    root = voc(tmp_path / "d")
+    for path in (root / "Annotations").glob("*.xml"):  # each corner one less: counted from 0
+        text = path.read_text()
+        for key in ("xmin", "ymin"):
+            text = "".join(
+                f"<{key}>{int(part.split('<')[0]) - 1}<{part.split('<', 1)[1]}" if k else part
+                for k, part in enumerate(text.split(f"<{key}>"))
+            )
+        path.write_text(text)
+    shifted = survey(root, tmp_path)
+    assert not any("counted from 0" in line for line in shifted.lines)  # nothing proves it
+    want = shifted.splits["train"].annotations.boxes + [1, 1, 0, 0]
+    np.testing.assert_array_equal(survey(root, tmp_path, {"one_based": False}).splits["train"].annotations.boxes, want)
+    first = next(path for path in sorted((root / "Annotations").glob("*.xml")) if "<xmin>" in path.read_text())
+    first.write_text(first.read_text().replace("<xmin>4<", "<xmin>0<", 1))
+    found = survey(root, tmp_path)
+    assert any("1 of 20 files have boxes that begin at 0" in line for line in found.lines)
+    assert found.splits["train"].annotations.boxes.min() == 0
+
+
+@pytest.mark.parametrize(("tag", "format"), [(3, "JPEG"), (6, "JPEG"), (3, "TIFF"), (6, "TIFF")])
+def test_turned_images_without_boxes_keep_their_stored_size(tmp_path, tag, format):
+    """With boxes they are refused, whatever the format; without, every example has the size of its pixels."""
+    root = yolo_folder(tmp_path / "d", "flat")
+    exif = {"tiffinfo": {0x0112: tag}} if format == "TIFF" else {"exif": Image.Exif()}
+    if format == "JPEG":
+        exif["exif"][0x0112] = tag
+    name = f"turned.{'tif' if format == 'TIFF' else 'jpg'}"
+    write(root / "images" / name, encoded(pixels("cat", 77, SIZE), format, **exif))
+    write(root / "labels" / "turned.txt", b"")
+    found = survey(root, tmp_path)
+    at = [(split, i) for split, s in found.splits.items() for i, path in enumerate(s.paths) if path.name == name]
+    ((split, i),) = at
+    assert found.open(split)[i]["image"].shape[:2] == SIZE
+    write(root / "labels" / "turned.txt", yolo_lines(BOXES[1]).encode())
+    with pytest.raises(ValueError, match=rf"{name}: has an EXIF orientation"):
+        survey(root, tmp_path)
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    root = yolo_folder(tmp_path / "d", yaml=False)
+    for n, folder in ((1, "images"), (1, "labels")):
+        path = next((root / folder / "train").glob(f"{n:02}.*"))
+        os.rename(path, os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9" + os.fsencode(path.suffix)))
+    found = survey(root, tmp_path)
+    assert len(found.splits["train"].paths) == 12 and found.open("train")[0]["image"].shape[:2] == SIZE

@@ -1,7 +1,9 @@
 """Own images with masks: kinds, classes and splits are found, in folders and zips; what cannot be used is named."""
 
 import zipfile
+from pathlib import PurePosixPath
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -191,3 +193,86 @@ def test_every_mask_is_looked_into_and_what_was_found_is_kept_until_one_changes(
     write(root / "masks" / "07.png", encoded(mask(7, high=3)))  # the only one with other classes
     found = survey(root, tmp_path)
     assert found.kind == "index" and len(looked) == len(NUMBERS)
+
+
+@pytest.mark.parametrize(("tag", "size"), [(3, SIZE), (6, SIZE), (6, (40, 40))])
+def test_a_turned_image_with_a_mask_is_refused(tmp_path, tag, size):
+    """Its mask may have been drawn on what a viewer shows, or on what is stored."""
+    index(tmp_path / "d")
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    write(tmp_path / "d" / "images" / "03.png", encoded(pixels("cat", 3, size), exif=exif))
+    write(tmp_path / "d" / "masks" / "03.png", encoded(np.ones(size, np.uint8)))
+    with pytest.raises(ValueError, match=rf"03\.png: has the EXIF orientation {tag}, and its mask may be of the turned"):
+        survey(tmp_path / "d", tmp_path)
+    assert len(survey(tmp_path / "d", tmp_path, bad_files="skip").entries["train"]) == 15
+
+
+def soft(n):
+    return cv2.GaussianBlur(binary(n), (3, 3), 0.6)
+
+
+def test_soft_edges_are_a_threshold(tmp_path):
+    found = survey(index(tmp_path / "d", soft), tmp_path)
+    assert found.kind == "grey" and found.found["model.num_classes"] == 2
+    assert any("soft edges: 128 and more is foreground" in line for line in found.lines)
+    source = found.open("train")
+    n = int(PurePosixPath(source.info.meta["file_names"][0]).stem)
+    np.testing.assert_array_equal(source[0]["segmentation"], soft(n) >= 128)
+    assert source[0]["pixel_valid"].all()
+
+
+def counted(n, dtype=np.uint16):
+    values = np.zeros(SIZE, dtype)
+    for k in range(8 + n % 5):
+        values[3 * (k // 4) : 3 * (k // 4) + 2, 11 * (k % 4) : 11 * (k % 4) + 8] = k + 1
+    return values
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_numbers_of_objects_are_no_classes(tmp_path, dtype):
+    found = survey(index(tmp_path / "d", lambda n: counted(n, dtype)), tmp_path)
+    assert found.kind == "instance_map" and found.class_names == ("background", "foreground")
+    example = found.open("train")[0]
+    assert example["instances"].max() >= 8 and set(np.unique(example["segmentation"])) == {0, 1}
+    assert survey(tmp_path / "d", tmp_path, {"kind": "index"}).found["model.num_classes"] == 13
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: (counted(n) * (n + 7)).astype(np.uint16), lambda n: cv2.GaussianBlur(binary(n), (9, 9), 4)]
+)
+def test_many_values_that_nothing_names_are_asked_for(tmp_path, make):
+    with pytest.raises(ValueError, match=r"values up to \d+, and nothing names so many .* what they are: .*'instance_map'"):
+        survey(index(tmp_path / "d", make), tmp_path)
+    assert survey(tmp_path / "d", tmp_path, {"kind": "instance_map"}).kind == "instance_map"
+
+
+def test_a_palette_says_what_is_black(tmp_path):
+    def white_first(n):
+        image = Image.fromarray(1 - (mask(n) > 0).astype(np.uint8), "P")
+        image.putpalette([255, 255, 255, 0, 0, 0])
+        return image
+
+    found = survey(index(tmp_path / "d", white_first), tmp_path)
+    source = found.open("train")
+    n = int(PurePosixPath(source.info.meta["file_names"][0]).stem)
+    assert found.kind == "binary"
+    np.testing.assert_array_equal(source[0]["segmentation"], mask(n) > 0)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_an_alpha_channel_says_nothing(tmp_path, channels):
+    def transparent(n):
+        opaque = np.full(SIZE, 255, np.uint8)
+        return np.dstack([binary(n)] * (channels - 1) + [opaque])
+
+    found = survey(index(tmp_path / "d", transparent), tmp_path)
+    source = found.open("train")
+    n = int(PurePosixPath(source.info.meta["file_names"][0]).stem)
+    assert found.kind == "binary"
+    np.testing.assert_array_equal(source[0]["segmentation"], mask(n) > 0)
+
+
+def test_masks_of_void_alone_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"hold 0 and the void value 255 alone"):
+        survey(index(tmp_path / "d", lambda n: np.full(SIZE, 255, np.uint8)), tmp_path, {"kind": "index"}).open("train")
