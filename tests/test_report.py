@@ -4,9 +4,11 @@ import itertools
 import json
 import re
 
+import numpy as np
 import pytest
 
 from imgrec_jax import report
+from imgrec_jax.pages import html
 from tests import chromium, small_runs
 
 
@@ -92,3 +94,8 @@ def test_the_report_opens_without_a_word_or_a_request_on_a_phone_and_on_a_desk(f
         with chromium.opened((tmp_path / "index.html").as_uri(), width, dark) as page:
             page.screenshot(path=tmp_path / f"{width}_{dark}.png")
             assert page.locator("h2").count() > 5
+
+
+@pytest.mark.parametrize("shape", [(1, 5000, 3), (5000, 1, 3)])
+def test_a_picture_that_is_a_line_is_one(shape):
+    assert html.picture(np.zeros(shape, np.uint8), "thin").startswith("<figure><img")

@@ -83,7 +83,8 @@ def picture(image: np.ndarray, text: str = "") -> str:
     if (step := max(image.shape[:2]) / LARGEST) > 1:
         import cv2
 
-        image = cv2.resize(image, (int(image.shape[1] / step), int(image.shape[0] / step)), interpolation=cv2.INTER_AREA)
+        size = max(int(image.shape[1] / step), 1), max(int(image.shape[0] / step), 1)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     source = data_uri(image, lossy=not small and len(np.unique(image[:: max(len(image) // 64, 1)])) > 64)
     under = f"<figcaption>{escape(text)}</figcaption>" if text else ""
     alt = escape(text or "picture")

@@ -28,8 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax import distributed
+from imgrec_jax.run.writers import emit
 
 LAST, BEST, DAMAGED = "checkpoints", "best", "damaged"
+# Ends of names that begin with a point: being written, giving way to a new one of the same step, being deleted.
+PARTIAL, REPLACED, OLD = ".partial", ".replaced", ".old"
 STATE, CLOCK, MANIFEST = "state", "clock.json", "manifest.json"
 LEGACY_CLOCK = "clock/metadata"  # of workdirs without run.json
 # Errors that say nothing of the bytes on the disk.
@@ -58,8 +61,12 @@ class Found(NamedTuple):
 def saved(workdir: Path, kind: str = LAST) -> list[Found]:
     """The checkpoints of a workdir, oldest first; answers without orbax."""
     folder = Path(workdir) / kind
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()) if folder.is_dir() else []
-    return [Found(kind, step, folder / str(step)) for step in steps]
+    paths = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    found = {int(path.name): path for path in paths if path.name.isdigit()}
+    for path in paths:  # of a writer that was killed when the one before had lost its name, and the new one had none yet
+        if path.name.endswith(REPLACED) and (step := path.name[1:].removesuffix(REPLACED)).isdigit():
+            found.setdefault(int(step), path)
+    return [Found(kind, step, found[step]) for step in sorted(found)]
 
 
 def any_ever(workdir: Path) -> bool:
@@ -277,9 +284,15 @@ def set_aside(workdir: Path, found: Found) -> Path:
 class Checkpointer:
     """Writes the checkpoints of a workdir: the last few to `checkpoints/`, the best to `best/`."""
 
-    def __init__(self, workdir: Path, *, keep: int = 2):
-        """Args: workdir; keep: how many of the last checkpoints stay, at least 2, so that a damaged one has a predecessor."""
-        self.workdir, self._keep = Path(workdir).absolute(), max(keep, 2)
+    def __init__(self, workdir: Path, *, keep: int = 2, say: Callable[[str], None] = emit):
+        """A writer.
+
+        Args:
+          workdir: of the run.
+          keep: how many of the last checkpoints stay, at least 2, so that a damaged one has a predecessor.
+          say: told of old ones that cannot be deleted.
+        """
+        self.workdir, self._keep, self._say = Path(workdir).absolute(), max(keep, 2), say
         self._finisher = ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, Future] | None = None
         try:
@@ -300,14 +313,12 @@ class Checkpointer:
     @staticmethod
     def _tidy(folder: Path) -> None:
         """Finishes or removes what a killed writer left."""
-        for path in folder.glob(".*.replaced"):
-            step = path.name[1:].removesuffix(".replaced")
-            if (folder / step).exists():
-                shutil.rmtree(path)
-            else:
-                path.rename(folder / step)
-        for path in folder.glob(".*.partial"):
-            shutil.rmtree(path)
+        for path in folder.glob(f".*{REPLACED}"):
+            final = folder / path.name[1:].removesuffix(REPLACED)
+            if not final.exists():
+                path.rename(final)
+        for path in (path for end in (REPLACED, PARTIAL, OLD) for path in folder.glob(f".*{end}")):
+            shutil.rmtree(path, ignore_errors=True)
 
     def save(self, step: int, state: Any, clock: dict[str, Any], *, best: bool = False) -> None:
         """Starts writing a checkpoint; returns once the state is copied and may change.
@@ -319,7 +330,7 @@ class Checkpointer:
         """
         self.wait()
         folder = self.workdir / (BEST if best else LAST)
-        partial = folder / f".{step}.partial"
+        partial = folder / f".{step}{PARTIAL}"
         if jax.default_backend() == "cpu":
             # There a host copy is a view of the very buffer that the next step may reuse while orbax still writes it.
             state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
@@ -335,10 +346,13 @@ class Checkpointer:
         keep_best = clock["selection"]["best_step"] if clock.get("selection") else None
         self._pending = (step, self._finisher.submit(self._finish, folder, partial, step, clock, best, keep_best))
 
-    def _finish(self, folder: Path, partial: Path, step: int, clock: dict[str, Any], best: bool, keep_best: int | None) -> None:
+    def _finish(
+        self, folder: Path, partial: Path, step: int, clock: dict[str, Any], best: bool, keep_best: int | None
+    ) -> list[str]:
+        """Gives a checkpoint its name, and deletes those that nobody needs any more; returns what to say of that."""
         self._writer.wait_until_finished()
         if jax.process_index() != 0:
-            return
+            return []
         _write(partial / CLOCK, json.dumps(clock))
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         table = {path.relative_to(partial).as_posix(): [path.stat().st_size, _crc_of_file(path)] for path in files}
@@ -346,25 +360,25 @@ class Checkpointer:
         _write(partial / MANIFEST, json.dumps({**manifest, "crc32": _sum_of(manifest)}))
         _take_name(partial, folder / str(step))
         if best:  # the one before stays until a last checkpoint remembers this one
-            return
+            return []
         # A killed run may have left checkpoints from what is now the future again.
         names = saved(self.workdir, LAST)
         earlier = [found for found in names if found.step <= step][-self._keep :]
         stale = [found for found in names if found not in earlier]
         stale += [found for found in saved(self.workdir, BEST) if found.step != keep_best and keep_best is not None]
-        for found in stale:
-            shutil.rmtree(found.path)
+        return [line for found in stale if (line := _delete(found.path))]
 
     def wait(self) -> None:
         """Returns when everything is written; raises CheckpointError as `save`."""
         if self._pending is not None:
             (step, future), self._pending = self._pending, None
-            self._guard(future.result, step)
+            for line in self._guard(future.result, step) or ():
+                self._say(line)
             distributed.wait("checkpoint written")
 
-    def _guard(self, action: Callable[[], Any], step: int) -> None:
+    def _guard(self, action: Callable[[], Any], step: int) -> Any:
         try:
-            action()
+            return action()
         except Exception as error:  # orbax and tensorstore raise many kinds
             good = [found.step for found in saved(self.workdir) if found.step != step]
             raise CheckpointError(
@@ -391,11 +405,23 @@ def _write(path: Path, text: str) -> None:
 
 def _take_name(partial: Path, final: Path) -> None:
     """`partial` becomes `final`; at no moment are both the old and the new one without a name that is found again."""
-    replaced = final.with_name(f".{final.name}.replaced")
+    replaced = final.with_name(f".{final.name}{REPLACED}")
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _delete(path: Path) -> str:
+    """Deletes a checkpoint that is not needed any more; returns what to say of one that stays, "" where all went well."""
+    old = path.with_name(f".{path.name.removesuffix(REPLACED).lstrip('.')}{OLD}")
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        path.rename(old)  # half of it is none that a run could go on from
+        shutil.rmtree(old)
+    except OSError as error:
+        return f"note: the old checkpoint {path} could not be deleted ({_first_line(error)}); the run does not need it"
+    return ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -213,7 +213,7 @@ def _open(member: Member, folder: Path, start: Start | None, environment: dict[s
             _keep_samples(experiment, folder, say)
         if not keeps and (file := folder / workdirs.METRICS).exists() and file.stat().st_size:
             say(f"note: the metrics of an earlier start are kept as {aside(file).name}")
-    return Checkpointer(folder, keep=experiment.cadence.keep_checkpoints) if keeps else None
+    return Checkpointer(folder, keep=experiment.cadence.keep_checkpoints, say=say) if keeps else None
 
 
 def _keep_samples(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:

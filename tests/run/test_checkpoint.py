@@ -174,7 +174,7 @@ def test_a_checkpoint_without_its_name_is_not_one_and_a_replaced_one_is_found_ag
     folder = tmp_path / "checkpoints"
     shutil.copytree(folder / "2", folder / ".3.partial")  # killed before the rename
     (folder / "2").rename(folder / ".2.replaced")  # killed between the renames
-    assert [found.step for found in checkpoint.saved(tmp_path)] == [1]
+    assert start.find(tmp_path).found.step == 2  # which changes nothing
     Checkpointer(tmp_path).close()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
     assert start.find(tmp_path).found.step == 2
@@ -199,6 +199,26 @@ def test_a_write_that_fails_is_named_and_leaves_the_others(tmp_path, monkeypatch
     with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be written.*No space left.*intact: \[1, 2\]"):
         writer.close()
     assert start.find(tmp_path).found.step == 2
+
+
+def test_an_old_one_that_cannot_be_deleted_ends_no_run(tmp_path, monkeypatch):
+    write(tmp_path, 1, 2)
+    remove, said = shutil.rmtree, []
+
+    def busy(path, ignore_errors=False, **options):
+        if ".1." not in str(path):
+            remove(path, ignore_errors=ignore_errors, **options)
+        elif not ignore_errors:
+            raise OSError(39, "Directory not empty", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    writer = Checkpointer(tmp_path, say=said.append)
+    writer.save(3, state_of(3), {**CLOCK, "step": 3})
+    writer.close()
+    assert len(said) == 1 and said[0].startswith("note: the old checkpoint") and "could not be deleted" in said[0]
+    assert [found.step for found in checkpoint.saved(tmp_path)] == [2, 3] and start.find(tmp_path).found.step == 3
+    write(tmp_path, 4)  # and the next start is none the worse for it
+    assert [found.step for found in checkpoint.saved(tmp_path)] == [3, 4]
 
 
 def test_a_renamed_or_swapped_checkpoint_is_no_other_step(tmp_path):

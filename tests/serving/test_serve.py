@@ -371,6 +371,26 @@ def test_an_image_that_breaks_the_program_breaks_no_others_answer(run, monkeypat
     worker.stop(5)
 
 
+def test_an_error_that_nobody_reads_ends_no_worker(run, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    def broken(pictures, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    worker, stream = Worker(run, rows=4), run.stream
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    monkeypatch.setattr(run, "stream", broken)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    worker.start()
+    with pytest.raises(RuntimeError, match="RESOURCE"):
+        worker.submit("a", PNG).result(30)
+    monkeypatch.setattr(run, "stream", stream)
+    assert worker.submit("b", PNG).result(30).result is not None
+    worker.stop(5)
+
+
 def test_a_stop_ends_what_waits_and_passes_over_who_is_gone(run, monkeypatch):
     worker = Worker(run, rows=4)
     monkeypatch.setattr(worker, "_warm_up", lambda: None)
