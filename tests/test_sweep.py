@@ -213,11 +213,13 @@ def test_a_run_is_done_when_it_is_at_its_end_not_when_it_ends(finished_run, tmp_
         for path in (workdir / "checkpoints").iterdir():
             if path.name not in steps:
                 shutil.rmtree(path)
-    status = [sys.executable, "-c", "print('terminated at step 4'); raise SystemExit(0)"]
+    status = [sys.executable, "-c", "print('terminated at step 4')"]
     failed = runs.run_all(lambda point: status, every, tmp_path, runs.Places(2, 1, []), 3)
     assert list(finished(tmp_path)) == [every[0].name]
-    assert list(failed) == [point.name for point in every[1:]] and all("terminated at step 4" in why for why in failed.values())
-    assert "seed=1 is unfinished: its last checkpoint is not at its end" in capfd.readouterr().err
+    assert list(failed) == [point.name for point in every[1:]] and all(
+        why.startswith("it was ended ") for why in failed.values()
+    )
+    assert "seed=1 is unfinished: it was ended at step 4, before its end" in capfd.readouterr().err
 
 
 def test_an_array_script_names_every_point(data, tmp_path):

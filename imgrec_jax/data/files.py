@@ -103,8 +103,8 @@ def is_replaceable(path: Path) -> bool:
 
 
 def without_links(path: Path) -> Path:
-    """The file that is written where a symbolic link is given; the link stays."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """The file that is written where a symbolic link to one is given; the link stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() and is_replaceable(path) else path
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

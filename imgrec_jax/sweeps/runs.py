@@ -145,8 +145,7 @@ def run_all(
                     done -= 1
                     time.sleep(1.0)
                 else:
-                    last = said[-1] if said else "without a word"
-                    failed[one.point.name] = f"{why}; its last line: {last}" if why else last
+                    failed[one.point.name] = why or (said[-1] if said else "without a word")
                     verb = "is unfinished" if why else "failed"
                     note(f"{done}/{total}  {one.point.name} {verb}: {failed[one.point.name]}")
             meanwhile()
@@ -160,13 +159,15 @@ def run_all(
 
 def unfinished(workdir: Path) -> str:
     """Why a run that has ended in order is not at its end; "" for one that is."""
-    from imgrec_jax.run import start  # slow to import
+    from imgrec_jax.run import checkpoint, start  # slow to import
     from imgrec_jax.run import workdir as workdirs
 
     try:
         # One that keeps no checkpoints ends in order at its end alone.
-        kept = workdirs.read_config(workdir).checkpoint.enabled
-        return "" if not kept or start.has_ended(workdir) else "its last checkpoint is not at its end"
+        if not workdirs.read_config(workdir).checkpoint.enabled or start.has_ended(workdir):
+            return ""
+        steps = [found.step for found in checkpoint.saved(workdir)]
+        return f"it was ended at step {steps[-1]}, before its end" if steps else "it was ended before it saved a checkpoint"
     except (workdirs.WorkdirError, start.CheckpointError) as error:
         return " ".join(str(error).split())
 

@@ -97,7 +97,7 @@ def train(
         _finish(experiments, folder, ended, time.perf_counter() - began, say, stop)
     if failed:
         lines = "; ".join(f"seed {seed}: {why}" for seed, why in failed.items())
-        raise SeedsFailedError(f"{len(failed)} of {len(experiments)} seeds failed: {lines}")
+        raise SeedsFailedError(f"{len(failed)} of {len(experiments)} seeds failed or are unfinished: {lines}")
     return {seed: runs.final_values(folder_of_seed(folder, seed)) for seed in sorted(ended)}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 import imgrec_jax
 from imgrec_jax import predict
 from imgrec_jax.data import images
-from imgrec_jax.data.files import is_replaceable, write_whole
+from imgrec_jax.data.files import is_replaceable, without_links, write_whole
 from imgrec_jax.inference import inputs
 from imgrec_jax.inference.labels import MapLabels
 from imgrec_jax.tasks import segment
@@ -71,13 +71,16 @@ def through(fifo: Path, write) -> str:
 
 def test_pipes_devices_and_links_are_written_into_and_stay(workdir, photos, tmp_path):
     fifo, real, link = tmp_path / "out.fifo", tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    to_fifo = tmp_path / "stdout"  # as /dev/stdout is a link, to a pipe that may have no name
+    to_fifo.symlink_to(fifo.name)
     os.mkfifo(fifo)
     real.write_text("old")
     link.symlink_to(real.name)
     answers = through(fifo, lambda: command(f"--workdir={workdir}", photos, f"--out={fifo}"))
     assert command(f"--workdir={workdir}", photos, f"--out={link}") == 0
     assert len(answers.splitlines()) == 2 and real.read_text() == answers
-    assert through(fifo, lambda: write_whole(fifo, lambda path: path.write_text("whole"))) == "whole"
+    assert through(fifo, lambda: write_whole(to_fifo, lambda path: path.write_text("whole"))) == "whole"
+    assert without_links(to_fifo) == to_fifo
     write_whole(link, lambda path: path.write_text("whole"))
     assert real.read_text() == "whole" and link.is_symlink()
     assert stat.S_ISFIFO(fifo.stat().st_mode) and not is_replaceable(Path(os.devnull))

@@ -384,7 +384,7 @@ def test_pictures_and_report_that_cannot_be_made_cost_themselves_alone(data, tmp
         raise checkpoint.CheckpointError("no checkpoint can be read")
 
     monkeypatch.setattr(training, "Watch", broken)
-    monkeypatch.setattr(training.start, "find", broken)
+    monkeypatch.setattr(training.start, "has_ended", broken)
     monkeypatch.setattr(training.loop, "train", lambda *_, watch, **__: {"test": watch})
     experiment = imgrec_jax.build(config(data, log__tensorboard=True, log__report=True))
     said = []
