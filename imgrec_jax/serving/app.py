@@ -107,7 +107,8 @@ class Server:
 
     async def _health(self, request: Request) -> Response:
         values = {**self.described, "inside": self.inside, "queue": self._most, "compiled": len(self._run.compiled)}
-        return JSONResponse({"status": "ok" if self._worker.ready.is_set() else "compiling", **values, **self.counts})
+        state = self._worker.state
+        return JSONResponse({"status": state, **values, **self.counts}, 503 if state == "ended" else 200)
 
     async def _predict(self, request: Request) -> Response:
         size = uploads.size(request, self._limits)

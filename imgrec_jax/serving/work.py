@@ -88,6 +88,13 @@ class Worker:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    @property
+    def state(self) -> str:
+        """ "compiling", "ok", or "ended": nothing answers any more."""
+        if not self.ready.is_set():
+            return "compiling"
+        return "ok" if self._thread.is_alive() else "ended"
+
     def submit(self, name: str, data: bytes, method: str | None = None) -> Future[Answer]:
         job = Job(name, data, method, Future())
         self._jobs.put(job)

@@ -387,8 +387,9 @@ def test_an_error_that_nobody_reads_ends_no_worker(run, monkeypatch):
     with pytest.raises(RuntimeError, match="RESOURCE"):
         worker.submit("a", PNG).result(30)
     monkeypatch.setattr(run, "stream", stream)
-    assert worker.submit("b", PNG).result(30).result is not None
+    assert worker.submit("b", PNG).result(30).result is not None and worker.state == "ok"
     worker.stop(5)
+    assert worker.state == "ended"
 
 
 def test_a_stop_ends_what_waits_and_passes_over_who_is_gone(run, monkeypatch):
