@@ -24,7 +24,7 @@ from imgrec_jax.data.files import folders, list_files, stamp
 from imgrec_jax.data.images import MAX_PIXELS, decode_image, file_header, read_image_file, read_regular
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
-from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out, split_in
 from imgrec_jax.data.own.found import (
     Known,
     Problem,
@@ -226,7 +226,7 @@ def _find_coco(root: Path, allow_outside: bool) -> Given | None:
     for path in files:
         if not _is_instances(path):
             continue
-        split = _split_of(path.relative_to(root).with_suffix(""))
+        split = split_in(path.relative_to(root).with_suffix(""))
         if split in found and path.stem.startswith("instances") != found[split].stem.startswith("instances"):
             path = path if path.stem.startswith("instances") else found[split]  # COCO's, beside its key points
         elif split in found:
@@ -240,12 +240,6 @@ def _find_coco(root: Path, allow_outside: bool) -> Given | None:
         )
     read = {split: (_images_of(root, path, split), path) for split, path in found.items()}
     return Given("COCO", {split: coco.read_folder(*pair, allow_outside=allow_outside) for split, pair in read.items()}, [])
-
-
-def _split_of(path: Path) -> str:
-    """The split that a name tells of, or the folder next to it that tells of one; "" where none does."""
-    words = (word for part in reversed(path.parts) for word in re.split(r"[\W_\d]+", part))
-    return next((name for word in words if word and (name := canonical_split(word))), "")
 
 
 def _is_instances(path: Path) -> bool:
@@ -273,7 +267,7 @@ def _images_of(root: Path, file: Path, split: str) -> Path:
     stem = re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
     places = [file.parent, file.parent / stem, root / stem, root / "images" / stem]
     below = folders(root)
-    places += [path for path in below if split and _split_of(path.relative_to(root)) == split]
+    places += [path for path in below if split and split_in(path.relative_to(root)) == split]
     places += [root / "images", root]
     if (found := next(filter(holds, places), None)) is not None:
         return found

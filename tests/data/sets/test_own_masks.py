@@ -209,7 +209,9 @@ def test_a_turned_image_with_a_mask_is_refused(tmp_path, tag, size):
 
 
 def soft(n):
-    return cv2.GaussianBlur(binary(n), (3, 3), 0.6)
+    values = np.zeros(SIZE, np.uint8)
+    values[4:28, 5 : 30 + n % 8] = 255
+    return cv2.GaussianBlur(values, (3, 3), 0.6)
 
 
 def test_soft_edges_are_a_threshold(tmp_path):
