@@ -222,12 +222,13 @@ def _joined(parts: dict[str, Listing]) -> Listing:
         joined.splits += [said or split for said in part.splits]
         joined.strays += part.strays
         joined.notes += part.notes
-    if all(part.marks is not None for part in parts.values()):
+    if first.marks is not None:
         joined.mark_names = tuple(dict.fromkeys(name for part in parts.values() for name in part.mark_names))
         joined.unnamed, rows = first.unnamed, []
         for part in parts.values():
             marks = np.full((len(part.names), len(joined.mark_names)), part.unnamed, np.int8)
-            marks[:, [joined.mark_names.index(name) for name in part.mark_names]] = part.marks
+            if part.marks is not None:
+                marks[:, [joined.mark_names.index(name) for name in part.mark_names]] = part.marks
             rows.append(marks)
         joined.marks = np.concatenate(rows)
     return joined
