@@ -81,6 +81,11 @@ def binary_cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: f
     return jnp.sum(optax.sigmoid_binary_cross_entropy(single(logits), target), axis=-1)
 
 
+def focal_weight(wrong: jax.Array, gamma: float) -> jax.Array:
+    """wrong^gamma, [...], of 1 - the probability of the truth; its gradient is finite at 0 where gamma < 1, too."""
+    return jnp.maximum(wrong, jnp.finfo(wrong.dtype).tiny) ** gamma if gamma else jnp.ones_like(wrong)
+
+
 def sigmoid_focal(logits: jax.Array, target: jax.Array, alpha: float = 0.25, gamma: float = 2.0) -> jax.Array:
     """Focal loss of independent yes-no questions (Lin et al. 2017, arXiv 1708.02002, eq. 5), elementwise.
 
@@ -90,7 +95,7 @@ def sigmoid_focal(logits: jax.Array, target: jax.Array, alpha: float = 0.25, gam
     target = target.astype(logits.dtype)
     wrong = jax.nn.sigmoid(jnp.where(target > 0, -logits, logits))  # 1 - the probability of the truth
     weight = jnp.where(target > 0, alpha, 1.0 - alpha)
-    return weight * wrong**gamma * optax.sigmoid_binary_cross_entropy(logits, target)
+    return weight * focal_weight(wrong, gamma) * optax.sigmoid_binary_cross_entropy(logits, target)
 
 
 def mean_squared_error(outputs: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

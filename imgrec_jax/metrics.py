@@ -165,7 +165,9 @@ class Calibration(SumState):
         hit = jnp.argmax(probs, axis=1) == label
         index = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
         one_hot = jax.nn.one_hot(index, bins) * valid[:, None]
-        return cls(confidence @ one_hot, hit.astype(jnp.float32) @ one_hot, jnp.sum(one_hot, axis=0))
+        # Accelerators would round the factors of a product, and confidences near 1 all to the same side.
+        total = jnp.matmul(confidence, one_hot, precision="highest")
+        return cls(total, hit.astype(jnp.float32) @ one_hot, jnp.sum(one_hot, axis=0))
 
     def compute(self) -> dict[str, Any]:
         gap = np.abs(np.asarray(self.confidence, np.float64) - np.asarray(self.correct, np.float64))

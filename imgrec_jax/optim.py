@@ -157,8 +157,10 @@ def make_optimizer(
     if layer_decay != 1.0:
         multipliers.append(jax.tree.map(lambda depth: layer_decay**depth, block_depths(params)))
 
+    together = clip_norm is not None and bool(frozen) and unfreeze_at is not None
+
     def chain(schedule: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
-        parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+        parts = [optax.identity() if together else optax.clip_by_global_norm(clip_norm)] if clip_norm else []
         core = _core(name, schedule, options)
         # `partition` hands on the parameters with others masked; the trees of values are masked the same way by `_like`.
         if decay is not None and name not in DECOUPLED and name not in INSIDE:
@@ -176,7 +178,21 @@ def make_optimizer(
     later = optax.set_to_zero()
     if unfreeze_at is not None:
         later = _from_step(unfreeze_at, chain(lambda step: schedule(step + unfreeze_at)))
-    return optax.partition({"train": chain(schedule), "frozen": later}, frozen_labels(frozen, params))
+    labels = frozen_labels(frozen, params)
+    parts = optax.partition({"train": chain(schedule), "frozen": later}, labels)
+    return _clipped(clip_norm, labels, unfreeze_at, parts) if together and clip_norm and unfreeze_at is not None else parts
+
+
+def _clipped(norm: float, labels: Any, unfreeze_at: int, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` after clipping to the norm over all that is trained at a step: what is frozen counts from `unfreeze_at` on."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        counts = state.inner_states["frozen"].inner_state.step >= unfreeze_at
+        trained = jax.tree.map(lambda u, label: u if label == "train" else jnp.where(counts, u, 0), updates, labels)
+        scale = jnp.minimum(1.0, norm / jnp.maximum(optax.global_norm(trained), jnp.finfo(jnp.float32).tiny))
+        return tx.update(jax.tree.map(lambda u: u * scale.astype(u.dtype), updates), state, params)
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 class _FromStepState(NamedTuple):
@@ -248,7 +264,7 @@ def muon(
     ns_steps: int = 5,
     b1: float = 0.9,
     b2: float = 0.999,
-    vectors: str = r"logits|score|pred|head/kernel",
+    vectors: str = r"logits|score|pred|head/kernel|(^|/)fc/kernel|token|embedding|bias_table",
 ) -> optax.GradientTransformation:
     """Muon (https://github.com/KellerJordan/Muon): kernels move by their orthogonalised momentum, the rest by Adam.
 
@@ -259,7 +275,8 @@ def muon(
       learning_rate: number or schedule, of both.
       beta, ns_steps: momentum and Newton-Schulz iterations of the kernels.
       b1, b2: of Adam.
-      vectors: regex of parameters that Adam takes whatever their shape, the classifiers' kernels by default.
+      vectors: regex of parameters that Adam takes whatever their shape; by default the classifiers' kernels, and a
+        transformer's tokens, embeddings and tables.
     """
 
     def labels(params: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from optax import contrib
 
 from imgrec_jax import optim
+from imgrec_jax.models.classifiers import CLASSIFIERS
 
 PARAMS = {"conv": {"kernel": jnp.array([1.0, 2.0]), "bias": jnp.array([3.0])}, "head": {"kernel": jnp.array([4.0])}}
 GRADS = jax.tree.map(jnp.ones_like, PARAMS)
@@ -238,6 +239,28 @@ def test_what_is_unfrozen_later_moves_from_then_on_as_if_training_began_there(na
             expected = optax.apply_updates(expected, updates)
         np.testing.assert_allclose(params["conv"]["kernel"], expected["conv"]["kernel"], rtol=1e-6)
         np.testing.assert_allclose(params["head"]["kernel"], all_params["head"]["kernel"], rtol=1e-6)
+
+
+def test_what_is_unfrozen_is_clipped_with_what_was_trained_before():
+    """One norm over all that is trained at a step, and one direction."""
+    tx = optim.make_optimizer("sgd", schedule=lambda step: 1.0, params=PARAMS, frozen=("conv",), unfreeze_at=1, clip_norm=0.5)
+    whole = optim.make_optimizer("sgd", schedule=lambda step: 1.0, params=PARAMS, clip_norm=0.5)
+    state = tx.init(PARAMS)
+    first, state = tx.update(GRADS, state, PARAMS)
+    assert float(optax.global_norm(first)) == pytest.approx(0.5, rel=1e-5) and not np.any(first["conv"]["kernel"])
+    later, _ = tx.update(GRADS, state, PARAMS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), later, whole.update(GRADS, whole.init(PARAMS))[0])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_t"])
+def test_muon_leaves_heads_tokens_and_tables_to_adam(name):
+    model = CLASSIFIERS[name](num_classes=10)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))["params"]
+    state = jax.eval_shape(lambda: optim.muon(0.1).init(jax.tree.map(lambda x: jnp.zeros(x.shape), params)))
+    momentum = state.inner_states["kernels"].inner_state[0].momentum
+    kernels = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(momentum)]
+    assert kernels and all(path.endswith("['kernel']") for path in kernels)
+    assert not any(path.startswith("['fc']") for path in kernels)
 
 
 def test_layers_nearer_to_the_image_get_lower_rates():

@@ -160,13 +160,13 @@ class DetectionSource:
 
 
 def open_folder(
-    name: str, folder: FolderSplit, targets: Sequence[str] = ("boxes",), max_pixels: int = MAX_PIXELS
+    name: str, folder: FolderSplit, targets: Sequence[str] = ("boxes",), max_pixels: int = MAX_PIXELS, depth: int = 8
 ) -> DetectionSource:
-    """Read images straight from their files; max_pixels: of the largest that is decoded."""
+    """Read images straight from their files; max_pixels: of the largest that is decoded; depth: see `decode_image`."""
 
     def read(index: int) -> dict:
         path = folder.paths[index]
-        return {"image": decode_image(read_image_file(path, max_pixels), str(path), max_pixels)}
+        return {"image": decode_image(read_image_file(path, max_pixels), str(path), max_pixels, depth)}
 
     annotated = folder.annotations.identity(masks="masks" in targets)
     identity = digest("files", (annotated, *map(_described_size, folder.paths)))

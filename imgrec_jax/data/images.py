@@ -227,8 +227,44 @@ def _jpeg_damage(data: bytes) -> str | None:
     return f"cut off after {len(data)} bytes, without an end marker"
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Encoded image -> uint8 [H, W, 3] RGB, as stored: the orientation tag is ignored, for boxes are drawn on stored pixels.
+def is_deep(data: bytes) -> bool:
+    """Whether an encoded image has 16 bits a channel; PIL opens some such files in 8."""
+    with open_image(io.BytesIO(data)) as image:
+        if image.format == "PNG":
+            return data[24] == 16
+        if image.format == "TIFF":
+            bits = image.tag_v2.get(258, (8,))
+            return max(bits if isinstance(bits, tuple) else (bits,)) == 16
+        return image.mode.startswith("I;16")
+
+
+class UndecodableError(ValueError):
+    """Of 16-bit images: says what is wrong, without the name."""
+
+
+def decode_deep(data: bytes) -> np.ndarray:
+    """An encoded image of 16 bits a channel -> uint16 [H, W, 1, 2, 3 or 4], RGB(A), as OpenCV turns it: a TIFF upright, others
+    as stored."""
+    import cv2
+
+    try:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise UndecodableError(f"16 bits a channel that OpenCV cannot decode ({_line(error)})") from error
+    if values is None:
+        raise UndecodableError("16 bits a channel that OpenCV cannot decode; a file that was cut off, or one of a rare kind")
+    if values.dtype != np.uint16:
+        raise UndecodableError(f"values of {values.dtype}; expected 16 bits without a sign, 0 to 65535: write it so")
+    values = values if values.ndim == 3 else values[..., None]
+    return values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] > 2 else values
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, depth: int = 8) -> np.ndarray:
+    """Encoded image -> [H, W, 3] RGB, as stored: the orientation tag is ignored, for boxes are drawn on stored pixels. An alpha
+    channel is dropped.
+
+    Args:
+      depth: 8 gives uint8, the upper half of 16 bits; 16 gives float32 0..1 with all that is stored.
 
     Raises:
       ImageFileError: naming the file, when the bytes are not an image, are seen to be damaged, or are too many pixels.
@@ -236,6 +272,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     import cv2
 
     header = check_image(data, name, max_pixels)
+    if depth == 16:
+        return _decode_as_float(data, name, header)
     if header.format == "JPEG" and (image := decode_jpeg(data, name)) is not None:
         return image
     try:
@@ -251,6 +289,21 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
         tag = orientation_of(data)
         image = turned(image, _BACK.get(tag, tag))
     return image
+
+
+def _decode_as_float(data: bytes, name: str, header: Header) -> np.ndarray:
+    """float32 [H, W, 3] of 0..1; see `decode_image`."""
+    if not is_deep(data):
+        return decode_image(data, name, header.height * header.width).astype(np.float32) / np.float32(255)
+    try:
+        values = decode_deep(data)
+    except UndecodableError as error:
+        raise ImageFileError(f"{name}: {error}; replace the file") from error
+    if header.format == "TIFF":
+        tag = orientation_of(data)
+        values = turned(values, _BACK.get(tag, tag))
+    values = values[..., :3] if values.shape[2] > 2 else np.repeat(values[..., :1], 3, axis=2)
+    return values.astype(np.float32) / np.float32(65535)
 
 
 def decode_jpeg(data: bytes, name: str) -> np.ndarray | None:

@@ -50,7 +50,7 @@ def select_detections(
       reg_weights: of the box coder.
       score_thresh: candidates need a greater probability.
       nms_thresh: IoU above which the lower of two boxes of a class goes.
-      detections_per_img: D, unless there are fewer candidates.
+      detections_per_img: D.
       pre_nms_top_n: candidates of highest probability that enter suppression, over all classes. torchvision lets all
         enter; the result is the same whenever D of these survive, or no more than these pass `score_thresh`.
     """
@@ -84,7 +84,7 @@ def select_from_anchors(
       image_size: int [2], (height, width) without padding; boxes are clipped to it.
       score_thresh: candidates need a greater probability.
       nms_thresh: IoU above which the lower of two boxes of a class goes.
-      detections_per_img: D, unless there are fewer candidates.
+      detections_per_img: D.
       topk_candidates: of each level.
     """
     levels = []
@@ -104,6 +104,8 @@ def _suppressed(
     boxes: jax.Array, scores: jax.Array, label: jax.Array, valid: jax.Array, nms_thresh: float, detections_per_img: int
 ) -> Detections:
     best, found = top_scores(scores, nms(boxes, scores, valid, nms_thresh, label), detections_per_img)
+    # A small canvas may have fewer candidates: rows are added, for a set's detections are put together whatever their canvas.
+    best, found = (jnp.pad(x, (0, detections_per_img - x.shape[0])) for x in (best, found))
     return Detections(
         boxes=jnp.where(found[:, None], boxes[best], 0.0),
         scores=jnp.where(found, scores[best], 0.0),

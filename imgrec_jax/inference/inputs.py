@@ -73,14 +73,15 @@ def read_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS, upright: bo
         raise ImageFileError(str(error)) from error
 
 
-def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
-    """Encoded image -> uint8 [H, W, 3] RGB; see `read_file`."""
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, upright: bool = True, depth: int = 8) -> np.ndarray:
+    """Encoded image -> uint8 [H, W, 3] RGB, or of depth 16 float32 0..1; see `read_file`."""
     header = check_image(data, name, max_pixels)
     with _LARGE_LOCK if header.height * header.width > _LARGE else contextlib.nullcontext():
         try:
-            image = decode_image(data, name, max_pixels)
+            image = decode_image(data, name, max_pixels, depth)
         except ImageFileError:  # a format that this OpenCV lacks
             image = _decode_by_pil(data, name)
+            image = image.astype(np.float32) / np.float32(255) if depth == 16 else image
         return turned(image, orientation_of(data)) if upright else image
 
 

@@ -244,9 +244,10 @@ class Predictor:
         labelled: whether truth lies beside the images, which for boxes and masks is drawn on the pixels as stored.
         """
         classifies = self.config.task == "classification"
-        decode = None
+        decode, options = None, self.config.data.options
+        if not classifies and options.get("depth") == 16:
+            decode = partial(inputs.decode, max_pixels=self.config.data.max_pixels, upright=not labelled, depth=16)
         if classifies and self.config.data.name == "image_folder":
-            options = self.config.data.options
             depth, window = options.get("depth") or 8, tuple(options.get("window") or ())
             decode = partial(own_pictures.decode, depth=depth, max_pixels=self.config.data.max_pixels, window=window)
         return {"max_pixels": self.config.data.max_pixels, "upright": classifies or not labelled, "decode": decode}

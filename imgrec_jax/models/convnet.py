@@ -33,7 +33,7 @@ class ConvNet(nn.Module):
       padding: "VALID" or "SAME".
       head: "flatten", or "gap" for global average pooling before the dense layers.
       activation, kernel_init: names of `layers.py`; norm: a name of `norm.py`.
-      dropout: rate before every dense layer but the first.
+      dropout: rate before every dense layer but the first, and before the only one.
       norm_options: fields of the norm, e.g. {"momentum": 0.8}.
       axis_name: mapped axis under `pmap`, for batch normalisation.
     """

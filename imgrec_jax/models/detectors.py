@@ -53,7 +53,8 @@ def make_small_detector(
       crop_size: side of a crop, in cells, or in pixels for "rcnn".
       tower_depth: convolutions of each of RetinaNet's towers before the last.
       mask_widths: of the convolutions of the mask head; mask_size: cells a side of its crops, half the side of its masks.
-      mask_stage: 1 takes these crops from a map of the first stage's stride, which the pyramid then begins with.
+      mask_stage: 1 begins the pyramid with a map of the first stage's stride, from which the crops of small objects are taken
+        (below 28 cells of it, see `roi_level`); 2 takes them from the maps of the boxes.
     """
     body = small_resnet(widths, blocks, stem_stride, norm=make_norm(norm, axis_name=axis_name), dtype=dtype)
     after_neck, after_dense = (optional_norm(name, axis_name) for name in (neck_norm, head_norm))

@@ -225,7 +225,8 @@ class InvertedResidual(nn.Module):
 class MBBackbone(nn.Module):
     """Stem and stages of a network; maps "stem", "stage0", "stage1", ...
 
-    drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+    drop_path: rate of stochastic depth, growing linearly from 0 at the first block to what it would be after the last, as
+      torchvision's; (n - 1) / n of it at the last of n.
     """
 
     net: MBNet

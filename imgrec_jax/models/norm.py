@@ -131,9 +131,9 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
-        """x [B, ..., C] -> the same shape; `mask` leaves elements out of the statistics."""
+        """x [B, ..., C] -> the same shape; `train` and `mask` change nothing: each of the B has its own statistics."""
         groups = math.gcd(self.num_groups, x.shape[-1])
-        return nn.GroupNorm(groups, epsilon=self.epsilon, dtype=self.dtype, name="group")(x, mask=mask)
+        return nn.GroupNorm(groups, epsilon=self.epsilon, dtype=self.dtype, name="group")(x)
 
 
 class Identity(nn.Module):

@@ -27,7 +27,7 @@ def focal(logits: jax.Array, label: jax.Array, gamma: float = 2.0, label_smoothi
     """
     log_probs = jax.nn.log_softmax(single(logits))
     of_label = jnp.take_along_axis(log_probs, label[..., None].astype(jnp.int32), axis=-1)[..., 0]
-    return (-jnp.expm1(of_label)) ** gamma * losses.of_log_probabilities(log_probs, label, label_smoothing)
+    return losses.focal_weight(-jnp.expm1(of_label), gamma) * losses.of_log_probabilities(log_probs, label, label_smoothing)
 
 
 @struct.dataclass
@@ -138,7 +138,8 @@ def segmentation_loss(
     """A sum of cross-entropy, focal and Dice loss over valid pixels.
 
     The first two are means weighted by `pixel_weight` and the class weight of the label, divided by the sum of these weights as
-    in torch; Dice counts every valid pixel once.
+    in torch (which, with both class weights and label smoothing, weighs the smoothed part by every class's own weight); Dice
+    counts every valid pixel once.
 
     Args:
       logits: [B, H, W, C].
@@ -167,7 +168,8 @@ def segmentation_loss(
     if cross_entropy:
         terms["cross_entropy"] = MeanTerm.of(losses.softmax_cross_entropy(logits, label, label_smoothing), weights)
     if focal_loss:
-        terms["focal"] = MeanTerm.of(focal(logits, label, gamma, label_smoothing), weights)
+        known = jnp.where(valid[..., None], logits, 0.0)  # an invalid pixel's logits may be anything, as for Dice
+        terms["focal"] = MeanTerm.of(focal(known, label, gamma, label_smoothing), weights)
     if dice:
         terms["dice"] = DiceTerm.of(logits, label, valid, dice_background)
     if not terms:

@@ -22,7 +22,8 @@ BLEND_FLOOR = 1e-3
 
 
 def window_starts(size: int, window: int, overlap: float) -> np.ndarray:
-    """First pixels [n] of the fewest evenly spread windows that cover `size` and share at least `overlap` of their side."""
+    """First pixels [n] of the fewest evenly spread windows that cover `size` and share `overlap` of their side or more, but for
+    the pixel that their places are rounded by."""
     if window >= size:
         return np.zeros(1, np.int64)
     step = max(window * (1 - overlap), 1.0)

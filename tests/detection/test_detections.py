@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgrec_jax.detection.detections import select_detections
+from imgrec_jax.detection.detections import select_detections, select_from_anchors
 from tests.detection import reference
 from tests.goldens import seeded
 
@@ -56,3 +56,14 @@ def test_equal_to_torchvision(detections_per_img):
     np.testing.assert_array_equal(out.labels[:count], labels.numpy())
     np.testing.assert_allclose(out.scores[:count], scores.numpy(), atol=1e-6)
     np.testing.assert_allclose(out.boxes[:count], boxes.numpy(), atol=1e-4)
+
+
+def test_a_canvas_with_few_candidates_has_as_many_rows():
+    """Detections of a set are put together, whatever canvas each image was on."""
+    anchors = jnp.array([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    options = {"score_thresh": 0.05, "nms_thresh": 0.5, "detections_per_img": 9, "topk_candidates": 5}
+    out = select_from_anchors(
+        [jnp.array([[0.0, 2.0], [0.0, 1.0]])], [jnp.zeros((2, 4))], [anchors], jnp.array([60, 60]), **options
+    )
+    assert out.boxes.shape == (9, 4) and out.valid.tolist() == [True, True] + [False] * 7
+    assert not np.any(out.boxes[2:]) and not np.any(out.scores[2:])

@@ -1,10 +1,12 @@
 """Box heads with a norm: crops that do not exist leave no trace."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from imgrec_jax.models.box_head import ConvFCHead, TwoMLPHead
+from imgrec_jax.models.detectors import make_small_detector
 from imgrec_jax.models.norm import BatchNorm
 
 HEADS = {"mlp": TwoMLPHead(6, norm=BatchNorm), "conv": ConvFCHead((5,), 6, norm=BatchNorm)}
@@ -31,3 +33,24 @@ def test_a_norm_takes_the_place_of_the_bias():
     shapes = jax.eval_shape(HEADS["mlp"].init, jax.random.PRNGKey(0), x)["params"]
     assert set(shapes) == {"fc6", "fc6_norm", "fc7", "fc7_norm"} and set(shapes["fc6"]) == {"kernel"}
     assert set(jax.eval_shape(TwoMLPHead(6).init, jax.random.PRNGKey(0), x)["params"]["fc6"]) == {"kernel", "bias"}
+
+
+@pytest.mark.parametrize("kind", ["fast", "faster", "mask"])
+def test_heads_with_group_normalisation(kind):
+    """Each crop has its own statistics: what is padded changes no other, and every gradient is finite."""
+    model = make_small_detector(
+        kind=kind, num_classes=3, widths=(4, 4, 8), fpn_width=8, head_width=8, anchor_sizes=((8,), (16,)), mask_widths=(8,),
+        mask_size=4, head_norm="group",
+    )  # fmt: skip
+    image, rois = jnp.ones((1, 32, 32, 3)), jnp.array([[[2.0, 2.0, 12.0, 12.0], [0.0, 0.0, 0.0, 0.0]]])
+    valid = jnp.array([[True, False]])
+    variables = jax.jit(model.init)(jax.random.key(0), image, rois, valid)
+
+    def total(params, rois):
+        _, (logits, deltas), _ = model.apply({**variables, "params": params}, image, rois, valid)
+        return jnp.sum(jnp.where(valid[..., None], logits, 0.0)) + jnp.sum(deltas[0, 0])
+
+    compute = jax.jit(jax.value_and_grad(total))
+    value, gradients = compute(variables["params"], rois)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+    assert value == compute(variables["params"], rois.at[0, 1].set(20.0))[0]

@@ -122,3 +122,16 @@ def test_errors_name_the_key():
         segmentation_loss(logits, label, valid, class_weights=(1.0, 2.0))
     with pytest.raises(ValueError, match="give one a weight"):
         segmentation_loss(logits, label, valid, cross_entropy=0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_gradients_are_finite_where_the_answer_is_certain(gamma):
+    """And those of void pixels are 0, whatever was answered there."""
+    logits = jnp.array([[[[40.0, 0.0], [0.0, 1.0], [jnp.inf, 0.0]]]])
+    label, valid = jnp.zeros((1, 1, 3), int), jnp.array([[[True, True, False]]])
+    value, gradient = jax.value_and_grad(
+        lambda x: segmentation_loss(x, label, valid, cross_entropy=0.0, focal_loss=1.0, gamma=gamma).value()
+    )(logits)
+    assert np.isfinite(value) and np.isfinite(gradient).all() and not np.any(gradient[0, 0, 2])
+    if gamma == 0:
+        assert value == pytest.approx(float(jnp.log1p(jnp.e) / 2), rel=1e-6)  # the cross-entropy of the second pixel

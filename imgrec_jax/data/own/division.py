@@ -9,6 +9,7 @@ import hashlib
 import heapq
 import re
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 
 import numpy as np
 
@@ -26,6 +27,12 @@ _FOLD = re.compile(r"^(\d+)/(\d+)$")
 def canonical_split(name: str) -> str | None:
     """ "train", "validation" or "test" for any of their spellings; None for what is none."""
     return SPELLINGS.get(re.sub(r"[\s.-]+", "_", name.strip().lower()))
+
+
+def split_in(path: PurePath) -> str:
+    """The split that a word of a name tells of, or one of the folder next to it that tells of one; "" where none does."""
+    words = (word for part in reversed(path.parts) for word in re.split(r"[\W_\d]+", part))
+    return next((name for word in words if word and (name := canonical_split(word))), "")
 
 
 def parse_fold(text: str) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Listings: which images a folder, table or archive names, and what it says of each: class or labels, split, group.
 
-A folder is read by its folders: DIR/CLASS/..., or DIR/SPLIT/CLASS/... where every folder has the name of a split. A folder that
-holds nothing but one folder, one archive, one table or one npz is opened. Everything a table says is text: `007` and `NA` are
-names. What can be neither is a stray, and told.
+A folder is read by its folders: DIR/CLASS/..., or DIR/SPLIT/CLASS/... where every folder has the name of a split; or by its
+table, or a table of each split: train.csv, val.csv, ... A folder that holds nothing but one folder, one archive, one table or
+one npz is opened. Everything a table says is text: `007` and `NA` are names. What can be neither is a stray, and told.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from imgrec_jax.data.files import IMAGES, stamp
 from imgrec_jax.data.images import MAX_PIXELS, read_regular
 from imgrec_jax.data.own import dicom
-from imgrec_jax.data.own.division import canonical_split, group_finder
+from imgrec_jax.data.own.division import canonical_split, group_finder, split_in
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store
 
 PICTURES = (*IMAGES, ".jp2", ".avif", ".jpe", ".jfif", ".ppm", ".pgm", *dicom.SUFFIXES)
@@ -33,6 +33,8 @@ _SPLIT = ("split", "set", "subset")
 _MARKS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}
 _MOST_TABLE_BYTES = 2**31
 _ROWS_TRIED = 100  # of a table, to see what it is of
+_BETWEEN = "\x1f"  # names of a list
+_FEW_ODD = 0.05  # of the rows of a column of marks: typing errors, and no column of something else
 
 
 class Reading(NamedTuple):
@@ -121,11 +123,24 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     inner = None if pictures else _only_file(store)
     if inner is not None and root.is_dir():
         return read(root / inner, reading)
-    table = _only_table(store, pictures, reading.multi_label)
-    others = sorted(store.stamps.keys() - set(pictures) - {table}) if len(pictures) < len(store.stamps) else []
-    listing = _table(store, table, reading, store.path(table)) if table else _folders(store, pictures)
-    if not table and reading.group:
-        listing.groups = [find_group(name) for name in listing.names]
+    there = _tables_at_top(store)
+    of_splits = _tables_of_splits(store, there, pictures, reading.multi_label)
+    table = None if of_splits else _only_table(store, there, pictures, reading.multi_label)
+    used = {table, *of_splits.values()}
+    others = sorted(store.stamps.keys() - set(pictures) - used) if len(pictures) < len(store.stamps) else []
+    if of_splits:
+        listing = _joined({split: _table(store, name, reading, store.path(name)) for split, name in of_splits.items()})
+    elif table:
+        listing = _table(store, table, reading, store.path(table))
+    else:
+        listing = _folders(store, pictures)
+        if len(there) > 1 and len(set(listing.labels)) < 2:
+            raise ValueError(
+                f"{root} has the tables {', '.join(there[:5])}, and its folders tell no classes; expected one table of "
+                "file,label[,split], or one of each split: train.csv, val.csv, test.csv"
+            )
+        if reading.group:
+            listing.groups = [find_group(name) for name in listing.names]
     _by_header(listing, reading)
     if others:
         listing.notes.append(f"{len(others):,} files are no images by their names, e.g. {others[0]}: passed over")
@@ -155,13 +170,76 @@ def _only_file(store: Store) -> str | None:
     return whole[0] if len(whole) == 1 else None
 
 
-def _only_table(store: Store, pictures: Sequence[str], multi_label: bool) -> str | None:
+def _tables_at_top(store: Store) -> list[str]:
+    """The tables that lie at the top, or in the folder that everything lies in."""
+    top = ""
+    while len(tops := {name[len(top) :].partition("/")[0] for name in store.stamps}) == 1:
+        deeper = f"{top}{next(iter(tops))}/"
+        if not all(name.startswith(deeper) for name in store.stamps):
+            break
+        top = deeper
+    return [name for name in store.stamps if name.lower().endswith(TABLES) and "/" not in name[len(top) :]]
+
+
+def _tables_of_splits(store: Store, tables: Sequence[str], pictures: Sequence[str], multi_label: bool) -> dict[str, str]:
+    """{split: table} where several tables are called after splits, one of them after training; {} for anything else.
+
+    A table without labels, as a test split of a competition has it, is left out.
+    """
+    named: dict[str, list[str]] = {}
+    for name in tables:
+        stem = PurePosixPath(PurePosixPath(name).stem)
+        if (split := split_in(stem)) and _labels_pictures(store, name, pictures, multi_label):
+            named.setdefault(split, []).append(name)
+    for split, names in named.items():  # train.csv before train_extra.csv
+        named[split] = [name for name in names if canonical_split(PurePosixPath(name).stem)] or names
+    if len(tables) < 2 or "train" not in named or any(len(names) > 1 for names in named.values()):
+        return {}
+    return {split: names[0] for split, names in named.items()}
+
+
+def _labels_pictures(store: Store, table: str, pictures: Sequence[str], multi_label: bool) -> bool:
+    """Whether the first rows of a table name images that are there, and something of them."""
+    try:
+        rows = list(itertools.islice(_rows(_text(_bytes_of(store, table), table), table), _ROWS_TRIED))
+    except ValueError:
+        return False
+    file = _column(rows[0], _FILE) if rows else None
+    if file is None or (_column(rows[0], _LABEL) is None and not (multi_label and len(rows[0]) > 2)):
+        return False
+    folder, there = PurePosixPath(table).parent, set(pictures)
+    return any(_find(store, folder, row[file]) in there for row in rows)
+
+
+def _joined(parts: dict[str, Listing]) -> Listing:
+    """One listing of one of each split; what a row says of its split counts."""
+    first, *_ = parts.values()
+    joined = Listing(" and ".join(part.title for part in parts.values()), first.store)
+    for split, part in parts.items():
+        joined.names += part.names
+        joined.labels += part.labels
+        joined.groups += part.groups
+        joined.splits += [said or split for said in part.splits]
+        joined.strays += part.strays
+        joined.notes += part.notes
+    if first.marks is not None:
+        joined.mark_names = tuple(dict.fromkeys(name for part in parts.values() for name in part.mark_names))
+        joined.unnamed, rows = first.unnamed, []
+        for part in parts.values():
+            marks = np.full((len(part.names), len(joined.mark_names)), part.unnamed, np.int8)
+            if part.marks is not None:
+                marks[:, [joined.mark_names.index(name) for name in part.mark_names]] = part.marks
+            rows.append(marks)
+        joined.marks = np.concatenate(rows)
+    return joined
+
+
+def _only_table(store: Store, tables: Sequence[str], pictures: Sequence[str], multi_label: bool) -> str | None:
     """The one table at the top of a folder whose images lie in one folder, or whose labels the folders do not tell.
 
     Raises:
       ValueError: where folders tell splits, and the table other labels than they but no splits.
     """
-    tables = [name for name in store.stamps if "/" not in name and name.lower().endswith(TABLES)]
     if len(tables) != 1:
         return None
     (table,), several = tables, len({name.rpartition("/")[0] for name in pictures}) > 1
@@ -175,7 +253,8 @@ def _only_table(store: Store, pictures: Sequence[str], multi_label: bool) -> str
     if file is None or not several:
         return table if file else None
     label, there = _column(rows[0], _LABEL), set(pictures)
-    named = {found: row for row in rows if (found := _find(store, PurePosixPath(), row[file])) in there}
+    folder = PurePosixPath(table).parent
+    named = {found: row for row in rows if (found := _find(store, folder, row[file])) in there}
     if not named or (label is None and not multi_label):
         return None
     if _column(rows[0], (*_SPLIT, "group")):
@@ -315,7 +394,16 @@ def _rows(text: str, name: str) -> Iterable[dict[str, str]]:
 
 
 def _as_text(value: object) -> str:
+    """A list of names as one text, between which none can stand."""
+    if isinstance(value, list):
+        return _BETWEEN + _BETWEEN.join(map(_as_text, value))
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
+
+
+def _names_in(text: str, separator: str) -> list[str]:
+    """The names of one cell, or of a list."""
+    parts = text.split(_BETWEEN) if text.startswith(_BETWEEN) else text.split(separator)
+    return [name.strip() for name in parts if name.strip()]
 
 
 def _column(columns: Collection[str], names: Sequence[str]) -> str | None:
@@ -367,12 +455,22 @@ def _table(store: Store, name: str, reading: Reading, title: str) -> Listing:
         text = row.get(label, "") if label else ""
         text = "-1" if text == "-1.0" else text  # as pandas writes a column that lacks some
         one = {"": reading.empty, "-1": reading.minus_one}.get(text, text)
+        if one.startswith(_BETWEEN) and not reading.multi_label:
+            raise ValueError(
+                f"{title}, {where}: {label} is a list of {len(_names_in(one, ''))}; expected one name, or use "
+                "--config=configs/image_folder.py:multi_label"
+            )
         member = row.get(group, "") if group else find_group(found)
-        listing.add(found, one, there, member)
-        members.append([name for name in text.split(reading.separator) if name.strip()] if text not in ("", "-1") else None)
+        listing.add(found, one if one != "-1" else "", there, member)
+        no_names = text in ("", "-1") and one in ("0", "none")
+        members.append([] if no_names else None if one in ("", "-1") else _names_in(one, reading.separator))
         kept.append(row)
     if reading.multi_label:
         _set_marks(listing, kept, marked if label is None else [], members, reading)
+        if not label and (
+            typed := [f"{column!r}: {why}" for column, why in odd.items() if _is_nearly_marked(column, rows, reading)]
+        ):
+            raise ValueError(f"{title}: of the labels {'; '.join(typed)}; correct it, or call the column file or group")
         listing.notes += [f"the column {column!r} is no label: {why}" for column, why in odd.items() if why and not label]
     on_disk = store.root.is_dir()  # an archive has listed all that it has
     absent = [found for found in listing.names if found not in store.stamps]
@@ -397,6 +495,13 @@ def _no_mark(column: str, rows: Sequence[dict], reading: Reading) -> str:
     return "" if known else "no row has 0 or 1"
 
 
+def _is_nearly_marked(column: str, rows: Sequence[dict], reading: Reading) -> bool:
+    """Whether a column that is none of marks holds 0 and 1 but for a few rows, which are mistakes, then."""
+    marks = [_mark(row.get(column, ""), reading) for row in rows]
+    odd = marks.count(None)
+    return 0 < odd <= max(_FEW_ODD * len(marks), 1) and {0, 1} <= set(marks)
+
+
 def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: list, reading: Reading) -> None:
     """Of several labels an image: one column each, or the names in one column."""
     if marked:
@@ -404,14 +509,14 @@ def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: l
         values = [[_mark(row.get(name, ""), reading) for name in marked] for row in rows]
         listing.marks = np.array(values, np.int8).reshape(-1, len(marked))
     else:
-        listing.mark_names = tuple(sorted({name.strip() for names in members if names for name in names}))
+        listing.mark_names = tuple(sorted({name for names in members if names for name in names}))
         listing.marks, listing.unnamed = np.zeros((len(rows), len(listing.mark_names)), np.int8), 0
         column = {name: n for n, name in enumerate(listing.mark_names)}
         for i, names in enumerate(members):
             if names is None:
                 listing.marks[i] = UNKNOWN
             else:
-                listing.marks[i, [column[name.strip()] for name in names]] = 1
+                listing.marks[i, [column[name] for name in names]] = 1
     listing.labels = [""] * len(rows)
 
 
@@ -451,13 +556,17 @@ def _arrays(path: Path, reading: Reading) -> Listing:
             raise ValueError(f"{path}: {images} is of {x.dtype}; expected uint8, uint16 or floats of 0..1")
         if y.ndim == 2:
             marks.append(_marks_of(y, f"{path}: {labels}"))
-        elif y.dtype.kind == "f" and (y == np.rint(y)).all():
-            y = y.astype(np.int64)
-        members = [str(g) for g in arrays[groups].ravel().tolist()] if groups in arrays else [""] * len(x)
-        for n, (image, label, group) in enumerate(zip(x, y.tolist() if y.ndim == 1 else [""] * len(y), members, strict=True)):
-            text = {"": reading.empty, "-1": reading.minus_one}.get(str(label), str(label))
-            named = classes[int(text)] if classes and text.isdigit() and int(text) < len(classes) else text
-            listing.add(f"{images}[{n}]", named, split, group)
+        members = [_array_text(g) for g in arrays[groups].ravel().tolist()] if groups in arrays else [""] * len(x)
+        said = [_array_text(label) for label in y.tolist()] if y.ndim == 1 else [""] * len(y)
+        if classes and (strange := sorted({text for text in said if text.isdigit() and int(text) >= len(classes)})):
+            raise ValueError(
+                f"{path}: {labels} holds {', '.join(strange[:5])}; expected 0 to {len(classes) - 1}, as class_names has "
+                f"{len(classes)} names"
+            )
+        for n, (image, label, group) in enumerate(zip(x, said, members, strict=True)):
+            text = {"": reading.empty, "-1": reading.minus_one}.get(label, label)
+            named = classes[int(text)] if classes and text.isdigit() else text
+            listing.add(f"{images}[{n}]", named if named != "-1" else "", split, group)
             every.append(image)
     if marks:
         listing.marks = np.concatenate(marks)
@@ -468,6 +577,15 @@ def _arrays(path: Path, reading: Reading) -> Listing:
             f"{path} has {given} an image; use --config=configs/image_folder.py{':multi_label' * (listing.marks is not None)}"
         )
     return listing
+
+
+def _array_text(value: object) -> str:
+    """A label or group of an array as a table would write it; "" where it is unknown."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float):
+        return "" if np.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    return str(value)
 
 
 def _marks_of(values: np.ndarray, title: str) -> np.ndarray:

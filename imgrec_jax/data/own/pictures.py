@@ -14,7 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.images import FORMATS, MAX_PIXELS, ImageFileError, damage, decode_jpeg, open_image, stored_size, turned
+from imgrec_jax.data.images import (
+    FORMATS,
+    MAX_PIXELS,
+    ImageFileError,
+    UndecodableError,
+    damage,
+    decode_deep,
+    decode_jpeg,
+    is_deep,
+    open_image,
+    stored_size,
+    turned,
+)
 from imgrec_jax.data.own import dicom
 
 # What is odd about a file, as bits of `Picture.notes`, and how it is met.
@@ -67,10 +79,10 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, to_the_end
             if found := damage(data, image.format):
                 return Picture(problem=f"a damaged {image.format} ({found})")
             turn = image.getexif().get(0x0112, 1)  # a TIFF that is loaded has none
-            deep = _is_deep(image, data)
+            deep = is_deep(data)
             if to_the_end and image.format not in _CHECKED:  # nothing else tells that it was cut off
                 if deep:
-                    _deep_values(data)
+                    decode_deep(data)
                 else:
                     image.load()
             if image.mode == "F" or (image.mode == "I" and not deep):
@@ -84,7 +96,7 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, to_the_end
                 + _SUFFIX * (not name.lower().endswith(_SUFFIXES.get(image.format, ("",))))
             )  # fmt: skip
             channels = 1 if _is_grey(image) else 3
-    except _UndecodableError as error:
+    except UndecodableError as error:
         return Picture(problem=str(error))
     except Exception as error:  # whatever damaged bytes do to a parser
         if type(error).__name__ == "UnidentifiedImageError":
@@ -102,16 +114,6 @@ def _describe_dicom(data: bytes, digest: int, max_pixels: int) -> Picture:
     except Exception as error:  # whatever damaged bytes do to a parser
         return Picture(problem=f"no DICOM file with an image ({' '.join(str(error).split())})")
     return Picture(height, width, channels, depth, _DEEP * (depth == 16) + _ANIMATED * several, digest)
-
-
-def _is_deep(image: Any, data: bytes) -> bool:
-    """More than 8 bits a channel; PIL opens some such files in 8."""
-    if image.format == "PNG":
-        return data[24] == 16
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(258, (8,))
-        return max(bits if isinstance(bits, tuple) else (bits,)) == 16
-    return image.mode.startswith("I;16")
 
 
 def _is_transparent(image: Any) -> bool:
@@ -160,34 +162,13 @@ def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS,
     return np.round(values / 257).astype(np.uint8) if values.dtype == np.uint16 else values
 
 
-class _UndecodableError(ValueError):
-    """Of 16-bit images: says what is wrong."""
-
-
-def _deep_values(data: bytes) -> np.ndarray:
-    """uint16 [H, W] or [H, W, C] BGR as OpenCV gives them: a TIFF upright, others as stored."""
-    import cv2
-
-    try:
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise _UndecodableError(f"16 bits a channel that OpenCV cannot decode ({' '.join(str(error).split())})") from error
-    if values is None:
-        raise _UndecodableError("16 bits a channel that OpenCV cannot decode; a file that was cut off, or one of a rare kind")
-    if values.dtype != np.uint16:
-        raise _UndecodableError(f"values of {values.dtype}; expected 16 bits without a sign, 0 to 65535: write it so")
-    return values
-
-
 def _decode_deep(data: bytes) -> np.ndarray:
-    """uint16 [H, W] or [H, W, 3], upright; an alpha channel is laid on white."""
-    values = _deep_values(data)
+    """uint16 [H, W, 1 or 3], upright; an alpha channel is laid on white."""
+    values = decode_deep(data)
     with open_image(io.BytesIO(data)) as image:
         if image.format != "TIFF":
             values = turned(values, image.getexif().get(0x0112, 1))
-    if values.ndim == 2:
-        return values
     if values.shape[2] in (2, 4):
         share = values[..., -1:].astype(np.float64) / 65535
         values = np.round(values[..., :-1] * share + 65535 * (1 - share)).astype(np.uint16)
-    return values[..., ::-1] if values.shape[2] == 3 else values
+    return values

@@ -36,6 +36,7 @@ from imgrec_jax.data.images import (
     check_image,
     decode_image,
     decoder_warnings,
+    is_deep,
     is_lossy,
     open_image,
     orientation_of,
@@ -227,7 +228,7 @@ def objects_of_entries(
         path = chosen[index].image
         return {"image": decode_image(files.read(path), str(files.root / path), max_pixels)}
 
-    if in_memory or (in_memory is None and sum(pixels for pixels, _ in checked) * 3 <= MAX_BYTES_IN_MEMORY):
+    if in_memory or (in_memory is None and sum(one.pixels for one in checked) * 3 <= MAX_BYTES_IN_MEMORY):
         read = functools.cache(read)
     described = (f"{path}:{files.size(path)}" for entry in entries for path in (entry.image, *entry.masks))
     identity = digest("files", (kind, class_name, *described))
@@ -325,11 +326,12 @@ def open_entries(
     void: int | None,
     in_memory: bool | None,
     max_pixels: int,
+    depth: int = 8,
 ) -> Source:
-    """The part of the base split of these entries that `split` names; as `open_mask_folder`."""
+    """The part of the base split of these entries that `split` names; as `open_mask_folder`; depth: see `decode_image`."""
     base, _, _ = parse_split(split)
     checked = [check_entry(files, entry, kind, max_pixels) for entry in entries]
-    if lossy := sum(one for _, one in checked):
+    if lossy := sum(one.lossy for one in checked):
         print(
             f"note: {lossy} of the masks of {files.root} {base} are lossy files (JPEG): 128 and more is read as foreground",
             file=sys.stderr,
@@ -337,12 +339,13 @@ def open_entries(
         )
 
     def read(entry: Entry) -> dict:
-        image = decode_image(files.read(entry.image), str(files.root / entry.image), max_pixels)
+        image = decode_image(files.read(entry.image), str(files.root / entry.image), max_pixels, depth)
         if kind in OF_OBJECTS:
             return {"image": image, **_from_instances(files, entry, kind, image.shape[:2])}
         return {"image": image, **_from_mask(files, entry, kind, len(class_names), void)}
 
-    if in_memory or (in_memory is None and sum(pixels for pixels, _ in checked) * _BYTES_PER_PIXEL <= MAX_BYTES_IN_MEMORY):
+    bytes_per_pixel = _BYTES_PER_PIXEL + (9 if depth == 16 else 0)
+    if in_memory or (in_memory is None and sum(one.pixels for one in checked) * bytes_per_pixel <= MAX_BYTES_IN_MEMORY):
         read = functools.cache(read)
         _read_all(read, entries[slice(*split_range(split, len(entries)))], files)
     names = tuple(str(entry.image) for entry in entries)
@@ -361,16 +364,24 @@ def _read_all(read: Callable[[Entry], dict], entries: Sequence[Entry], files: Fi
             raise ImageFileError(f"{files.root / entry.image}: a damaged file (the decoder says: {said[0].damage}); replace it")
 
 
-def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple[int, bool]:
-    """(pixels of an image, whether its mask is lossy), of encoded files.
+class Checked(NamedTuple):
+    """pixels: of an image; lossy: whether its mask is; deep: whether the image has 16 bits a channel."""
+
+    pixels: int
+    lossy: bool
+    deep: bool
+
+
+def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> Checked:
+    """What can be told of an image and its masks without decoding them.
 
     Raises:
       ValueError: for a file that is no image or has an EXIF orientation, a mask of another size, and a lossy one where its
         values count.
     """
-    data = files.read(entry.image)
-    size = check_image(data, str(files.root / entry.image), max_pixels)[:2]
-    if (tag := orientation_of(data)) not in (0, 1):
+    image_data = files.read(entry.image)
+    size = check_image(image_data, str(files.root / entry.image), max_pixels)[:2]
+    if (tag := orientation_of(image_data)) not in (0, 1):
         raise ValueError(
             f"{files.root / entry.image}: has the EXIF orientation {tag}, and its mask may be of the turned or of the stored "
             "pixels; store it upright, or remove the tag"
@@ -389,7 +400,7 @@ def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> tuple
                 f"{name} is a lossy {header.format}, whose values are not those that were drawn; kind={kind!r} expects PNG; "
                 "write the masks as PNG again"
             )
-    return size[0] * size[1], lossy
+    return Checked(size[0] * size[1], lossy, is_deep(image_data))
 
 
 def refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None:

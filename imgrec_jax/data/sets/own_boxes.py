@@ -24,7 +24,7 @@ from imgrec_jax.data.files import folders, list_files, stamp
 from imgrec_jax.data.images import MAX_PIXELS, decode_image, file_header, read_image_file, read_regular
 from imgrec_jax.data.ops.canvases import canvas_of, default_canvases, resized_size, round_up
 from imgrec_jax.data.own import index as indices
-from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out, split_in
 from imgrec_jax.data.own.found import (
     Known,
     Problem,
@@ -63,6 +63,7 @@ def survey_boxes(
     class_names: tuple[str, ...] = (),
     fractions: tuple[float, ...] = FRACTIONS,
     split_seed: int = 0,
+    depth: int | None = None,
     allow_outside: bool = False,
     one_based: bool | None = None,
 ) -> OwnBoxes:
@@ -72,10 +73,11 @@ def survey_boxes(
       class_names: of labels 1..K; () takes those of the training split.
       fractions: of train, validation and test, where no splits are given.
       split_seed: of cutting them.
+      depth: 8 or 16 bits a channel; None: 16 where an image has them. 16 gives float images of 0..1.
       allow_outside: a YOLO data.yaml, or a COCO json, may name folders and files outside of its own.
       one_based: of Pascal VOC, whether its pixels are counted from 1; None: unless a box begins at 0.
     """
-    return OwnBoxes(request, tuple(class_names), tuple(fractions), split_seed, Ways(allow_outside, one_based))
+    return OwnBoxes(request, tuple(class_names), tuple(fractions), split_seed, Ways(allow_outside, one_based, depth))
 
 
 class Ways(NamedTuple):
@@ -83,6 +85,7 @@ class Ways(NamedTuple):
 
     allow_outside: bool = False
     one_based: bool | None = None
+    depth: int | None = None
 
 
 def find(root: Path, max_pixels: int = MAX_PIXELS, ways: Ways = Ways()) -> Given:  # noqa: B008
@@ -226,7 +229,7 @@ def _find_coco(root: Path, allow_outside: bool) -> Given | None:
     for path in files:
         if not _is_instances(path):
             continue
-        split = _split_of(path.relative_to(root).with_suffix(""))
+        split = split_in(path.relative_to(root).with_suffix(""))
         if split in found and path.stem.startswith("instances") != found[split].stem.startswith("instances"):
             path = path if path.stem.startswith("instances") else found[split]  # COCO's, beside its key points
         elif split in found:
@@ -240,12 +243,6 @@ def _find_coco(root: Path, allow_outside: bool) -> Given | None:
         )
     read = {split: (_images_of(root, path, split), path) for split, path in found.items()}
     return Given("COCO", {split: coco.read_folder(*pair, allow_outside=allow_outside) for split, pair in read.items()}, [])
-
-
-def _split_of(path: Path) -> str:
-    """The split that a name tells of, or the folder next to it that tells of one; "" where none does."""
-    words = (word for part in reversed(path.parts) for word in re.split(r"[\W_\d]+", part))
-    return next((name for word in words if word and (name := canonical_split(word))), "")
 
 
 def _is_instances(path: Path) -> bool:
@@ -273,7 +270,7 @@ def _images_of(root: Path, file: Path, split: str) -> Path:
     stem = re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
     places = [file.parent, file.parent / stem, root / stem, root / "images" / stem]
     below = folders(root)
-    places += [path for path in below if split and _split_of(path.relative_to(root)) == split]
+    places += [path for path in below if split and split_in(path.relative_to(root)) == split]
     places += [root / "images", root]
     if (found := next(filter(holds, places), None)) is not None:
         return found
@@ -294,7 +291,7 @@ class OwnBoxes:
         whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
-        self._ways = ways
+        self._ways, self.depth = ways, ways.depth or 8
         self._request, self._find_group = request, group_finder(request.group)
         given = find(request.folder, request.max_pixels, ways)
         total = sum(len(split.paths) for split in given.splits.values())
@@ -329,7 +326,8 @@ class OwnBoxes:
 
     def other(self, folder: Path) -> DetectionSource:
         """See `data.own.found.Survey`."""
-        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0, self._ways, whole="test")
+        ways = self._ways._replace(depth=self.depth)
+        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0, ways, whole="test")
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
@@ -368,6 +366,8 @@ class OwnBoxes:
         self.lines += settle_problems(f"{self._request.folder} {name}".strip(), bad, self._request.bad_files, len(names))
         keep = np.setdiff1d(np.flatnonzero(index.good), odd)
         self.digests[name] = index.table["digest"][keep]
+        if self._ways.depth is None:
+            self.depth = max(self.depth, int(index.table["depth"][keep].max(initial=8)))
         return _taken(split, keep)
 
     def _divided(self, splits: dict[str, FolderSplit], fractions: tuple[float, ...], seed: int) -> dict[str, FolderSplit]:
@@ -438,7 +438,8 @@ class OwnBoxes:
         if base not in self.splits:
             raise ValueError(f"{self._request.folder} has no split {base!r}; it has {sorted(self.splits)}")
         folder = self.splits[base]
-        source = open_folder(f"{self._request.folder.name} {base}", folder, self._request.targets, self._request.max_pixels)
+        request = self._request
+        source = open_folder(f"{request.folder.name} {base}", folder, request.targets, request.max_pixels, self.depth)
         return source.subset(split)
 
     def _describe(self) -> None:
@@ -465,7 +466,7 @@ class OwnBoxes:
         at = sample(len(train), _SAMPLE)
         paths = self.splits["train"].paths
         mean, std = statistics(
-            [decode_image(read_image_file(paths[i]), str(paths[i]), self._request.max_pixels) for i in at.tolist()]
+            [decode_image(read_image_file(paths[i]), str(paths[i]), self._request.max_pixels, self.depth) for i in at.tolist()]
         )
         counts = [int(np.diff(split.annotations.offsets).max(initial=0)) for split in self.splits.values()]
         self.lines.append(
@@ -473,6 +474,8 @@ class OwnBoxes:
             f"{fit.anchor_sizes} pixels, "
             f"height / width {fit.aspect_ratios}"
         )
+        if self.depth == 16:
+            self.lines.append("16 bits a channel: images are floats of 0..1")
         masks = train.all_have_masks()
         self.lines.append("every object has a mask" if masks else "boxes without masks")
         return {
@@ -481,6 +484,7 @@ class OwnBoxes:
             "model.anchor_sizes": fit.anchor_sizes,
             "model.aspect_ratios": fit.aspect_ratios,
             "data.options.class_names": self.class_names,
+            **({"data.options.depth": 16} if self.depth == 16 else {}),  # 8 is what None stands for
             "data.min_size": fit.min_size,
             "data.max_size": fit.max_size,
             "data.canvases": fit.canvases,

@@ -162,7 +162,7 @@ class OwnImages:
         if listing.marks is not None:
             known = (listing.marks != listings.UNKNOWN).any(1)
         else:
-            known = np.array([label not in ("", "-1") for label in listing.labels], np.bool_)
+            known = np.array([label != "" for label in listing.labels], np.bool_)
         if (count := int((~known).sum())) > 0:
             self.lines.append(f"{count:,} images have no known label: left out (data.options.empty, minus_one map them)")
         return listing.taken(known), index.taken(known)

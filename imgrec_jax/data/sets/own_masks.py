@@ -64,6 +64,7 @@ def survey_masks(
     void: int | None = 255,
     fractions: tuple[float, ...] = FRACTIONS,
     split_seed: int = 0,
+    depth: int | None = None,
 ) -> OwnMasks:
     """Looks at own images and masks as a whole.
 
@@ -73,8 +74,9 @@ def survey_masks(
       void: value of kind "index" that is ignored everywhere; None for none.
       fractions: of train, validation and test, where no splits are given.
       split_seed: of cutting them.
+      depth: 8 or 16 bits a channel; None: 16 where an image has them. 16 gives float images of 0..1.
     """
-    return OwnMasks(request, kind, tuple(class_names), void, tuple(fractions), split_seed)
+    return OwnMasks(request, kind, tuple(class_names), void, tuple(fractions), split_seed, depth)
 
 
 class OwnMasks:
@@ -82,7 +84,7 @@ class OwnMasks:
 
     def __init__(
         self, request: Request, kind: str, class_names: tuple[str, ...], void: int | None, fractions: tuple[float, ...],
-        seed: int, whole: str = "",
+        seed: int, depth: int | None = None, whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
         self._request, self._void, self.title = request, void, str(request.folder)
@@ -90,7 +92,8 @@ class OwnMasks:
         self.lines: list[str] = []
         self.kind, every = self._paired(kind)
         self.lines.insert(0, f"{self.title}: {len(every):,} images with masks")
-        entries = self._usable(every)
+        self.depth = depth or 8
+        entries = self._usable(every, find_depth=depth is None)
         self.lines += group_lines(
             self.title, request.group, [self._group(entry) for entry in entries], [e.name for e in entries], divided=not whole
         )
@@ -104,7 +107,7 @@ class OwnMasks:
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
         request = self._request._replace(manual_dir=folder, fold="")
-        made = OwnMasks(request, self.kind, self.class_names, self._void, FRACTIONS, 0, whole="test")
+        made = OwnMasks(request, self.kind, self.class_names, self._void, FRACTIONS, 0, self.depth, whole="test")
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
@@ -150,12 +153,14 @@ class OwnMasks:
         self.lines += settle_problems(self.title, bad, self._request.bad_files, len(self._files.names))
         return kind, best[0]
 
-    def _usable(self, every: list[Entry]) -> list[Entry]:
+    def _usable(self, every: list[Entry], *, find_depth: bool) -> list[Entry]:
         good, bad = [], []
         for entry in every:
             try:
-                check_entry(self._files, entry, "binary", self._request.max_pixels)
+                checked = check_entry(self._files, entry, "binary", self._request.max_pixels)
                 good.append(entry)
+                if find_depth and checked.deep:
+                    self.depth = 16
             except (ValueError, OSError) as error:
                 file, _, what = str(error).partition(": ")
                 bad.append(Problem(file, what or "cannot be used"))
@@ -337,7 +342,7 @@ class OwnMasks:
             refuse_void_alone(self._files, [entry for entries in self.entries.values() for entry in entries], self._void)
         return open_entries(
             self._files, self.entries[base], split, kind=self.kind, class_names=self.class_names, void=self._void,
-            in_memory=self._request.in_memory, max_pixels=self._request.max_pixels,
+            in_memory=self._request.in_memory, max_pixels=self._request.max_pixels, depth=self.depth,
         )  # fmt: skip
 
     def _describe(self, values: dict[int, int]) -> None:
@@ -345,6 +350,8 @@ class OwnMasks:
         self.lines.append(
             f"masks of kind {self.kind!r}: {said}; {len(self.class_names)} classes: {', '.join(self.class_names[:10])}"
         )
+        if self.depth == 16:
+            self.lines.append("16 bits a channel: images are floats of 0..1")
         if self._void in values and self.kind == "index":
             self.lines.append(f"{self._void} is void: ignored in training and evaluation")
         self.lines.append(
@@ -364,6 +371,7 @@ class OwnMasks:
             "model.num_classes": len(self.class_names),
             "data.options.kind": self.kind,
             "data.options.class_names": self.class_names,
+            **({"data.options.depth": 16} if self.depth == 16 else {}),  # 8 is what None stands for
             "data.train_ops.foreground_crop.size": (side * 3 // 2,) * 2,
             "data.train_ops.random_affine.size": (side, side),
             "data.mean": mean,
@@ -373,4 +381,6 @@ class OwnMasks:
         }
 
     def _decoded(self, entry: Entry) -> np.ndarray:
-        return decode_image(self._files.read(entry.image), str(self._files.root / entry.image), self._request.max_pixels)
+        return decode_image(
+            self._files.read(entry.image), str(self._files.root / entry.image), self._request.max_pixels, self.depth
+        )

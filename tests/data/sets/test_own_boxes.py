@@ -524,3 +524,15 @@ def test_names_that_are_no_utf_8(tmp_path):
         os.rename(path, os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9" + os.fsencode(path.suffix)))
     found = survey(root, tmp_path)
     assert len(found.splits["train"].paths) == 12 and found.open("train")[0]["image"].shape[:2] == SIZE
+
+
+def test_deep_images_keep_their_depth(tmp_path):
+    root = yolo_folder(tmp_path / "d")
+    deep = np.random.default_rng(0).integers(0, 4096, SIZE).astype(np.uint16)
+    write(root / "images" / "train" / "01.png", encoded(Image.fromarray(deep)))
+    found = survey(root, tmp_path)
+    assert found.found["data.options.depth"] == 16
+    by_name = {path.name: i for i, path in enumerate(found.splits["train"].paths)}
+    source = found.open("train")
+    np.testing.assert_allclose(source[by_name["01.png"]]["image"][..., 2], deep / 65535, rtol=1e-6)
+    np.testing.assert_allclose(source[by_name["02.png"]]["image"], pixels("cat", 2, SIZE) / 255, rtol=1e-6)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -787,3 +789,120 @@ def test_a_crop_of_a_jpeg_is_decoded_no_larger_than_it_needs(tmp_path, channels,
     assert np.abs(plain.astype(int) - less).mean() < 1.5
     odd = [n for n, i in enumerate(one_kind) if names[i] not in upright]
     np.testing.assert_array_equal(plain[odd], less[odd])
+
+
+def two_tables(root, header="file,label", line="{name},{label}", images="images", stems=("train", "val")):
+    """16 images and 4 of another split in one folder, and a table of each."""
+    for split, numbers in zip(stems, (range(16), range(16, 20)), strict=True):
+        lines = []
+        for n in numbers:
+            label = "cat" if n % 2 else "dog"
+            write(root / images / f"{n:02}.png", encoded(pixels(label, n)))
+            lines.append(line.format(name=f"{images}/{n:02}.png", label=label, cat=n % 2, dog=1 - n % 2))
+        write(root / f"{split}.csv", "\n".join([header, *lines]).encode())
+    return root
+
+
+@pytest.mark.parametrize("stems", [("train", "val"), ("train_labels", "labels_valid"), ("Training", "validation")])
+def test_a_table_a_split(tmp_path, stems):
+    found = survey(two_tables(tmp_path / "d", stems=stems), tmp_path)
+    assert found.class_names == ("cat", "dog")
+    counts = {split: int((found.splits == split).sum()) for split in ("train", "validation")}
+    assert counts["validation"] == 4 and counts["train"] >= 12  # a test split is cut from them
+
+
+def test_tables_of_splits_with_several_labels(tmp_path):
+    root = two_tables(tmp_path / "d", "file,cat,dog", "{name},{cat},{dog}")
+    found = survey(root, tmp_path, multi_label=True)
+    assert found.class_names == ("cat", "dog") and (found.splits == "validation").sum() == 4
+    assert found.labels.sum(1).tolist() == [1] * 20
+
+
+def test_a_table_of_a_competition_s_test_split_is_left_out(tmp_path):
+    root = two_tables(tmp_path / "d")
+    write(root / "test.csv", b"file\nimages/99.png")
+    write(root / "sample_submission.csv", b"file,label\nimages/99.png,cat")
+    found = survey(root, tmp_path)
+    assert (found.splits == "validation").sum() == 4 and len(found.listing.names) == 20
+
+
+def test_tables_that_cannot_be_taken_together_are_named(tmp_path):
+    root = two_tables(tmp_path / "d", stems=("first", "second"))
+    with pytest.raises(
+        ValueError, match=r"has the tables first\.csv, second\.csv, and its folders tell no classes; expected one"
+    ):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_folder_around_a_table_and_its_images(tmp_path, packed):
+    inner = tmp_path / "d" / "data"
+    for n in range(12):
+        write(inner / "images" / f"{n}.png", encoded(pixels("cat" if n % 2 else "dog", n)))
+    lines = "".join(f"images/{n}.png,{'cat' if n % 2 else 'dog'}\n" for n in range(12))
+    write(inner / "labels.csv", f"file,label\n{lines}".encode())
+    root = tmp_path / "d"
+    if packed:
+        root = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "d"))
+    assert survey(root, tmp_path).class_names == ("cat", "dog")
+
+
+def test_lists_of_names_are_names(tmp_path):
+    rows = [{"file": f"{n}.png", "label": (["cat", "dog"], ["cat"], [])[n % 3]} for n in range(12)]
+    for n in range(12):
+        write(tmp_path / "d" / f"{n}.png", encoded(pixels("cat", n)))
+    table = write(tmp_path / "d" / "t.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    found = survey(table, tmp_path, multi_label=True)
+    assert found.class_names == ("cat", "dog")
+    assert found.labels[np.argsort([int(n.split(".")[0]) for n in found.listing.names])][:3].tolist() == [
+        [1, 1],
+        [1, 0],
+        [0, 0],
+    ]
+    with pytest.raises(ValueError, match=r"t\.jsonl, line 1: label is a list of 2; expected one name, or use .*:multi_label"):
+        survey(table, tmp_path)
+
+
+@pytest.mark.parametrize(("empty", "known"), [("", False), ("none", True), ("0", True)])
+def test_an_empty_cell_of_names_means_what_is_said(tmp_path, empty, known):
+    folder(tmp_path, {"cat": 6})
+    lines = [f"cat/{n:03}.png,{'a|b' if n else ''}" for n in range(6)]
+    table = write(tmp_path / "t.csv", "\n".join(["file,label", *lines]).encode())
+    found = survey(table, tmp_path, {"empty": empty}, multi_label=True)
+    assert len(found.listing.names) == 5 + known
+    assert not known or found.labels[found.listing.names.index("cat/000.png")].tolist() == [0, 0]
+
+
+def test_a_typing_error_in_a_column_of_marks_stops(tmp_path):
+    folder(tmp_path, {"cat": 30})
+    lines = [f"cat/{n:03}.png,{n % 2},{'O' if n == 7 else n % 3 // 2},{20 + n}" for n in range(30)]
+    table = write(tmp_path / "t.csv", "\n".join(["file,ill,dog,age", *lines]).encode())
+    with pytest.raises(ValueError, match=r"of the labels 'dog': line 9 has 'O'; expected 0, 1, -1 or nothing; correct it"):
+        survey(table, tmp_path, multi_label=True)
+    found = survey(write(table, table.read_bytes().replace(b",O,", b",0,")), tmp_path, multi_label=True)
+    assert found.class_names == ("ill", "dog") and any("'age' is no label" in line for line in found.lines)
+
+
+def test_a_folder_may_be_called_minus_one(tmp_path):
+    found = survey(folder(tmp_path / "d", {"-1": 6, "0": 6, "1": 6}), tmp_path)
+    assert found.class_names == ("-1", "0", "1") and len(found.listing.names) == 18
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "names"),
+    [
+        (np.array([0.0, 1.0, np.nan] * 4), None, ("0", "1")),
+        (np.array([b"a", b"b", b"a"] * 4), None, ("a", "b")),
+        (np.array([0, 1, 2] * 4), ("x", "y", "z"), ("x", "y", "z")),
+        (np.array([1, 2, 3] * 4), ("x", "y", "z"), r"labels holds 3; expected 0 to 2, as class_names has 3 names"),
+    ],
+)
+def test_labels_of_arrays(tmp_path, labels, classes, names):
+    given = {"class_names": np.array(classes)} if classes else {}
+    images = np.stack([pixels("cat", n) for n in range(12)])
+    np.savez(tmp_path / "d.npz", images=images, labels=labels, **given)
+    if isinstance(names, str):
+        with pytest.raises(ValueError, match=names):
+            survey(tmp_path / "d.npz", tmp_path)
+    else:
+        assert survey(tmp_path / "d.npz", tmp_path).class_names == names

@@ -209,7 +209,9 @@ def test_a_turned_image_with_a_mask_is_refused(tmp_path, tag, size):
 
 
 def soft(n):
-    return cv2.GaussianBlur(binary(n), (3, 3), 0.6)
+    values = np.zeros(SIZE, np.uint8)
+    values[4:28, 5 : 30 + n % 8] = 255
+    return cv2.GaussianBlur(values, (3, 3), 0.6)
 
 
 def test_soft_edges_are_a_threshold(tmp_path):
@@ -276,3 +278,18 @@ def test_an_alpha_channel_says_nothing(tmp_path, channels):
 def test_masks_of_void_alone_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"hold 0 and the void value 255 alone"):
         survey(index(tmp_path / "d", lambda n: np.full(SIZE, 255, np.uint8)), tmp_path, {"kind": "index"}).open("train")
+
+
+def test_deep_images_keep_their_depth(tmp_path):
+    """Twelve bits in sixteen, as microscopes write them, of which the upper eight would be sixteen greys."""
+    index(tmp_path / "d", binary)
+    deep = lambda n: np.random.default_rng(n).integers(0, 4096, SIZE).astype(np.uint16)  # noqa: E731
+    for n in NUMBERS:
+        (tmp_path / "d" / "images" / f"{n:02}.png").unlink()
+        write(tmp_path / "d" / "images" / f"{n:02}.tif", encoded(Image.fromarray(deep(n)), "TIFF"))
+    found = survey(tmp_path / "d", tmp_path)
+    assert found.found["data.options.depth"] == 16 and found.found["data.mean"][0] == pytest.approx(2048 / 65535, rel=0.05)
+    source = found.open("train")
+    n = int(PurePosixPath(source.info.meta["file_names"][0]).stem)
+    np.testing.assert_allclose(source[0]["image"], np.repeat(deep(n)[..., None], 3, 2) / 65535, rtol=1e-6)
+    assert "data.options.depth" not in survey(tmp_path / "d", tmp_path, {"depth": 8}).found
