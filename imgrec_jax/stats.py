@@ -86,7 +86,11 @@ def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = N
 
 
 def auc_interval(scores: np.ndarray, positive: np.ndarray, level: float = LEVEL) -> Interval | None:
-    """Of the area under the ROC curve, by images: DeLong et al. 1988 (Biometrics 44:837), on the scale of logits."""
+    """Of the area under the ROC curve, by images: DeLong et al. 1988 (Biometrics 44:837), on the scale of logits.
+
+    Of an area of exactly 0 or 1, whose variance is estimated as 0, Wilson's interval of a share of as many examples as the
+    smaller class has: independent pairs of one positive and one negative, as many as can be made.
+    """
     from scipy.stats import norm, rankdata
 
     positive = np.asarray(positive, bool)
@@ -98,8 +102,11 @@ def auc_interval(scores: np.ndarray, positive: np.ndarray, level: float = LEVEL)
     of_ones = (every[: len(ones)] - rankdata(ones)) / len(zeros)  # of each positive: the share of negatives below it
     of_zeros = 1 - (every[len(ones) :] - rankdata(zeros)) / len(ones)
     error = float(np.sqrt(of_ones.var(ddof=1) / len(ones) + of_zeros.var(ddof=1) / len(zeros)))
-    if not 0 < area < 1 or not error:
-        return Interval(area, area)
+    pairs = min(len(ones), len(zeros))
+    if not 0 < area < 1:
+        return wilson(round(area * pairs), pairs, level)
+    if not error:  # each example ranks as the mean does, as where all scores are equal: the estimate says nothing
+        return None
     middle, half = np.log(area / (1 - area)), norm.ppf(0.5 + level / 2) * error / (area * (1 - area))
     return Interval(*(float(1 / (1 + np.exp(-x))) for x in (middle - half, middle + half)))
 

@@ -20,7 +20,7 @@ def call(*words):
 
 HEADINGS = {
     "classification": ("Confusion matrix", "Calibration", "Precision, recall, F1", "Most confident mistakes"),
-    "detection": ("Error breakdown", "Precision, recall, F1", "Images with the most errors", "Lists of the last evaluation"),
+    "detection": ("Error breakdown", "Precision, recall, F1", "Images with the most errors", "Lists of test, step "),
     "segmentation": ("Per class", "Per image", "Worst images"),
 }
 
@@ -32,11 +32,34 @@ def test_the_report_of_every_task_is_one_file_with_every_section(finished, tmp_p
     for heading in ("Result", "Learning curves", "Training batches", "Config", "Environment", *HEADINGS[task]):
         assert heading in text
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text and "@import" not in text
-    assert ("bootstrap over" in text) == (task != "segmentation")  # of a single test image there is no interval
+    assert ("bootstrap over" in text) == (task == "detection")  # of a single test image there is no interval
+    assert ("(Wilson)" in text) == (task == "classification")
     last = [r for r in map(json.loads, (finished[task] / "metrics.jsonl").read_text().splitlines()) if r["split"] == "test"][-1]
     metric = {"classification": "accuracy", "detection": "AP50", "segmentation": "mean_iou"}[task]
     assert f"<td>{metric}</td>" in text and f"<td>{last[metric]:.4f}</td>" in text
     assert {p.suffix for p in tmp_path.iterdir()} == {".html", ".png", ".svg"}
+
+
+def test_the_numbers_of_the_best_checkpoint_are_its_own():
+    """The state of step 22 is shown, the run went on to step 40."""
+    from imgrec_jax.pages import report
+
+    def record(step, split, right):
+        numbers = {"accuracy": right / 100, "accuracy_correct": right, "accuracy_count": 100}
+        return {"step": step, "epoch": 1.0, "split": split, **numbers, "by_class": {"cat": step}}
+
+    records = [record(22, "train", 93), record(22, "validation", 92), record(22, "clinic", 91), record(40, "validation", 81)]
+    records += [record(40, "test", 82), record(40, "clinic", 83), record(22, "best_test", 94), record(22, "best_clinic", 95)]
+    text = report._result(22, records, [])
+    heads = re.findall("<th>(.*?)</th>", text)
+    assert heads[:5] == ["metric", "validation, step 40", "validation, step 22", "test, step 40", "best_test, step 22"]
+    assert sorted(heads[5:]) == ["best_clinic, step 22", "clinic, step 40"]
+    assert re.search("<td>accuracy</td>" + "".join(f"<td>0.{n}00</td>" for n in (81, 92, 82, 94)), text)
+    assert "Test accuracy at step 22 0.9400: 94 of 100" in text
+    assert report._shown(records, 22, "test")["by_class"] == {"cat": 22}
+    assert "(Wilson)" not in report._result(30, records, [])  # no record is of that state
+    body = report._side_by_side({"a": records, "b": records})
+    assert all(f"<h3>{split}</h3>" in body for split in ("clinic", "best_clinic", "best_test")) and "<h3>train" not in body
 
 
 def test_two_runs_are_compared_on_the_same_examples(finished, small_data, tmp_path):

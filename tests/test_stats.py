@@ -102,3 +102,14 @@ def test_a_sweep_of_four_seeds_says_the_interquartile_mean():
     assert line.startswith("\nrate 0.1: test accuracy, interquartile mean 0.65 [0.5") and not list(
         middle(results[:3], "accuracy")
     )
+
+
+def test_an_area_of_exactly_one_is_no_certainty():
+    """As many independent pairs as the smaller class has: 3 of 3, and 20 of 20."""
+    for ones, zeros in ((3, 5), (20, 20)):
+        positive = np.arange(ones + zeros) < ones
+        found = stats.auc_interval(np.where(positive, 0.9, 0.1), positive)
+        assert found == stats.wilson(min(ones, zeros), min(ones, zeros)) and found.high == 1.0 and found.low < 0.9
+        low, high = stats.auc_interval(np.where(positive, 0.1, 0.9), positive)
+        assert (low, high) == pytest.approx((0.0, 1 - found.low))
+    assert stats.auc_interval(np.zeros(8), np.arange(8) < 4) is None  # all scores are equal

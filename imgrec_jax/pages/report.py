@@ -34,14 +34,14 @@ def write(folder: Path, say: Callable[[str], None], *, out: Path | None = None, 
     body: list[tuple[str, str]] = []
     made: sections.Plots = {}
     found = gather(run, say)
-    body.append(("Result", _result(run, records, found)))
+    body.append(("Result", _result(run.step, records, found)))
     body.append(("Learning curves", _curves({"": records}, made)))
     for evidence in found[:1]:
         more, drawn = sections.of(evidence)
         body += more
         made |= drawn
-    if last := _last(records, "test") or _last(records, "validation"):
-        body.append(("Lists of the last evaluation", _lists(last)))
+    if record := _shown(records, run.step, "test") or _shown(records, run.step, "validation"):
+        body.append((f"Lists of {record['split']}, step {record['step']:,}", _lists(record)))
     body.append(("Training batches as the network saw them", _training_batch(run, say)))
     body.append(("Time and throughput", _speed(run, found)))
     body.append(("Config", html.hidden("the whole config", json.dumps(to_plain(run.config), indent=1))))
@@ -82,36 +82,61 @@ def _last(records: Records, split: str) -> dict[str, Any]:
     return next((record for record in reversed(records) if record["split"] == split), {})
 
 
+def _shown(records: Records, step: int, split: str) -> dict[str, Any]:
+    """The evaluation of a split by the state of that step, be it as the last one or as the best; {} where there is none."""
+    return next((r for r in reversed(records) if r["step"] == step and r["split"] in (split, f"best_{split}")), {})
+
+
+def _evaluated(records: Records) -> list[str]:
+    """The splits that were evaluated: validation and test first, then the others, each one's best after it."""
+    found = dict.fromkeys(record["split"] for record in records if record["split"] != "train")
+    first = [split for split in ("validation", "test", "best_test") if split in found]
+    return list(dict.fromkeys([*first, *found]))
+
+
 def _numbers(record: dict[str, Any]) -> dict[str, Any]:
     skipped = ("step", "epoch", "split")
     return {k: v for k, v in record.items() if k not in skipped and isinstance(v, int | float) and not isinstance(v, bool)}
 
 
-def _result(run: Predictor, records: Records, found: Sequence[Evidence]) -> str:
-    evaluated = {split: _numbers(_last(records, split)) for split in ("validation", "test") if _last(records, split)}
-    names = list(dict.fromkeys(name for values in evaluated.values() for name in values))
-    body = html.table(("metric", *evaluated), [(name, *(values.get(name) for values in evaluated.values())) for name in names])
-    lines = [interval_line(evidence) for evidence in found]
-    test = evaluated.get("test", {})
+def _result(step: int, records: Records, found: Sequence[Evidence]) -> str:
+    """The last evaluation of every split and, where that is another, the one by the state that the report looks at."""
+    columns: dict[str, dict[str, Any]] = {}
+    for split in _evaluated(records):
+        for record in (_last(records, split), _shown(records, step, split)):
+            if record:
+                columns.setdefault(f"{record['split']}, step {record['step']:,}", _numbers(record))
+    names = list(dict.fromkeys(name for values in columns.values() for name in values))
+    body = html.table(("metric", *columns), [(name, *(values.get(name) for values in columns.values())) for name in names])
+    test = _shown(records, step, "test")
+    lines = [interval_line(evidence) for evidence in found if not (evidence.split == "test" and test.get("accuracy_count"))]
     if interval := stats.wilson(test.get("accuracy_correct", 0), test.get("accuracy_count", 0)):
         counts = f"{test['accuracy_correct']:,} of {test['accuracy_count']:,}"
-        span = f"{interval.low:.4f} to {interval.high:.4f}"
-        lines.insert(0, f"Test accuracy {test['accuracy']:.4f}: {counts}, 95 % interval {span} (Wilson).")
+        lines.insert(0, f"Test accuracy at step {step:,} {test['accuracy']:.4f}: {counts}, {_span(interval)} (Wilson).")
     return body + "".join(map(html.note, lines))
 
 
+def _span(interval: stats.Interval) -> str:
+    return f"95 % interval {interval.low:.4f} to {interval.high:.4f}"
+
+
 def interval_line(evidence: Evidence) -> str:
-    """A statistic of the checkpoint that the report looks at, with its interval by a bootstrap over images."""
+    """A statistic of the checkpoint that the report looks at, with its interval: of accuracy Wilson's, which has a width where
+    everything is right, of the others by a bootstrap over images."""
     name, statistic = looked.statistic(evidence)
     count = len(evidence.results)
     value = statistic(np.ones(count, np.int64))
-    interval = stats.bootstrap(statistic, np.arange(count), draws=DRAWS)
-    said = (
-        f"{evidence.split} {name} of the checkpoint of this report {value:.4f}" if value is not None else f"{name} is undefined"
-    )
-    return said + (
-        f", 95 % interval {interval.low:.4f} to {interval.high:.4f} (bootstrap over {count:,} images)." if interval else "."
-    )
+    if value is None:
+        return f"{name} is undefined."
+    said = f"{evidence.split} {name} of the checkpoint of this report {value:.4f}"
+    if name == "mean_iou":
+        said += ", scored on the pixels of the images as they are (the table: at the size that the network sees)"
+    if name == "accuracy":
+        interval, how = stats.wilson(int(looked.correct(evidence).sum()), count), f"Wilson, {count:,} images"
+    else:
+        interval = stats.bootstrap(statistic, np.arange(count), draws=DRAWS)
+        how = f"bootstrap over {count:,} images"
+    return f"{said}, {_span(interval)} ({how})." if interval else f"{said}."
 
 
 def _curves(runs: dict[str, Records], made: sections.Plots) -> str:
@@ -235,9 +260,9 @@ def _completed(run: Predictor) -> ConfigDict:
 
 
 def _side_by_side(records: dict[str, Records]) -> str:
-    """The last evaluation of each run, and mean and standard deviation over the runs."""
+    """The last evaluation of each run on every split, and mean and standard deviation over the runs."""
     body = ""
-    for split in ("validation", "test", "best_test"):
+    for split in _evaluated([record for of_run in records.values() for record in of_run]):
         values = {name: _numbers(_last(of_run, split)) for name, of_run in records.items()}
         metrics = list(dict.fromkeys(metric for found in values.values() for metric in found))
         rows = []
@@ -247,7 +272,7 @@ def _side_by_side(records: dict[str, Records]) -> str:
             spread = f"{np.mean(known):.4f} ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else None
             rows.append((metric, *row, spread))
         if rows:
-            body += f"<h3>{split}</h3>" + html.table(("metric", *values, "mean ± std"), rows)
+            body += f"<h3>{html.escape(split)}</h3>" + html.table(("metric", *values, "mean ± std"), rows)
     return body
 
 
