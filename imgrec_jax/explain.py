@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from imgrec_jax.attribution import explain
+    from imgrec_jax.attribution.targets import NoGradient
     from imgrec_jax.inference import command, drawing, inputs, outputs
 
     run = command.load(arguments)
@@ -67,7 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
             print(path, flush=True)
             continue
         for method in chosen:
-            heat, found = explain.explain(at, method, options)
+            try:
+                heat, found = explain.explain(at, method, options)
+            except NoGradient as error:
+                faults(picture, error)
+                continue
             line = {"file": picture.name, "explains": at.target.text, "method": method}
             line |= {"note": found.said} if found.said else {}
             line |= explain.figures_of_merit(at, heat) if arguments.merit else {}

@@ -1,5 +1,7 @@
 """Explanations against what can be computed by hand, and whether they notice a destroyed model."""
 
+import dataclasses
+import functools
 import json
 
 import jax
@@ -12,9 +14,14 @@ from PIL import Image
 import imgrec_jax
 from imgrec_jax import explain as command
 from imgrec_jax.attribution import explain, merit, methods, targets
-from imgrec_jax.inference import similarity
+from imgrec_jax.data.ops import canvases
+from imgrec_jax.inference import layers, similarity
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.predictor import Predictor
+from imgrec_jax.models import zoo
+from imgrec_jax.models.convnext import ConvNeXt, PooledNorm
+from imgrec_jax.models.detectors import make_small_detector
+from imgrec_jax.models.transformer import ClassToken, Swin, ViT
 from imgrec_jax.tasks import classify
 from tests.goldens import make_captum
 
@@ -79,9 +86,84 @@ def test_the_watched_layer_and_its_gradient_are_those_of_the_network(at):
     np.testing.assert_allclose(methods.gradcam(looked), np.maximum((looked.map * weights).sum(2), 0), atol=1e-6)
     own = np.maximum(looked.map, 0) @ kernel[:, 1] / 16
     np.testing.assert_allclose(methods.hirescam(looked), np.maximum(own, 0), atol=1e-6)
-    assert list(at.layers()) == ["conv1", "conv2"] and targets.default_layer(at.layers()) == "conv1"
+    assert list(at.layers()) == ["conv1", "conv2"] and at.default_layer() == "conv2"
     with pytest.raises(ValueError, match="--layer=nose is no map of the model; it has .'conv1', 'conv2'"):
         at.look("nose")
+
+
+def of_images(model, side, classes=3, channels=3, seed=0, spread=0.1):
+    """A class of a model with random weights on a random image."""
+    task = classify.make_task(model=model, loss_fn=None, num_classes=classes, mean=(0.5,), std=(0.25,))
+    image = np.random.default_rng(seed).random((side, side, channels)).astype(np.float32)
+    variables = jax.jit(task.init)(jax.random.PRNGKey(0), {"image": jnp.zeros((1, side, side, channels))})
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda v: v + spread * rng.standard_normal(v.shape).astype(np.float32), variables)
+    return targets.Explained(image, {"image": image[None]}, variables, targets.of_class(task, 1, "one"))
+
+
+def test_a_vit_is_explained_by_what_its_class_token_still_reads():
+    """The tokens after the last block have no part in the answer: their explanation was zero everywhere."""
+    at = of_images(zoo.Classifier(ViT(width=16, heads=2, patch=8, depth=2), ClassToken(), 3), 32)
+    assert at.default_layer() == "backbone/before_last_block"
+    for method in ("gradcam", "gradcam++", "hirescam"):
+        heat, found = explain.explain(at, method, explain.Options())
+        assert found.values.shape == (4, 4) and found.values.max() > 0 and heat.max() == 1, method
+    for method in ("gradcam", "hirescam"):
+        with pytest.raises(targets.NoGradient, match="no gradient of 'one' reaches layer backbone:tokens; take a --layer"):
+            explain.explain(at, method, explain.Options(layer="backbone:tokens"))
+
+
+def maps_of(model, side=32):
+    image = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}
+    variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.PRNGKey(0), x)[1], image["image"])
+    function = lambda v, b: model.apply(v, b["image"])  # noqa: E731
+    found = layers.maps(function, variables, image)
+    return found, layers.reaching(function, found, variables, image)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "embedding", "want"),
+    [
+        (ConvNeXt((1, 1), (8, 16)), PooledNorm(1e-6), "backbone:stage1"),  # not the four times wider one inside the block
+        (Swin(8, (1, 1), (2, 2)), PooledNorm(1e-5, norm_first=True), "embedding/norm"),
+    ],
+)
+def test_the_default_layer_of_a_classifier_is_the_last(backbone, embedding, want):
+    found, reached = maps_of(zoo.Classifier(backbone, embedding, 3))
+    assert set(found) - reached == {"backbone:stage0"}  # the stage goes on; what is returned of it is not read
+    assert targets.default_layer({name: found[name] for name in found if name in reached}, whole=True) == want
+
+
+def test_the_default_layer_of_a_detector_is_of_its_backbone():
+    """Whatever its heads' width, which grows with the classes."""
+    anchors = ((16, 20, 25), (32, 40, 50), (64, 80, 100))
+    model = make_small_detector(kind="retina", num_classes=91, anchor_sizes=anchors, aspect_ratios=(0.5, 1.0, 2.0))
+    found, _ = maps_of(model, 64)
+    assert targets.default_layer(found, whole=False) == "backbone/body:layer4"
+    plain = {"down0": (1, 8, 8, 4), "down1": (1, 4, 4, 8), "up0": (1, 8, 8, 4), ":logits": (1, 8, 8, 30)}
+    assert targets.default_layer(plain, whole=False) == "down1"  # of a U-Net the deepest
+    assert (
+        targets.default_layer({"backbone:layer4": (1, 2, 2, 8), "backbone/layer4_0/wide": (1, 2, 2, 32)}, False)[8:]
+        == ":layer4"
+    )
+
+
+def test_what_is_padded_is_not_explained(finished):
+    """Mirrored pixels beside an image are of no class that the run sees there."""
+    run = imgrec_jax.load(finished["segmentation"])
+    image = RNG.integers(0, 256, (40, 50, 3), np.uint8)
+
+    def seen(rows, variables, batch):  # class 1 on what is padded, and on the image's first rows
+        return {"segmentation": jnp.ones(batch["image"].shape[:3], int).at[:, rows:40, :50].set(0)}
+
+    run.preprocess = dataclasses.replace(run.preprocess, collate=canvases.collate_maps(size=(64, 64)))
+    run.task = run.task._replace(predict=functools.partial(seen, 3))
+    at = explain.prepare(run, Picture("a.png", lambda: image), explain.Options())
+    area = np.asarray(at.target.score.args[1])
+    assert at.image.shape[:2] == (64, 64) and area[:3, :50].all() and area.sum() == 150
+    run.task = run.task._replace(predict=functools.partial(seen, 0))
+    with pytest.raises(ValueError, match="sees no pixel of class"):
+        explain.prepare(run, Picture("a.png", lambda: image), explain.Options(class_name=run.class_names[1]))
 
 
 def test_gradcam_plus_plus_is_its_formula_written_out():

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from imgrec_jax import report
+from imgrec_jax import report, stats
 from imgrec_jax.pages import html
 from tests import chromium, small_runs
 
@@ -60,6 +60,25 @@ def test_the_numbers_of_the_best_checkpoint_are_its_own():
     assert "(Wilson)" not in report._result(30, records, [])  # no record is of that state
     body = report._side_by_side({"a": records, "b": records})
     assert all(f"<h3>{split}</h3>" in body for split in ("clinic", "best_clinic", "best_test")) and "<h3>train" not in body
+
+
+def test_a_part_of_a_split_is_called_one_and_its_examples_by_their_own_numbers(finished, monkeypatch):
+    import imgrec_jax
+    from imgrec_jax.pages import evidence, report, sections
+
+    monkeypatch.setattr(evidence, "MOST", 5)
+    run = imgrec_jax.load(finished["classification"])
+    source = evidence.splits(run)["test"]
+    found = evidence.gather(run, "test", source)
+    assert found.indices.tolist() != list(range(5)) and len(source) > 5
+    shown = dict(sections.of(found)[0])
+    text = "".join(shown[heading] for heading in ("Most confident mistakes", "Random successes"))
+    assert set(re.findall(r"\(example (\d+)\)", text)) == set(map(str, found.indices))
+    assert all(f"Of 5 evenly spread of the {len(source)} examples of test." in body for body in shown.values() if body)
+    right = int(evidence.correct(found).sum())
+    low, high = stats.wilson(right, 5)
+    want = f"of 5 evenly spread of {len(source)} examples, 95 % interval {low:.4f} to {high:.4f} (Wilson, 5 images)."
+    assert want in report.interval_line(found)
 
 
 def test_two_runs_are_compared_on_the_same_examples(finished, small_data, tmp_path):

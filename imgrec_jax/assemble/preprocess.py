@@ -61,7 +61,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_eval_ops(config: ConfigDict) -> None:
-    """Raises ConfigError for ops of evaluation that draw at random, or that move boxes where nothing brings answers back."""
+    """Raises ConfigError for ops of evaluation that draw at random, or that move what nothing brings back."""
     for name, given in options_of(config.data.eval_ops).items():
         if name not in OPS or not isinstance(given, dict):
             continue
@@ -74,11 +74,19 @@ def check_eval_ops(config: ConfigDict) -> None:
         if draws:
             raise ConfigError(f"config.data.eval_ops.{name} draws at random, which is for training: give it in data.train_ops")
         stretches = given.get("size") is None or given.get("fit", "none") == "stretch"
-        if config.task == "detection" and (name == "resize_and_center_crop" or (name == "random_affine" and not stretches)):
+        if config.task in _BROUGHT_BACK and (name == "resize_and_center_crop" or (name == "random_affine" and not stretches)):
+            what, instead = _BROUGHT_BACK[config.task]
             raise ConfigError(
-                f"config.data.eval_ops.{name} crops or pads, and boxes are brought back by the sides of the images alone; take "
-                "resize or resize_shorter, or data.min_size and data.max_size"
+                f"config.data.eval_ops.{name} crops or pads, and {what} are brought back by the sides of the images alone; "
+                f"take resize or resize_shorter, or {instead}"
             )
+
+
+# By task: what an answer is made of that has a place in the image, and what else there is to bring images to a size.
+_BROUGHT_BACK = {
+    "detection": ("boxes", "data.min_size and data.max_size"),
+    "segmentation": ("the classes of pixels", "data.pad_to, which pads at the bottom and right"),
+}
 
 
 def tuple_of(value: Any) -> Any:

@@ -58,7 +58,7 @@ def _integrated(at: Explained, options: Options) -> Attribution:
 
 def _cam(function: Callable[[methods.Looked], np.ndarray]) -> Callable[[Explained, Options], Attribution]:
     def explain(at: Explained, options: Options) -> Attribution:
-        layer = options.layer or targets.default_layer(at.layers())
+        layer = options.layer or at.default_layer()
         return Attribution(function(at.look(layer)), f"layer {layer}")
 
     return explain
@@ -103,11 +103,12 @@ def prepare(
     seen = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     floats = {**batch, "image": seen[None]}
     predictions = jax.device_get(jax.jit(run.task.predict)(run.on_device, floats))
-    return Explained(seen, floats, run.on_device, _target(run, picture.name, predictions, options))
+    inside = tuple(map(int, batch["image_size"][0] if "image_size" in batch else seen.shape[:2]))
+    return Explained(seen, floats, run.on_device, _target(run, picture.name, predictions, options, inside))
 
 
-def _target(run: Predictor, file: str, predictions: dict[str, Any], options: Options) -> Target:
-    """What the options ask for, else what the run is surest of."""
+def _target(run: Predictor, file: str, predictions: dict[str, Any], options: Options, inside: tuple[int, ...]) -> Target:
+    """What the options ask for, else what the run is surest of. inside: (H, W) of the image without what it is padded with."""
     names = list(run.class_names)
     wanted = None if options.class_name is None else _class_of(run, options.class_name)
     if "boxes" in predictions:
@@ -121,7 +122,8 @@ def _target(run: Predictor, file: str, predictions: dict[str, Any], options: Opt
         place = ", ".join(f"{v:.0f}" for v in boxes[row])
         return targets.of_box(run.task, int(labels[row]), f"{name} {scores[row]:.2f} at {place}", boxes[row])
     if "segmentation" in predictions:
-        classes = predictions["segmentation"][0]
+        classes = np.full(predictions["segmentation"][0].shape, -1)  # what is padded is of no class
+        classes[: inside[0], : inside[1]] = predictions["segmentation"][0][: inside[0], : inside[1]]
         found, counts = np.unique(classes[classes > 0], return_counts=True)
         label = wanted if wanted is not None else int(found[counts.argmax()]) if len(found) else 0
         area = classes == label
@@ -186,13 +188,18 @@ def sanity(at: Explained, method: str, options: Options, most: int = 6) -> dict[
     fixed = options if options.layer else dataclasses.replace(options, layer=_layer_of(at, method))
 
     def heat(variables: Any) -> np.ndarray:
-        return explain(at._replace(variables=variables), method, fixed)[0]
+        try:
+            return explain(at._replace(variables=variables), method, fixed)[0]
+        except targets.NoGradient:
+            if variables is at.variables:
+                raise
+            return np.zeros(at.image.shape[:2], np.float32)  # random weights may answer otherwise
 
     return merit.sanity(at.variables, order, heat, most)
 
 
 def _layer_of(at: Explained, method: str) -> str | None:
-    return targets.default_layer(at.layers()) if method.endswith(("cam", "cam++")) else None
+    return at.default_layer() if method.endswith(("cam", "cam++")) else None
 
 
 def layers_picture(at: Explained, channels: int = 8) -> np.ndarray:

@@ -27,11 +27,13 @@ class Target(NamedTuple):
     text: what it is, for captions.
     score: (variables, batch) -> [N], to be differentiated: a logit, or a detection's score.
     confidence: the same within 0..1, for figures of merit.
+    whole: whether it is of the whole image, and not of a place in it.
     """
 
     text: str
     score: Function
     confidence: Function
+    whole: bool = True
 
 
 def of_class(task: Task, label: int, name: str) -> Target:
@@ -58,7 +60,7 @@ def of_area(task: Task, label: int, name: str, area: np.ndarray) -> Target:
     """The logit of a class summed over an area, bool [H, W]; the mean probability there."""
     total, confidence = _area_functions(task)
     aim = jnp.int32(label), jnp.asarray(area, jnp.float32)
-    return Target(name, Partial(total, *aim), Partial(confidence, *aim))
+    return Target(name, Partial(total, *aim), Partial(confidence, *aim), whole=False)
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,7 +84,7 @@ def of_box(task: Task, label: int, name: str, box: np.ndarray) -> Target:
     The overlap is taken as it is: what is differentiated is the score. box: [4] xyxy in pixels of the network's image.
     """
     score = Partial(_box_function(task), jnp.int32(label), jnp.asarray(box, jnp.float32))
-    return Target(name, score, score)
+    return Target(name, score, score, whole=False)
 
 
 @functools.lru_cache(maxsize=8)
@@ -126,16 +128,45 @@ class Explained(NamedTuple):
 
         Raises:
           ValueError: for a layer that is no map of the model, with those that are.
+          NoGradient: for one that has no part in the score.
         """
         try:
             found, gradient = _looked(self.target.score, self.variables, self.batch, self.image[None], layer=layer)
         except _NoMap:
             raise ValueError(f"--layer={layer} is no map of the model; it has {list(self.layers())}") from None
-        return Looked(np.asarray(found, np.float32), np.asarray(gradient, np.float32))
+        looked = Looked(np.asarray(found, np.float32), np.asarray(gradient, np.float32))
+        if not looked.gradient.any():
+            raise NoGradient(
+                f"no gradient of {self.target.text!r} reaches layer {layer}; take a --layer of {list(self.layers())}"
+            )
+        return looked
+
+    def default_layer(self) -> str:
+        """The path of the map that a method looks at which is not told where to look, see `default_layer`."""
+        return default_layer(self.layers(), self.target.whole)
 
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """{path: shape} of the maps that `look` takes, in the order in which they are computed."""
-        return layers.maps(self.target.score, self.variables, rows_of(self.batch, jnp.asarray(self.image[None])))
+        """{path: shape} of the maps that have a part in the score, in the order in which they are computed."""
+        specs = jax.eval_shape(_all_of, self.target.score, self.variables, self.batch, self.image[None])
+        leaves, tree = jax.tree.flatten(specs)
+        return dict(_layers(tree, tuple(leaves)))
+
+
+def _all_of(score: Any, variables: Any, batch: Mapping[str, Any], images: jax.Array) -> tuple[Any, Any, dict[str, Any]]:
+    return score, variables, rows_of(batch, images)
+
+
+@functools.lru_cache(maxsize=32)
+def _layers(tree: Any, leaves: tuple[Any, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Of a (score, variables, batch) in shapes alone: traced once for images of one size."""
+    given = tree.unflatten(leaves)
+
+    def function(score: Any, variables: Any, batch: dict[str, Any]) -> jax.Array:
+        return score(variables, batch)
+
+    maps = layers.maps(function, *given)
+    reached = layers.reaching(function, maps, *given)
+    return tuple((name, shape) for name, shape in maps.items() if name in reached)
 
 
 def _of_images(function: Function, variables: Any, batch: Mapping[str, Any], images: jax.Array) -> jax.Array:
@@ -161,6 +192,10 @@ def _looked(
     return found[0], by_map[0]
 
 
+class NoGradient(ValueError):
+    """Of a layer that has no part in the score, whose explanation would be empty."""
+
+
 class _NoMap(Exception):
     """Of a layer; the program itself may raise a LookupError."""
 
@@ -172,14 +207,24 @@ def rows_of(batch: Mapping[str, Any], images: jax.Array | np.ndarray) -> dict[st
     return {**repeated, "image": images}
 
 
-def default_layer(maps: Mapping[str, tuple[int, ...]]) -> str:
-    """The last map of a classifier, the deepest of the others: the widest one, the last of equals.
+def default_layer(maps: Mapping[str, tuple[int, ...]], whole: bool) -> str:
+    """Of maps that have a part in the score, in the order in which they are computed: the last one for a target of the whole
+    image, and the deepest for a place in it: a backbone's widest, where there is one before its pyramid, the last of equals.
 
     Raises:
       ValueError: for a model without maps.
     """
     if not maps:
         raise ValueError("this model has no map of features; take a method that needs none: gradients, occlusion, rise")
-    inner = [name for name in maps if not name.startswith(("rpn/", "roi_heads/"))] or list(maps)  # not a detector's heads
-    widest = max(maps[name][3] for name in inner)
-    return next(name for name in reversed(inner) if maps[name][3] == widest)
+    if whole:
+        return list(maps)[-1]
+    named = [
+        name for name in maps if ":" in name[1:]
+    ]  # of several that a module returns; those of the whole model are its answer
+    inner = [name for name in maps if not name.startswith((*_HEADS, ":"))]
+    kept = [name for name in named if name.rpartition(":")[0].endswith("/body")] or named or inner or list(maps)
+    widest = max(maps[name][3] for name in kept)
+    return next(name for name in reversed(kept) if maps[name][3] == widest)
+
+
+_HEADS = ("rpn/", "roi_heads/", "head/")  # of detectors

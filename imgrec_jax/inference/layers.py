@@ -8,12 +8,13 @@ Shape letters: B rows of a batch, H W map, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.extend import core
 
 Function = Callable[..., Any]
 
@@ -108,6 +109,25 @@ def maps(function: Function, *args: Any) -> dict[str, tuple[int, ...]]:
     rows = args[-1]["image"].shape[0]
     every = shapes(function, *args)
     return {name: shape for name, shape in every.items() if is_map(shape, rows)}
+
+
+def reaching(function: Function, names: Iterable[str], *args: Any) -> set[str]:
+    """Those of `names` whose output can have a part in function(*args): what it never enters has no gradient; computes nothing.
+
+    A program within the program (a loop, a remat) counts as one step whose results depend on all that it is given.
+    """
+    names = sorted(names)  # as a dict's leaves
+    found = jax.eval_shape(lambda *args: watched(function, tuple(names))(*args)[1], *args)
+    program = jax.make_jaxpr(added(function))({name: found[name] for name in names}, *args).jaxpr
+    of: dict[Any, frozenset[str]] = {variable: frozenset([name]) for variable, name in zip(program.invars, names, strict=False)}
+
+    def behind(variables: Iterable[Any]) -> frozenset[str]:
+        known = (of.get(variable, frozenset()) for variable in variables if not isinstance(variable, core.Literal))
+        return frozenset[str]().union(*known)
+
+    for equation in program.eqns:
+        of |= dict.fromkeys(equation.outvars, behind(equation.invars))
+    return set(behind(program.outvars))
 
 
 def is_map(shape: tuple[int, ...], rows: int) -> bool:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgrec_jax.models.layers import Conv, drop_path, exact_gelu, truncated_normal
+from imgrec_jax.models.layers import Conv, Named, drop_path, exact_gelu, truncated_normal
 
 
 def attend(x: jax.Array, heads: int, dtype: jnp.dtype | None, bias: jax.Array | None = None) -> jax.Array:
@@ -87,6 +87,9 @@ class ViT(nn.Module):
         x = jnp.concatenate([token, x.reshape(batch, -1, self.width)], axis=1) + position.astype(x.dtype)
         block = nn.remat(EncoderBlock, static_argnums=(2,)) if self.remat else EncoderBlock
         for i in range(self.depth):
+            if i == self.depth - 1:  # the last map that the class token still reads
+                cells = Named(name="before_last_block")(x[:, 1:].reshape(batch, height, width, -1))
+                x = jnp.concatenate([x[:, :1], cells.reshape(batch, -1, self.width)], axis=1)
             x = block(self.heads, self.drop_path * i / max(self.depth - 1, 1), self.dtype, name=f"blocks_{i}")(x, train)
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         return {"tokens": x[:, 1:].reshape(batch, height, width, -1), "class": x[:, 0]}

@@ -129,6 +129,8 @@ def interval_line(evidence: Evidence) -> str:
     if value is None:
         return f"{name} is undefined."
     said = f"{evidence.split} {name} of the checkpoint of this report {value:.4f}"
+    if count < (whole := len(evidence.source)):
+        said += f", of {count:,} evenly spread of {whole:,} examples"
     if name == "mean_iou":
         said += ", scored on the pixels of the images as they are (the table: at the size that the network sees)"
     if name == "accuracy":

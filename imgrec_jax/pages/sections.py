@@ -32,7 +32,17 @@ def of(evidence: Evidence) -> tuple[Sections, Plots]:
         _detection if "box_label" in first else _segmentation if "segmentation" in first else _classification
     )
     made: Plots = {}
-    return make(evidence, made), made
+    found = make(evidence, made)
+    looked_at, whole = len(evidence.indices), len(evidence.source)
+    if looked_at < whole:
+        said = html.note(f"Of {looked_at:,} evenly spread of the {whole:,} examples of {evidence.split}.")
+        found = [(heading, said + body if body else body) for heading, body in found]
+    return found, made
+
+
+def _example(evidence: Evidence, n: int) -> str:
+    """The n-th that was looked at by its number in the split."""
+    return f"example {int(evidence.indices[n]):,}"
 
 
 def _names(evidence: Evidence) -> list[str]:
@@ -76,7 +86,7 @@ def _classification(evidence: Evidence, made: Plots) -> Sections:
 
     def shown(n: int) -> tuple[np.ndarray, str]:
         text = f"{names[said[n]]} {confidence[n]:.1%}" + ("" if right[n] else f", is {names[label[n]]}")
-        return drawing.as_rgb(results[n].image), f"{text} (example {n})"
+        return drawing.as_rgb(results[n].image), f"{text} ({_example(evidence, n)})"
 
     matrix = plots.matrix(counts, names, names) if classes <= 60 else None
     return [
@@ -135,7 +145,7 @@ def _detection(evidence: Evidence, made: Plots) -> Sections:
     )
 
     def drawn(n: int) -> tuple[np.ndarray, str]:
-        return _judged(results[n].above(threshold), evidence.truths[n], found[n], names), f"example {n}"
+        return _judged(results[n].above(threshold), evidence.truths[n], found[n], names), _example(evidence, n)
 
     weight = [2 * int((e.kind > 0).sum()) + int(e.missed.sum()) for e in found]
     worst = [n for n in np.argsort(-np.array(weight), kind="stable").tolist() if weight[n]][:12]
@@ -199,7 +209,7 @@ def _segmentation(evidence: Evidence, made: Plots) -> Sections:
     def drawn(n: int) -> list[tuple[np.ndarray, str]]:
         example = {"image": results[n].image, **evidence.truths[n]}
         pair = examples.drawn(example, names)[0], results[n].draw()
-        return [(pair[0], f"truth of example {n}"), (pair[1], f"prediction, mean IoU {image_iou[n]:.3f}")]
+        return [(pair[0], f"truth of {_example(evidence, n)}"), (pair[1], f"prediction, mean IoU {image_iou[n]:.3f}")]
 
     worst = np.argsort(image_iou, kind="stable")[:6].tolist()
     matrix = plots.matrix(total, names, names) if len(names) <= 60 else None

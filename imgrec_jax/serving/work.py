@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgrec_jax.attribution import explain
-from imgrec_jax.attribution.targets import default_layer
 from imgrec_jax.inference import inputs
 from imgrec_jax.inference.command import note
 from imgrec_jax.inference.inputs import Picture
@@ -179,7 +178,7 @@ class Worker:
         """The layer that such a method looks at; found once."""
         if "cam" not in method:
             return None
-        self._layer = self._layer or default_layer(at.layers())
+        self._layer = self._layer or at.default_layer()
         return self._layer
 
 

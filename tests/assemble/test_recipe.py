@@ -27,7 +27,11 @@ def checked(name, **overrides):
     [
         ("random_affine", "{'scale': 1.2}", r"scale=1\.2; expected 2 numbers, e\.g\. \(0\.9, 1\.1\)"),
         ("random_affine", "{'scale': (1.2,)}", r"scale=\(1\.2,\); expected 2 numbers"),
-        ("random_affine", "{'scale': (1.2, 0.8)}", r"scale=\(1\.2, 0\.8\); expected \(low, high\), more than 0 and in that order"),
+        (
+            "random_affine",
+            "{'scale': (1.2, 0.8)}",
+            r"scale=\(1\.2, 0\.8\); expected \(low, high\), more than 0 and in that order",
+        ),
         ("random_affine", "{'scale': (0.0, 1.0)}", r"scale=\(0\.0, 1\.0\); expected \(low, high\), more than 0"),
         ("random_affine", "{'size': 28}", r"size=28; expected 2 integers, e\.g\. \(28, 28\)"),
         ("random_affine", "{'rotate': '12'}", r"rotate='12'; expected a number"),
@@ -68,14 +72,19 @@ def test_evaluation_draws_nothing(ops, said):
     checked("mnist", data__eval_ops="{'random_affine': {'size': (32, 32), 'fit': 'inside', 'fill': 7}}")
 
 
-def test_boxes_are_brought_back_from_stretches_alone():
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [("scenes_detection", "boxes"), ("scenes_segmentation", "the classes of pixels"), ("pets_unet", "the")],
+)
+def test_answers_are_brought_back_from_stretches_alone(config, what):
     for ops in (
         "{'random_affine': {'size': (64, 64), 'fit': 'inside'}}",
+        "{'random_affine': {'size': (64, 64)}}",
         "{'resize_and_center_crop': {'shorter': 64, 'size': (64, 64)}}",
     ):
-        with pytest.raises(ConfigError, match="crops or pads, and boxes are brought back by the sides of the images alone"):
-            checked("scenes_detection", data__eval_ops=ops)
-    checked("scenes_detection", data__eval_ops="{'resize': {'size': (64, 64)}}")
+        with pytest.raises(ConfigError, match=f"crops or pads, and {what}.* brought back by the sides of the images alone"):
+            checked(config, data__eval_ops=ops)
+    checked(config, data__eval_ops="{'resize': {'size': (64, 64)}}")
 
 
 @pytest.mark.parametrize("metric", ["loss", "calibration_error", "loss_mask"])

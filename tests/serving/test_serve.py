@@ -10,10 +10,12 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,6 +242,17 @@ def test_the_page_fetches_nothing_from_elsewhere_and_runs_its_own_script_alone(c
     assert "://" not in answer.text and "{{" not in answer.text
     described = re.findall(r'id="run">(.*?)</script>', answer.text)[0]
     assert json.loads(described)["image_shape"] == [28, 28, 1]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on this machine")
+def test_the_headline_leaves_out_the_background_and_no_class():
+    page = (Path(app.__file__).parent / "page.html").read_text()
+    function = re.search(r"function headline.*?\n}\n", page, re.S)[0]
+    program = f"""const run = {{class_names: ["ground", "cat", "dog"]}}; {function}
+      const said = (...labels) => headline({{areas: labels.map((label) => ({{label}}))}});
+      console.log(JSON.stringify([said("cat", "dog"), said("ground", "dog"), said("ground"), said("cat")]))"""
+    found = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=30)
+    assert json.loads(found.stdout) == ["cat, dog", "dog", "ground", "cat"], found.stderr
 
 
 def test_the_command_ends_in_one_line_and_names_what_is_wrong(finished, tmp_path):
