@@ -42,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     from imgrec_jax.attribution.targets import NoGradient
     from imgrec_jax.inference import command, drawing, inputs, outputs
 
+    fields = ("class_name", "box", "layer", "masks", "window", "draws", "seed")
+    options = explain.Options(**{name: getattr(arguments, name) for name in fields})
     run = command.load(arguments)
     if not arguments.paths:
         raise ValueError("no images: give paths, or - to read a list of them from standard input")
-    fields = ("class_name", "box", "layer", "masks", "window", "draws", "seed")
-    options = explain.Options(**{name: getattr(arguments, name) for name in fields})
     usual = "hirescam" if run.config.task == "detection" else "gradcam"
     chosen = [name.strip() for name in (arguments.method or usual).split(",") if name.strip()]
     if unknown := [name for name in chosen if name not in explain.METHODS]:

@@ -11,6 +11,8 @@ The same for programs, as JSON:
 
 import argparse
 import contextlib
+import errno
+import math
 import os
 import signal
 import socket
@@ -45,8 +47,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"--port={port}; expected 0 to 65535")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.getaddrinfo(host, port, family)
         return socket.create_server((host, port), family=family, backlog=2048)
+    except (socket.gaierror, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(f"--host={host} is no address ({why}); give 127.0.0.1, or 0.0.0.0 for everybody") from error
     except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise ValueError(f"--host={host} is none of this machine; give 127.0.0.1, or 0.0.0.0 for everybody") from error
         place = f"--host={host} --port={port}"
         raise ValueError(f"{place} cannot be listened on ({os.strerror(error.errno or 0)}); give another --port") from error
 
@@ -54,7 +62,7 @@ def listen(host: str, port: int) -> socket.socket:
 def run(arguments: argparse.Namespace) -> int:
     """Serves until it is told to end; returns the exit status."""
     for name, least in (("batch", 1), ("queue", 1), ("max_pixels", 1), ("max_mb", 1e-3)):
-        if getattr(arguments, name) < least:
+        if not least <= getattr(arguments, name) < math.inf:
             raise ValueError(f"--{name}={getattr(arguments, name)}; expected {least} or more")
     try:
         import python_multipart  # noqa: F401

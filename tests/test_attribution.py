@@ -49,6 +49,36 @@ def test_integrated_gradients_add_up_and_are_exact_for_polynomials():
     assert found.gap < 1e-4 and found.steps == 50 and found.difference == pytest.approx(want.sum(), rel=1e-4)
 
 
+def test_methods_of_many_calls_keep_one_calls_images_in_memory_and_can_be_ended():
+    seen, calls = set(), []
+
+    def score(images):
+        seen.add(images.shape[0])  # when it is traced
+        return jnp.sum(jnp.sin(images) * WEIGHTS, axis=(1, 2, 3))
+
+    pace = methods.Pace(pixels=5 * 64 + 1, between=lambda: calls.append(len(calls)))
+    both = ((methods.smoothgrad, {"draws": 13}), (methods.integrated_gradients, {"steps": 13}))
+    found = [method(score, IMAGE, **options, pace=pace) for method, options in both]
+    assert seen == {5, 2}
+    for (method, options), got in zip(both, found, strict=True):
+        for a, b in zip(jax.tree.leaves(method(score, IMAGE, **options)), jax.tree.leaves(got), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+    assert len(calls) == 3 + 1 + 3  # 5 of 13 images at a time; the two ends of the path
+    assert methods.Pace().at_once((224, 224, 3)) == 32 and methods.Pace().at_once((2000, 2000, 3)) == 1
+
+    def gone():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        methods.integrated_gradients(score, IMAGE, pace=methods.Pace(between=gone))
+
+
+@pytest.mark.parametrize("name, value", [("masks", 0), ("masks", -3), ("window", -5), ("window", 0), ("draws", 0), ("box", -1)])
+def test_numbers_that_cannot_be_are_named(name, value, capsys):
+    with pytest.raises(SystemExit, match=f"--{name}={value}; expected [01] or more"):
+        command.main(["--workdir=nowhere", f"--{name}={value}", "a.png"])
+
+
 def test_occlusion_and_rise_of_a_linear_score():
     found = methods.occlusion(jax.jit(linear), IMAGE, window=1, stride=1)
     np.testing.assert_allclose(found, (IMAGE * WEIGHTS).sum(2), atol=1e-4)

@@ -23,7 +23,11 @@ from imgrec_jax.inference.predictor import Predictor
 class Options:
     """class_name: what is explained, by name; None: the answer of the run. box: which detection, 0 the best.
     layer: of Grad-CAM; None: a sensible one. masks: of RISE. window: side of an occluded square. draws: of SmoothGrad. seed: of
-    what is random."""
+    what is random. steps: of integrated gradients at most. pace: of the methods that take many passes.
+
+    Raises:
+      ValueError: for a number that cannot be one.
+    """
 
     class_name: str | None = None
     box: int = 0
@@ -32,6 +36,14 @@ class Options:
     window: int | None = None
     draws: int = 50
     seed: int = 0
+    steps: int = 400
+    pace: methods.Pace = methods.PACE
+
+    def __post_init__(self) -> None:
+        for name, least in (("box", 0), ("masks", 1), ("window", 1), ("draws", 1), ("seed", 0), ("steps", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name}={value}; expected {least} or more")
 
 
 class Attribution(NamedTuple):
@@ -46,11 +58,12 @@ def _gradients(at: Explained, options: Options) -> Attribution:
 
 
 def _smoothgrad(at: Explained, options: Options) -> Attribution:
-    return Attribution(methods.smoothgrad(at.score(), at.image, draws=options.draws, seed=options.seed))
+    return Attribution(methods.smoothgrad(at.score(), at.image, draws=options.draws, seed=options.seed, pace=options.pace))
 
 
 def _integrated(at: Explained, options: Options) -> Attribution:
-    found = methods.integrated_gradients(at.score(), at.image)
+    steps = min(50, options.steps)
+    found = methods.integrated_gradients(at.score(), at.image, steps=steps, most=options.steps, pace=options.pace)
     total = float(found.attribution.sum())
     said = f"adds up to {total:.4f} of {found.difference:.4f} (off by {found.gap:.2%}, {found.steps} steps)"
     return Attribution(found.attribution, said)

@@ -10,7 +10,7 @@ Shape letters: N images of a call, H W C image, h w F map of a layer.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,17 +19,61 @@ import numpy as np
 from jax.tree_util import Partial
 
 Score = Callable[[jax.Array], jax.Array]
-AT_ONCE = 32  # images of one call
+AT_ONCE = 32  # images of one call at most
 
 
-def in_chunks(function: Score, images: np.ndarray) -> np.ndarray:
-    """function(images) of any number N, AT_ONCE at a time, the last call filled up so that one program serves all."""
-    found = []
-    for start in range(0, len(images), AT_ONCE):
-        part = images[start : start + AT_ONCE]
-        filled = np.resize(part, (AT_ONCE, *part.shape[1:])) if len(images) > AT_ONCE else part
-        found.append(np.asarray(function(jnp.asarray(filled, jnp.float32)))[: len(part)])
-    return np.concatenate(found)
+class Pace(NamedTuple):
+    """How the calls of a method that takes many follow each other.
+
+    Attributes:
+      pixels: height x width x images of one call at most; a gradient keeps every layer's map of them.
+      between: called before each call; what it raises ends the method.
+    """
+
+    pixels: int = 2**21
+    between: Callable[[], None] = lambda: None
+
+    def at_once(self, shape: tuple[int, ...]) -> int:
+        """Images [H, W, C] of one call."""
+        return max(min(self.pixels // (shape[0] * shape[1]), AT_ONCE), 1)
+
+
+PACE = Pace()
+
+
+def in_chunks(function: Score, images: np.ndarray, pace: Pace = PACE) -> np.ndarray:
+    """function(images) of any number N, some at a time, the last call filled up so that one program serves all."""
+    parts = _parts(function, lambda start, end: images[start:end], len(images), images.shape[1:], pace)
+    return np.concatenate([found for _, _, found in parts])
+
+
+def weighted_sum(
+    function: Score,
+    make: Callable[[int, int], np.ndarray],
+    weights: np.ndarray,
+    shape: tuple[int, ...],
+    pace: Pace = PACE,
+) -> np.ndarray:
+    """The sum of weights [N] times function(images), of which no more than a call's are in memory; float64 [H, W, C].
+
+    make: (start, end) -> these of the N images, asked for in their order. shape: (H, W, C).
+    """
+    total = np.zeros(shape)
+    for start, end, found in _parts(function, make, len(weights), shape, pace):
+        total += np.tensordot(weights[start:end].astype(np.float32), found, 1)
+    return total
+
+
+def _parts(
+    function: Score, make: Callable[[int, int], np.ndarray], count: int, shape: tuple[int, ...], pace: Pace
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    size = pace.at_once(shape)
+    for start in range(0, count, size):
+        end = min(start + size, count)
+        images = make(start, end)
+        filled = np.resize(images, (size, *shape)) if count > size else images
+        pace.between()
+        yield start, end, np.asarray(function(jnp.asarray(filled, jnp.float32)))[: end - start]
 
 
 def gradient_of(score: Score) -> Score:
@@ -42,17 +86,28 @@ def _gradient(score: Any, images: jax.Array) -> jax.Array:
     return jax.grad(lambda images: jnp.sum(score(images)))(images)
 
 
+@jax.jit
+def _value(score: Any, images: jax.Array) -> jax.Array:
+    return score(images)
+
+
 def gradients(score: Score, image: np.ndarray) -> np.ndarray:
     """Simonyan et al. 2013 (arXiv 1312.6034): the gradient itself, [H, W, C]."""
     return np.asarray(gradient_of(score)(jnp.asarray(image[None], jnp.float32)))[0]
 
 
-def smoothgrad(score: Score, image: np.ndarray, *, draws: int = 50, noise: float = 0.15, seed: int = 0) -> np.ndarray:
+def smoothgrad(
+    score: Score, image: np.ndarray, *, draws: int = 50, noise: float = 0.15, seed: int = 0, pace: Pace = PACE
+) -> np.ndarray:
     """Smilkov et al. 2017 (arXiv 1706.03825): the mean gradient over `draws` images with Gaussian noise, whose standard
     deviation is `noise` of the image's range. [H, W, C]."""
-    spread = noise * float(image.max() - image.min())
-    noisy = image + spread * np.random.default_rng(seed).standard_normal((draws, *image.shape), np.float32)
-    return in_chunks(gradient_of(score), noisy.astype(np.float32)).mean(0)
+    spread, rng = np.float32(noise * float(image.max() - image.min())), np.random.default_rng(seed)
+
+    def noisy(start: int, end: int) -> np.ndarray:
+        return image + spread * rng.standard_normal((end - start, *image.shape), np.float32)
+
+    total = weighted_sum(gradient_of(score), noisy, np.ones(draws), image.shape, pace)
+    return (total / draws).astype(np.float32)
 
 
 class Integrated(NamedTuple):
@@ -77,6 +132,7 @@ def integrated_gradients(
     steps: int = 50,
     most: int = 400,
     bound: float = 0.01,
+    pace: Pace = PACE,
 ) -> Integrated:
     """Sundararajan et al. 2017 (arXiv 1703.01365), by Gauss-Legendre quadrature along the straight path from the baseline.
 
@@ -84,18 +140,24 @@ def integrated_gradients(
     """
     start = np.broadcast_to(np.asarray(baseline, np.float32), image.shape)
     grad = gradient_of(score)
-    ends = np.asarray(score(jnp.asarray(np.stack([image, start]), jnp.float32)), np.float64)
+    value = functools.partial(_value, score if isinstance(score, Partial) else Partial(score))
+    ends = in_chunks(value, np.stack([image, start]), pace).astype(np.float64)
     difference = float(ends[0] - ends[1])
     while True:
         nodes, weights = np.polynomial.legendre.leggauss(steps)
         places, weights = (nodes + 1) / 2, weights / 2
-        path = start + places[:, None, None, None] * (image - start)
-        mean = np.tensordot(weights, in_chunks(grad, path.astype(np.float32)).astype(np.float64), 1)
+        path = functools.partial(_between, start, image, places.astype(np.float32))
+        mean = weighted_sum(grad, path, weights, image.shape, pace)
         attribution = (image - start) * mean
         gap = abs(float(attribution.sum()) - difference) / max(abs(difference), 1e-12)
         if gap <= bound or 2 * steps > most:
             return Integrated(attribution.astype(np.float32), difference, gap, steps)
         steps *= 2
+
+
+def _between(first: np.ndarray, last: np.ndarray, places: np.ndarray, start: int, end: int) -> np.ndarray:
+    """The images at places [start:end] of the straight path, float32 [end - start, H, W, C]."""
+    return first + places[start:end, None, None, None] * (last - first)
 
 
 class Looked(NamedTuple):

@@ -44,7 +44,7 @@ class Server:
 
     Attributes:
       inside: requests that are being read or answered; more than `most` are refused, and those beyond HELD bytes of them.
-      counts: of answered, refused (429), bad (4xx) and failed (500) requests.
+      counts: of answered, refused (429, 503), bad (4xx) and failed (500) requests.
     """
 
     def __init__(self, run: Predictor, worker: Worker, limits: Limits, most: int):
@@ -128,6 +128,9 @@ class Server:
         except BadImage as error:
             self.counts["bad"] += 1
             return _error(400, str(error))
+        except asyncio.CancelledError:  # of a server that ends: its answer, in place of a traceback
+            self.counts["refused"] += 1
+            return _error(503, "the server was stopped")
         except Exception as error:
             self.counts["failed"] += 1
             line = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
@@ -152,12 +155,14 @@ class Server:
 async def _outcome(request: Request, future: Future[Answer]) -> Answer:
     """The answer, which is not waited for longer than the client does."""
     waiting = asyncio.wrap_future(future)
-    while not waiting.done():
-        await asyncio.wait({waiting}, timeout=1.0)
-        if not waiting.done() and await request.is_disconnected():
-            waiting.cancel()
-            raise UploadError(400, "the client left before its answer was there")
-    return waiting.result()
+    try:
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=1.0)
+            if not waiting.done() and await request.is_disconnected():
+                raise UploadError(400, "the client left before its answer was there")
+        return waiting.result()
+    finally:
+        waiting.cancel()
 
 
 def is_local(host: str) -> bool:

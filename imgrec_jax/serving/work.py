@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgrec_jax.attribution import explain
+from imgrec_jax.attribution.methods import Pace
 from imgrec_jax.inference import inputs
 from imgrec_jax.inference.command import note
 from imgrec_jax.inference.inputs import Picture
@@ -25,6 +26,8 @@ from imgrec_jax.inference.results import Result
 # Those that take a few passes through the network; the others take hundreds.
 METHODS = ("gradcam", "gradcam++", "hirescam", "gradients", "smoothgrad", "ig")
 EXPLAINED_SHAPES = 32  # sizes of images, each with programs of its own, which are kept
+EXPLAINED_STEPS, EXPLAINED_DRAWS = 50, 16  # of integrated gradients, of SmoothGrad
+EXPLAINED_AT_ONCE = 2**20  # height x width x images of one call of these
 EXPLAINED_PIXELS = 4_000_000  # height x width as the network sees it; a gradient keeps every layer's map of it
 
 
@@ -54,7 +57,8 @@ class Job(NamedTuple):
 
 
 class Worker:
-    """Answers jobs in the order in which they come, up to `rows` at once; explanations when nothing else waits.
+    """Answers jobs in the order in which they come, up to `rows` at once; explanations when nothing else waits, and what comes
+    meanwhile between the calls that they are made of.
 
     Attributes:
       ready: set once the programs for images of the run's own size are compiled.
@@ -104,7 +108,7 @@ class Worker:
             self._warm_up()
         self.ready.set()
         while not self._stopping:
-            if jobs := self._waiting():
+            if jobs := self._waiting(patient=not self._later):  # for the first, unless there is something to explain
                 self._answer(jobs)
             elif self._later:
                 job, picture, result = self._later.popleft()
@@ -125,9 +129,9 @@ class Worker:
         for count in sorted({1, self._rows}):
             self._run.predict([black] * count, rows=self._rows)
 
-    def _waiting(self) -> list[Job]:
-        """The jobs that wait, up to a batch; waits for the first, unless there is something to explain meanwhile."""
-        jobs = [] if self._later else [self._jobs.get()]
+    def _waiting(self, patient: bool) -> list[Job]:
+        """The jobs that wait, up to a batch; patient: waits for the first."""
+        jobs = [self._jobs.get()] if patient else []
         with contextlib.suppress(queue.Empty):
             while len(jobs) < self._rows:
                 jobs.append(self._jobs.get_nowait())
@@ -159,11 +163,21 @@ class Worker:
         assert job.method is not None
         try:
             at = explain.prepare(self._run, picture, explain.Options(), self._admit)
-            options = explain.Options(layer=self._layer_of(at, job.method), draws=16)
+            layer, pace = self._layer_of(at, job.method), Pace(EXPLAINED_AT_ONCE, functools.partial(self._between, job))
+            options = explain.Options(layer=layer, draws=EXPLAINED_DRAWS, steps=EXPLAINED_STEPS, pace=pace)
             heat, found = explain.explain(at, job.method, options)
             return Answer(result, explain.overlay(at.image, heat, f"{at.target.text}: {job.method}"), found.said)
         except Exception as error:  # the answer is there all the same
             return Answer(result, None, f"no explanation: {_line(error)}")
+
+    def _between(self, job: Job) -> None:
+        """Before each call of an explanation: answers what came meanwhile, and ends it where nobody waits for it any more."""
+        if self._stopping:
+            raise RuntimeError("the server was stopped")
+        if job.future.cancelled():
+            raise RuntimeError("nobody waits for it any more")
+        if jobs := self._waiting(patient=False):
+            self._answer(jobs)
 
     def _admit(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError for a shape [H, W, C] that is not explained here."""

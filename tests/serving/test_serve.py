@@ -1,5 +1,6 @@
 """The demo server in this process: its answers are the run's, and what is wrong with a request is a line of JSON."""
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -273,6 +274,10 @@ def test_the_command_ends_in_one_line_and_names_what_is_wrong(finished, tmp_path
         ([f"--workdir={tmp_path / 'nowhere'}", "--port=0"], "there is no run"),
         ([f"--workdir={workdir}", "--port=70000"], "expected 0 to 65535"),
         ([f"--workdir={workdir}", "--queue=0"], "--queue=0; expected 1 or more"),
+        ([f"--workdir={workdir}", "--max_mb=inf"], "--max_mb=inf; expected 0.001 or more"),
+        ([f"--workdir={workdir}", "--max_mb=nan"], "--max_mb=nan; expected 0.001 or more"),
+        ([f"--workdir={workdir}", "--host=no such host"], "--host=no such host is no address"),
+        ([f"--workdir={workdir}", "--host=203.0.113.7"], "--host=203.0.113.7 is none of this machine; give 127.0.0.1"),
     ):
         with pytest.raises(SystemExit, match=reason):
             serve.main(flags)
@@ -364,6 +369,48 @@ def test_explanations_come_last_and_only_where_they_are_waited_for(run, monkeypa
         future.result(30)
     worker.stop(5)
     assert order == ["answer", "answer", "a"]
+
+
+def test_an_explanation_lets_answers_pass_and_ends_when_its_client_leaves(run, monkeypatch):
+    worker, started, order = Worker(run, rows=2), threading.Event(), []
+
+    def explained(at, method, options):
+        assert options.steps <= 50 and options.pace.pixels <= 2**20
+        for _ in range(3000):
+            started.set()
+            time.sleep(0.01)
+            options.pace.between()
+        order.append("explained")
+
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    monkeypatch.setattr(work.explain, "explain", explained)
+    worker.start()
+    explanation = worker.submit("a", PNG, "ig")
+    assert started.wait(30)
+    assert worker.submit("b", PNG).result(20).result.label and not order  # meanwhile
+    assert explanation.cancel()
+    started.clear()
+    last = worker.submit("c", PNG, "gradients")
+    assert started.wait(20) and not order  # the next one has begun, the first was never ended
+    worker.stop(5)
+    assert last.result(5).said == "no explanation: the server was stopped" and worker.state == "ended"
+
+
+def test_requests_that_a_stop_cuts_off_are_answered_503(run):
+    worker = Worker(run, rows=2)  # which is not started
+
+    async def cut_off():
+        transport = httpx.ASGITransport(app=Server(run, worker, LIMITS, 8).app(True))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            request = asyncio.create_task(client.post("/predict", files={"image": ("x.png", PNG)}))
+            while worker._jobs.empty():
+                await asyncio.sleep(0.01)
+            request.cancel()
+            return await request
+
+    answer = asyncio.run(cut_off())
+    assert answer.status_code == 503 and answer.json() == {"error": "the server was stopped"}
+    assert worker._jobs.get().future.cancelled()
 
 
 def test_an_image_that_breaks_the_program_breaks_no_others_answer(run, monkeypatch):
