@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from imgrec_jax.run.writers import emit
 
 READABLE = 320  # pixels of the longer side below which a picture is enlarged before anything is written on it
 _GOLDEN = 0.618033988749895  # hues this far apart stay distinct for any number of classes
@@ -48,7 +53,43 @@ def text_size(shape: Sequence[int]) -> int:
 def _font(size: int) -> Any:
     from PIL import ImageFont
 
-    return ImageFont.load_default(size)
+    return ImageFont.truetype(_font_file(), size)
+
+
+def _font_file() -> str:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic and others; Pillow's own has ASCII."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@functools.lru_cache(maxsize=1)
+def _letters() -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(_font_file()).get_charmap())
+
+
+@functools.lru_cache(maxsize=4096)
+def one_line(text: str) -> str:
+    """A text as it can be written: blanks for ends of lines and tabs, a mark for other controls.
+
+    Letters that the font lacks are boxes, which is told once.
+    """
+    blank = "".join(" " if letter.isspace() else letter for letter in text)
+    legible = "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in blank)
+    if missing := sorted({letter for letter in legible if ord(letter) not in _letters()}):
+        _say_boxes("".join(missing[:10]))
+    return legible
+
+
+_SAID = set[str]()
+
+
+def _say_boxes(letters: str) -> None:
+    if not _SAID:
+        _SAID.add(letters)
+        emit(f"note: pictures show boxes for letters that their font lacks ({letters}); the answers have them", sys.stderr)
 
 
 def _ink(colour: Colour) -> Colour:
@@ -77,7 +118,7 @@ def boxes(image: np.ndarray, boxes: np.ndarray, colours: Sequence[Colour], texts
         x1, y1, x2, y2 = np.rint(box)
         pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=colour, width=thick)
     taken: list[tuple[float, float, float, float]] = []
-    for box, colour, text in zip(scaled, colours, texts, strict=True):
+    for box, colour, text in zip(scaled, colours, map(one_line, texts), strict=True):
         if text:
             left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
             w, h = right - left + 6, bottom - top + 6
@@ -156,7 +197,7 @@ def caption(picture: np.ndarray, words: Sequence[tuple[str, Colour | None]]) -> 
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     rows: list[list[tuple[float, str, Colour | None]]] = [[]]
     x: float = gap
-    for text, colour in words:
+    for text, colour in ((one_line(text), colour) for text, colour in words):
         wide = pen.textlength(text, font=font) + gap
         if rows[-1] and x + wide > width:
             rows.append([])
@@ -193,7 +234,9 @@ def bars(image: np.ndarray, rows: Sequence[tuple[str, float, Colour]]) -> np.nda
         pen.rectangle(
             (0, y + 1, max(round((width - 1) * min(share, 1.0)), 1), y + line - 3), fill=tuple(c // 2 for c in colour)
         )
-        pen.text((size / 2, y + line / 2), _fitted(pen, name, room, font), fill=(255, 255, 255), font=font, anchor="lm")
+        pen.text(
+            (size / 2, y + line / 2), _fitted(pen, one_line(name), room, font), fill=(255, 255, 255), font=font, anchor="lm"
+        )
         pen.text((width - size / 2, y + line / 2), text, fill=(255, 255, 255), font=font, anchor="rm")
     return np.asarray(canvas)
 

@@ -1,0 +1,40 @@
+"""Words on pictures: letters beyond ASCII, and names that are no words."""
+
+import numpy as np
+import pytest
+
+from imgrec_jax.inference import drawing
+
+BLACK = np.zeros((40, 320, 3), np.uint8)
+
+
+def written(text):
+    return drawing.caption(BLACK, [(text, None)])[40:]
+
+
+@pytest.mark.parametrize("pair", ["éü", "ЖЩ", "αβ", "şğ", "اب", "øå", "łż"])
+def test_letters_of_other_alphabets_are_not_boxes(pair):
+    one, other = map(written, pair)
+    assert one.any() and not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\r\nb", "a\x00b\x1b", "a\udc80b", "\n", ""])
+def test_a_name_of_several_lines_or_of_controls_is_drawn(name):
+    found = [
+        written(name),
+        drawing.bars(BLACK, [(name, 0.5, (255, 0, 0))]),
+        drawing.boxes(BLACK, np.array([[0, 0, 9, 9]]), [(255, 0, 0)], [name]),
+        drawing.areas(BLACK, np.ones(BLACK.shape[:2], int), ["", name]),
+    ]
+    assert all(picture.dtype == np.uint8 for picture in found)
+    assert np.array_equal(written("a\nb"), written("a b"))
+
+
+def test_letters_that_no_font_has_are_told_once(capsys, monkeypatch):
+    monkeypatch.setattr(drawing, "_SAID", set())
+    drawing.one_line.cache_clear()
+    for name in ("猫", "犬", "猫 cat", "cat"):
+        written(name)
+    assert (
+        capsys.readouterr().err == "note: pictures show boxes for letters that their font lacks (猫); the answers have them\n"
+    )
