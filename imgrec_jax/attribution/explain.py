@@ -217,9 +217,10 @@ def _layer_of(at: Explained, method: str) -> str | None:
 
 def layers_picture(at: Explained, channels: int = 8) -> np.ndarray:
     """The filters of the first layer, and the first channels of every map of the image, each row with its name; uint8 RGB."""
-    names = list(at.layers())
+    batch = targets.rows_of(at.batch, at.image[None])
+    names = list(layers.maps(at.target.score, at.variables, batch))  # those too that have no part in the score
     look = layers.watched(at.target.score, tuple(names))
-    found = jax.device_get(jax.jit(look)(at.variables, targets.rows_of(at.batch, at.image[None]))[1])
+    found = jax.device_get(jax.jit(look)(at.variables, batch)[1])
     rows = [_strip("image", [at.image], channels)]
     if (filters := _first_filters(at.variables["params"])) is not None:
         rows.append(_strip(filters[0], [filters[1][..., k] for k in range(filters[1].shape[3])], channels))
