@@ -60,7 +60,7 @@ class ClassLabels:
     def __init__(self, place: Path, class_names: Sequence[str]):
         self.states: dict[str, Any] | None = None
         self._place, self._names = place, {name: label for label, name in enumerate(class_names)}
-        self._rows = None if place.is_dir() else _read_csv(place)
+        self._rows = None if place.is_dir() else Table(_read_csv(place), place.parent)
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
         return {"label": self._label(name)}
@@ -81,7 +81,7 @@ class ClassLabels:
             if found is None:
                 raise ValueError(f"{name}: none of its folders {list(folders)} is a class; the run has {list(self._names)}")
             return self._names[found]
-        text = _by_tail(self._rows, name)
+        text = self._rows.of(name)
         if text is None:
             raise ValueError(f"{name}: {self._place} has no line for it")
         if text not in self._names:
@@ -91,20 +91,37 @@ class ClassLabels:
 
 def _read_csv(path: Path) -> dict[str, str]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"--labels={path} cannot be read as CSV ({error}); expected lines of file,label") from error
     short = next((number for number, row in enumerate(rows, start=1) if len(row) < 2), None)
     if short is not None or not rows:
         raise ValueError(f"--labels={path}, line {short or 1}: expected lines of file,label")
-    return {row[0]: row[1] for row in rows if row[:2] != ["file", "label"]}
+    return {row[0]: row[1].strip() for row in rows if row[:2] != ["file", "label"]}
 
 
-def _by_tail(table: dict[str, Any], name: str) -> Any:
-    """The entry of a file: by the longest end of its path that the table has, "a/b/c.png", "b/c.png" or "c.png"."""
-    parts = Path(name).parts
-    return next((table[tail] for n in range(len(parts)) if (tail := "/".join(parts[n:])) in table), None)
+class Table:
+    """What files have, by their paths as a list beside them gives these: from any folder above, "./" or absolute."""
+
+    def __init__(self, rows: dict[str, Any], folder: Path):
+        """folder: of the list, from which "../" leads."""
+        self._rows = {_parts(file, folder): value for file, value in rows.items()}
+
+    def of(self, name: str) -> Any:
+        """The entry of a file: of its whole path, else of the longest end that the table has, "b/c.png" or "c.png"; or None."""
+        for parts in (_parts(os.path.abspath(name)), _parts(os.path.realpath(name))):
+            found = next((self._rows[tail] for n in range(len(parts)) if (tail := parts[n:]) in self._rows), None)
+            if found is not None:
+                return found
+        return None
+
+
+def _parts(path: str, folder: Path | None = None) -> tuple[str, ...]:
+    plain = os.path.normpath(path.strip().replace("\\", "/"))
+    if folder is not None and plain.startswith("../"):
+        plain = os.path.abspath(folder / plain)
+    return PurePosixPath(plain).parts
 
 
 class BoxLabels:
@@ -113,13 +130,13 @@ class BoxLabels:
     def __init__(self, place: Path, class_names: Sequence[str], summarise: Callable[[Annotations, dict], dict]):
         """summarise: (annotations, merged states) -> values."""
         self.states: dict[str, Any] | None = None
-        found = coco.read_folder(place.parent, place).annotations
+        found = coco.read_folder(place.parent, place, allow_outside=True).annotations  # names alone
         try:
             self.annotations = found.relabelled(class_names, range(1, len(class_names) + 1)) if class_names else found
         except ValueError as error:
             raise ValueError(f"--labels={place}: {error}, as in the run; rename the class or leave it out") from error
         self._place, self._summarise = place, summarise
-        self._rows = {file: row for row, file in enumerate(self.annotations.file_names)}
+        self._rows = Table({file: row for row, file in enumerate(self.annotations.file_names)}, place.parent)
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
         row = self.index(name)
@@ -130,7 +147,7 @@ class BoxLabels:
         return targets
 
     def index(self, name: str) -> int:
-        row = _by_tail(self._rows, name)
+        row = self._rows.of(name)
         if row is None:
             raise ValueError(f"{name}: {self._place} lists no such file")
         return row
@@ -157,7 +174,7 @@ class MapLabels:
         suffix: str = "",
         max_pixels: int = MAX_PIXELS,
     ):
-        """kind, void: as `mask_folder.targets_of`; suffix: what a mask's name has after the image's, beside `own_masks.SUFFIXES`."""
+        """kind, void: as `mask_folder.targets_of`; suffix: after the image's name in a mask's, where it is none of SUFFIXES."""
         self.states: dict[str, Any] | None = None
         self._place, self._classes, self._kind, self._void, self._max_pixels = place, classes, kind, void, max_pixels
         self._suffixes = dict.fromkeys((suffix, *SUFFIXES))
@@ -174,7 +191,7 @@ class MapLabels:
             raise ValueError(f"--labels={place} holds no mask; expected NAME.png for an image NAME.*, as of kind={kind!r}")
 
     def _image_of(self, mask: PurePosixPath) -> str:
-        """The name of a mask's image: the mask's own, or of kind "instances" that of the folder, NAME/masks/*.png or NAME/*.png."""
+        """The name of a mask's image: the mask's own; of kind "instances" the folder's, NAME/masks/*.png or NAME/*.png."""
         if self._kind != "instances":
             return mask.stem
         above = [part for part in (Path(os.path.abspath(self._place)) / mask).parts[:-1] if part not in MASK_FOLDERS]

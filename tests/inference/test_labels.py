@@ -1,12 +1,14 @@
 """Truth beside images: read as training reads it, found by whatever path the lists give."""
 
+import json
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
 from imgrec_jax.data.sets.mask_folder import open_mask_folder
-from imgrec_jax.inference.labels import open_labels
+from imgrec_jax.inference.labels import BoxLabels, ClassLabels, open_labels
 
 BLACK_IS_1 = [255, 255, 255, 0, 0, 0]
 
@@ -64,6 +66,26 @@ def test_a_mask_that_training_refuses_is_refused(tmp_path):
         labels.targets("a.png", (4, 4))
     with pytest.raises(ValueError, match=r"b_mask\.png has \(height, width\) \(4, 5\)"):
         labels.targets("b.png", (4, 4))
+
+
+PATHS = ["imgs/a.png", "./imgs/a.png", "a.png", "{}/imgs/a.png", "../{}/imgs/a.png", "imgs//a.png", "imgs\\a.png"]
+
+
+@pytest.mark.parametrize("given", PATHS)
+@pytest.mark.parametrize("asked", ["imgs/a.png", "./imgs/a.png", "{}/imgs/a.png"])
+def test_a_list_finds_a_file_by_any_path_of_it(tmp_path, monkeypatch, given, asked):
+    monkeypatch.chdir(tmp_path)
+    given = given.format(tmp_path.name if given.startswith("..") else tmp_path)
+    (tmp_path / "list.csv").write_text(f"\ufeff{given},dog\n", encoding="utf-8")
+    image = {"id": 7, "file_name": given, "height": 4, "width": 6}
+    box = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 2, 2], "area": 4, "iscrowd": 0}
+    text = json.dumps({"images": [image], "annotations": [box], "categories": [{"id": 3, "name": "dog"}]})
+    (tmp_path / "list.json").write_text(f"\ufeff{text}", encoding="utf-8")
+    file = asked.format(tmp_path)
+    assert ClassLabels(tmp_path / "list.csv", ("cat", "dog")).targets(file, (4, 6)) == {"label": 1}
+    assert BoxLabels(tmp_path / "list.json", ("dog",), lambda *_: {}).targets(file, (4, 6))["boxes"].tolist() == [[1, 1, 3, 3]]
+    with pytest.raises(ValueError, match="has no line for it"):
+        ClassLabels(tmp_path / "list.csv", ("cat", "dog")).targets("imgs/b.png", (4, 6))
 
 
 def config_of(kind):
