@@ -384,8 +384,8 @@ def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> Check
             f"{files.root / entry.image}: has the EXIF orientation {tag}, and its mask may be of the turned or of the stored "
             "pixels; store it upright, or remove the tag"
         )
-    lossy = any([check_mask(files, mask, size, str(entry.image), kind, max_pixels) for mask in entry.masks])
-    return Checked(size[0] * size[1], lossy, is_deep(image_data))
+    lossy = [check_mask(files, mask, size, str(entry.image), kind, max_pixels) for mask in entry.masks]
+    return Checked(size[0] * size[1], any(lossy), is_deep(image_data))
 
 
 def check_mask(files: Files, mask: PurePosixPath, size: tuple[int, int], image: str, kind: str, max_pixels: int) -> bool:
