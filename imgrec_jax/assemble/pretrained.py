@@ -159,7 +159,7 @@ def _read_run(folder: Path) -> Loaded:
         raise ValueError(str(error)) from error
     flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
     classes = tuple(card.get("class_names", ()))
-    classes = ("__background__", *classes) if config.task == "detection" else classes
+    classes = (fit.BACKGROUND, *classes) if config.task == "detection" else classes
     shape = card.get("image_shape", ())
     side = shape[0] if config.task == "classification" and len(shape) == 3 and shape[0] == shape[1] else None
     preprocessing = Preprocessing(None, side, mean=tuple(config.data.mean), std=tuple(config.data.std))
@@ -194,7 +194,7 @@ def make_initialise(config: ConfigDict, class_names: Sequence[str] = ()) -> Call
     section = config.pretrained
     if not section.path:
         return None
-    ours = ("__background__", *class_names) if config.task == "detection" else tuple(class_names)
+    ours = (fit.BACKGROUND, *class_names) if config.task == "detection" else tuple(class_names)
 
     def initialise(variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
         try:
@@ -317,9 +317,9 @@ def _match(tensors: dict[str, np.ndarray], fresh: dict[str, Any], ours: tuple[st
             f"head='match' needs the names of the classes of {'the data' if not ours else 'the weights'}"
             + ("; give them, in the order of its outputs, as config.pretrained.class_names" if ours else "")
         )
-    known = {name.lower() for name in theirs}
-    new = [name for name in ours if name.lower() not in known]
-    if len(new) == len(ours) or (len(ours) > 1 and set(ours) - set(new) == {"__background__"}):
+    known = {fit.same_class(name) for name in theirs}
+    new = [name for name in ours if fit.same_class(name) not in known]
+    if {fit.same_class(name) for name in ours if name not in new} <= ({fit.BACKGROUND} if len(ours) > 1 else set()):
         raise ValueError(f"none of the classes {list(ours)[:6]} is among those of the weights, {list(theirs)[:6]}, ...")
     for path in heads:
         tensors[path] = fit.select_classes(tensors[path], np.asarray(fresh[path]), path, ours, theirs)
