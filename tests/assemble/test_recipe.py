@@ -27,7 +27,11 @@ def checked(name, **overrides):
     [
         ("random_affine", "{'scale': 1.2}", r"scale=1\.2; expected 2 numbers, e\.g\. \(0\.9, 1\.1\)"),
         ("random_affine", "{'scale': (1.2,)}", r"scale=\(1\.2,\); expected 2 numbers"),
-        ("random_affine", "{'scale': (1.2, 0.8)}", r"scale=\(1\.2, 0\.8\); expected \(low, high\), more than 0 and in that order"),
+        (
+            "random_affine",
+            "{'scale': (1.2, 0.8)}",
+            r"scale=\(1\.2, 0\.8\); expected \(low, high\), more than 0 and in that order",
+        ),
         ("random_affine", "{'scale': (0.0, 1.0)}", r"scale=\(0\.0, 1\.0\); expected \(low, high\), more than 0"),
         ("random_affine", "{'size': 28}", r"size=28; expected 2 integers, e\.g\. \(28, 28\)"),
         ("random_affine", "{'rotate': '12'}", r"rotate='12'; expected a number"),
