@@ -155,7 +155,13 @@ def make_optimizer(
     decay = match_rules(weight_decay, params, "weight_decay") if weight_decay else None
     multipliers = [match_rules(lr_multiplier, params, "lr_multiplier")] if lr_multiplier else []
     if layer_decay != 1.0:
-        multipliers.append(jax.tree.map(lambda depth: layer_decay**depth, block_depths(params)))
+        depths = block_depths(params)
+        if not any(jax.tree.leaves(depths)):
+            raise ValueError(
+                f"optim.layer_decay={layer_decay} changes nothing: this model has no parameters under backbone/; take "
+                "optim.lr_multiplier"
+            )
+        multipliers.append(jax.tree.map(lambda depth: layer_decay**depth, depths))
 
     together = clip_norm is not None and bool(frozen) and unfreeze_at is not None
 

@@ -19,9 +19,11 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
     config = modernise(load(name))
     opened = any(key not in flatten(config) or key.endswith((".name", ".kind")) for key in overrides)
     if opened:
-        from imgrec_jax.assemble import components
+        from imgrec_jax.assemble import components, values
 
         notes = [components.switch(config, key, overrides[key]) for key in components.SWITCHES if key in overrides]
+        if "schedule.name" in overrides:
+            notes.append(values.switch_schedule(config, overrides["schedule.name"]))
         config = components.complete(config, settle=False)
     for key, text in overrides.items():
         override(config, key, text)
@@ -32,14 +34,25 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
 
 
 def settle_durations(config, overridden: Iterable[str]) -> None:
-    """A duration given on the command line replaces the config's, whatever the unit of either."""
-    units = ("_steps", "_epochs", "_examples")
-    for key in overridden:
+    """A duration given on the command line replaces the config's, whatever the unit of either.
+
+    Raises:
+      OverrideError: for one that is given in two units.
+    """
+    from imgrec_jax.config import OverrideError
+
+    units, given = ("_steps", "_epochs", "_examples"), list(overridden)
+    for key in given:
         section, _, name = key.rpartition(".")
         unit = next((u for u in units if name.endswith(u)), None)
         others = [name.removesuffix(unit) + u for u in units if u != unit] if unit else []
         if section and others and all(other in config[section] for other in others) and config[section][name] is not None:
             for other in others:
+                if f"{section}.{other}" in given and config[section][other] is not None:
+                    raise OverrideError(
+                        f"--config.{key}={config[section][name]} and --config.{section}.{other}={config[section][other]} are "
+                        "two units of one duration; give one"
+                    )
                 config[section][other] = None
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble.data import make_search
-from imgrec_jax.assemble.lookup import ConfigError, choice
-from imgrec_jax.assemble.ops import BATCH_OPS, TASKS_OF_OP, make_ops
+from imgrec_jax.assemble.lookup import ConfigError, choice, options_of
+from imgrec_jax.assemble.ops import BATCH_OPS, OPS, RANDOM_OPS, TASKS_OF_OP, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.ops import canvases, mixing, targets
@@ -37,6 +37,7 @@ def check(config: ConfigDict) -> None:
     for name in BATCH_OPS:
         if name in config.data.eval_ops:
             raise ConfigError(f"config.data.eval_ops.{name} mixes images, which is for training: give it in data.train_ops")
+    check_eval_ops(config)
     make_ops("data.train_ops", config.data.train_ops)
     make_ops("data.train_ops", config.data.train_ops, of_batches=True)
     make_ops("data.eval_ops", config.data.eval_ops)
@@ -57,6 +58,32 @@ def check(config: ConfigDict) -> None:
             )
     if config.task == "detection" and config.data.remainder != "pad" and config.data.canvases:
         raise ConfigError("detection batches hold images of one canvas each and are padded: set config.data.remainder='pad'")
+
+
+def check_eval_ops(config: ConfigDict) -> None:
+    """Raises ConfigError for ops of evaluation that draw at random, or that move boxes where nothing brings answers back."""
+    for name, given in options_of(config.data.eval_ops).items():
+        if name not in OPS or not isinstance(given, dict):
+            continue
+        options = {key: value for key, value in given.items() if key not in ("size", "fit", "fill", "min_side", "min_visible")}
+        still = {"scale": (1.0, 1.0), "aspect": 1.0}
+        draws = name in RANDOM_OPS or (
+            name == "random_affine"
+            and any(value != still.get(key, 0) and tuple_of(value) != still.get(key, 0) for key, value in options.items())
+        )
+        if draws:
+            raise ConfigError(f"config.data.eval_ops.{name} draws at random, which is for training: give it in data.train_ops")
+        stretches = given.get("size") is None or given.get("fit", "none") == "stretch"
+        if config.task == "detection" and (name == "resize_and_center_crop" or (name == "random_affine" and not stretches)):
+            raise ConfigError(
+                f"config.data.eval_ops.{name} crops or pads, and boxes are brought back by the sides of the images alone; take "
+                "resize or resize_shorter, or data.min_size and data.max_size"
+            )
+
+
+def tuple_of(value: Any) -> Any:
+    """A list as the tuple that it stands for."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def evaluation(config: ConfigDict) -> Preprocess:
@@ -124,8 +151,8 @@ def loss_weights(config: ConfigDict, source: Source) -> dict[str, Any]:
 
 def eval_order(config: ConfigDict, source: Source, batch_size: int) -> Callable[[int], Order]:
     """Every example exactly once."""
-    if config.task == "detection":
-        return _bucketed(config, source, batch_size, None)
+    if config.task == "detection":  # by the size that `evaluation` resizes to
+        return _bucketed(config, source, batch_size, None, config.data.min_size[-1])
     return sequential_order(len(source), batch_size)
 
 
@@ -137,10 +164,17 @@ def _canvases(config: ConfigDict) -> tuple[tuple[int, int], ...]:
     return tuple(map(tuple, data.canvases)) or canvases.default_canvases(max(data.min_size), data.max_size)
 
 
-def _bucketed(config: ConfigDict, source: Source, batch_size: int, seed: int | None) -> Callable[[int], Order]:
+def _bucketed(
+    config: ConfigDict, source: Source, batch_size: int, seed: int | None, min_size: int | None = None
+) -> Callable[[int], Order]:
     meta, data = source.info.meta, config.data
     sizes = np.asarray(meta["sizes"] if "sizes" in meta else meta["annotations"].sizes)
-    options = {"min_size": max(data.min_size), "max_size": data.max_size, "canvases": _canvases(config), "seed": seed}
+    options = {
+        "min_size": min_size or max(data.min_size),
+        "max_size": data.max_size,
+        "canvases": _canvases(config),
+        "seed": seed,
+    }
     return canvases.bucketed_order(sizes, batch_size, **options)
 
 

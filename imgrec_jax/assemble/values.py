@@ -72,7 +72,7 @@ def _size(length: int) -> Check:
 
 
 VALUES: dict[str, Check] = {
-    "seed": _integer(0),
+    "seed": (lambda v: _integer(0)[0](v) and v < 2**32, "an integer from 0, less than 2**32"),
     "seeds": _integer(1),
     "data.batch_size": _integer(1),
     "data.eval_batch_size": _integer(1),
@@ -170,6 +170,8 @@ DETECTION: dict[str, Check] = {
 }
 OR_NONE = ("crowd_thresh", "mask_batch_size_per_image")
 
+_LESS_IS_MORE = re.compile(r"(^|_)loss(_|$)|^calibration_error$")  # of what a run may be chosen by
+
 # Keys that only some tasks use; elsewhere they must have their default.
 _DETECTION = (
     "data.min_size", "data.max_size", "data.resize", "data.canvases", "data.max_boxes", "data.max_proposals", "data.search",
@@ -198,6 +200,16 @@ SCHEDULES_OF_KEY: dict[str, tuple[str, ...]] = {
     "peak_fraction": ("one_cycle",),
     "div_factor": ("one_cycle",),
 }  # fmt: skip
+
+
+def switch_schedule(config: ConfigDict, name: str) -> str | None:
+    """Brings the options that the schedule `name` does not take back to their defaults, in place; returns what to say."""
+    default, before, dropped = base().schedule, config.schedule.name, []
+    for key, names in SCHEDULES_OF_KEY.items():
+        if name not in names and before in names and _differs(config.schedule, default, key):
+            config.schedule[key] = default[key]
+            dropped.append(key)
+    return f"note: schedule.name={name} takes no {', '.join(dropped)}; dropped, as {before} had them" if dropped else None
 
 
 def check(config: ConfigDict) -> None:
@@ -246,6 +258,11 @@ def check_used(config: ConfigDict) -> None:
         if name not in names and _differs(config.schedule, default.schedule, key):
             given = f"config.schedule.{key}={config.schedule[key]!r}"
             raise ConfigError(f"{given} is not used by the schedule {name!r}, but by {', '.join(names)}")
+    if config.select.mode == "max" and _LESS_IS_MORE.search(config.select.metric):
+        raise ConfigError(
+            f"config.select.metric={config.select.metric!r} is better the smaller it is, and config.select.mode='max' would "
+            "keep the worst; set select.mode='min'"
+        )
     if not config.select.metric and config.select.patience is not None:
         raise ConfigError(f"config.select.patience={config.select.patience} needs a config.select.metric to wait for")
 

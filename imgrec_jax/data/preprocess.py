@@ -15,8 +15,6 @@ import numpy as np
 from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.ops.geometry import Example, Op
 
-_NO_RANDOMNESS = np.random.default_rng(0)  # ops of evaluation draw nothing
-
 
 def size_of(example: Example) -> tuple[int, int]:
     """(height, width) of its image."""
@@ -43,8 +41,9 @@ class Preprocess:
     def __call__(self, image: np.ndarray, targets: Mapping[str, Any] = MappingProxyType({})) -> Example:
         """An image [H, W, C] with its targets, if there are any -> the example that `collate` takes."""
         example: Example = {"image": image, "original_size": np.array(image.shape[:2], np.int32), **targets}
+        rng = np.random.default_rng(0)  # for ops of one's own that draw: the same for every image, at every call
         for op in self.ops:
-            example = op(example, _NO_RANDOMNESS)
+            example = op(example, rng)
         return example
 
     def batch(self, examples: Sequence[Example], indices: Sequence[int], rows: int) -> Batch:

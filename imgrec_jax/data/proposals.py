@@ -173,7 +173,10 @@ def compute(
 
 def _fingerprint(source, options: SearchOptions) -> str:
     annotations = source.info.meta["annotations"]
-    described = json.dumps([dataclasses.asdict(options), list(annotations.file_names), annotations.sizes.tolist()])
+    # Of sets in other places with the same names and sizes, the identity tells which files they are.
+    described = json.dumps(
+        [dataclasses.asdict(options), list(annotations.file_names), annotations.sizes.tolist(), source.info.identity]
+    )
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 

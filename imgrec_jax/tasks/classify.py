@@ -55,16 +55,21 @@ def make_task(
       class_weights: K of them, which weigh the examples in the loss by their label; () for none.
     """
 
-    def weights(batch):
-        """What each example counts in the loss, [B]."""
-        valid = batch["example_valid"]
+    def losses_of(logits, batch):
+        """(the loss of each example, what it counts), both [B]; of a mixed pair each label's loss counts by its own weight."""
+        valid, values = batch["example_valid"], loss_fn(logits, batch["label"])
         if not len(class_weights):
-            return valid
+            if "mix" in batch:
+                values = batch["mix"] * values + (1 - batch["mix"]) * loss_fn(logits, batch["label_b"])
+            return values, valid
         table = jnp.asarray(class_weights, jnp.float32)
-        value = table[batch["label"]]
+        weight = table[batch["label"]]
         if "mix" in batch:
-            value = batch["mix"] * value + (1 - batch["mix"]) * table[batch["label_b"]]
-        return jnp.where(valid, value, 0.0)
+            parts = batch["mix"] * weight, (1 - batch["mix"]) * table[batch["label_b"]]
+            weight = parts[0] + parts[1]
+            total = parts[0] * values + parts[1] * loss_fn(logits, batch["label_b"])
+            values = total / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+        return values, jnp.where(valid, weight, 0.0)
 
     def init(rng, batch_spec):
         image = jnp.zeros((1, *batch_spec["image"].shape[1:]), jnp.float32)
@@ -76,10 +81,7 @@ def make_task(
 
     def loss(variables, batch, rng, train):
         logits, model_state = forward(variables, batch, rng, train)
-        values = loss_fn(logits, batch["label"])
-        if "mix" in batch:
-            values = batch["mix"] * values + (1 - batch["mix"]) * loss_fn(logits, batch["label_b"])
-        weight = weights(batch)
+        values, weight = losses_of(logits, batch)
         accuracy = metrics.Accuracy.top_k(logits, batch["label"], batch["example_valid"])
         sums = {"loss": metrics.Sum.of(values, weight), "accuracy": accuracy}
         count = jnp.sum(weight) if len(class_weights) else None

@@ -110,7 +110,7 @@ def resize(min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *,
             image = image.astype(np.float32) / np.float32(white(image.dtype))
         out = {
             **example,
-            "image": cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR) if new != old else image,
+            "image": cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR).reshape(*new, -1) if new != old else image,
         }
         ratio = np.array(new[::-1], np.float32) / np.array(old[::-1], np.float32)
         for key in {"boxes", "proposals"} & example.keys():

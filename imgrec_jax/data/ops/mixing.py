@@ -20,7 +20,7 @@ Mix = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, 
 BatchOp = Callable[[Batch, Batch, Sequence[np.random.Generator]], Batch]
 
 
-def mixup(*, alpha: float) -> Mix:
+def mixup(*, alpha: float = 0.2) -> Mix:
     """Mixes two images with a Beta(alpha, alpha) weight (Zhang et al. 2017, arXiv 1710.09412)."""
 
     def mix(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -31,7 +31,7 @@ def mixup(*, alpha: float) -> Mix:
     return mix
 
 
-def cutmix(*, alpha: float, probability: float = 1.0) -> Mix:
+def cutmix(*, alpha: float = 1.0, probability: float = 1.0) -> Mix:
     """Pastes a rectangle of the other image (Yun et al. 2019, arXiv 1905.04899); the weight is the area left.
 
     Args:

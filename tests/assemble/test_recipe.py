@@ -1,0 +1,174 @@
+"""What a recipe may say of ops, selection, schedule and durations: what cannot be meant is named before anything is built."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgrec_jax import assemble, optim
+from imgrec_jax.assemble import preprocess
+from imgrec_jax.assemble.lookup import ConfigError
+from imgrec_jax.config import OverrideError, load
+from imgrec_jax.data import proposals
+from imgrec_jax.data.ops import canvases
+from imgrec_jax.overrides import configure
+from imgrec_jax.tasks import classify
+from tests import small_runs
+
+
+def checked(name, **overrides):
+    config, notes = configure(name, {key.replace("__", "."): value for key, value in overrides.items()})
+    assemble.check(assemble.complete(config))
+    return config, notes
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "said"),
+    [
+        ("random_affine", "{'scale': 1.2}", r"scale=1\.2; expected 2 numbers, e\.g\. \(0\.9, 1\.1\)"),
+        ("random_affine", "{'scale': (1.2,)}", r"scale=\(1\.2,\); expected 2 numbers"),
+        (
+            "random_affine",
+            "{'scale': (1.2, 0.8)}",
+            r"scale=\(1\.2, 0\.8\); expected \(low, high\), more than 0 and in that order",
+        ),
+        ("random_affine", "{'scale': (0.0, 1.0)}", r"scale=\(0\.0, 1\.0\); expected \(low, high\), more than 0"),
+        ("random_affine", "{'size': 28}", r"size=28; expected 2 integers, e\.g\. \(28, 28\)"),
+        ("random_affine", "{'rotate': '12'}", r"rotate='12'; expected a number"),
+        ("random_affine", "{'aspect': 0.0}", r"aspect=0\.0; expected 1 or more"),
+        ("random_affine", "{'vertical_flip': 2.0}", r"vertical_flip=2\.0; expected a number from 0 to 1"),
+        ("random_affine", "{'fit': 'insde'}", r"fit='insde'; expected 'none', 'inside'"),
+        ("resize", "{'size': (0, 0)}", r"size=\(0, 0\); expected 1 or more pixels"),
+        ("to_channels", "{'channels': '3'}", r"channels='3'; expected an integer"),
+        ("to_channels", "{'channels': 2}", r"channels=2; expected 1 or 3"),
+        ("erase", "{'area': (0.5, 0.1)}", r"area=\(0\.5, 0\.1\); expected \(low, high\)"),
+        ("erase", "{'fill': 300}", r"fill=300; expected 0 to 255"),
+        ("elastic", "{'points': 2.5}", r"points=2\.5; expected an integer"),
+        ("resize_shorter", "{'length': 0}", r"length=0; expected 1 or more pixels"),
+    ],
+)
+def test_options_of_ops_that_cannot_be(op, options, said):
+    with pytest.raises(ConfigError, match=rf"config\.data\.train_ops\.{op}\.{said}"):
+        checked("mnist", data__train_ops=f"{{'{op}': {options}}}")
+
+
+@pytest.mark.parametrize("op", ["mixup", "cutmix"])
+def test_an_op_without_options_is_one(op):
+    checked("mnist:tiny", **{f"data__train_ops__{op}": "{}"})
+
+
+@pytest.mark.parametrize(
+    ("ops", "said"),
+    [
+        ("{'gaussian_noise': {'sigma': 60.0}}", "gaussian_noise draws at random"),
+        ("{'random_affine': {'rotate': 30.0}}", "random_affine draws at random"),
+        ("{'random_affine': {'scale': (0.9, 1.1)}}", "random_affine draws at random"),
+        ("{'erase': {}}", "erase draws at random"),
+    ],
+)
+def test_evaluation_draws_nothing(ops, said):
+    with pytest.raises(ConfigError, match=f"config.data.eval_ops.{said}, which is for training: give it in data.train_ops"):
+        checked("mnist", data__eval_ops=ops)
+    checked("mnist", data__eval_ops="{'random_affine': {'size': (32, 32), 'fit': 'inside', 'fill': 7}}")
+
+
+def test_boxes_are_brought_back_from_stretches_alone():
+    for ops in (
+        "{'random_affine': {'size': (64, 64), 'fit': 'inside'}}",
+        "{'resize_and_center_crop': {'shorter': 64, 'size': (64, 64)}}",
+    ):
+        with pytest.raises(ConfigError, match="crops or pads, and boxes are brought back by the sides of the images alone"):
+            checked("scenes_detection", data__eval_ops=ops)
+    checked("scenes_detection", data__eval_ops="{'resize': {'size': (64, 64)}}")
+
+
+@pytest.mark.parametrize("metric", ["loss", "calibration_error", "loss_mask"])
+def test_what_is_better_the_smaller_it_is_is_not_maximised(metric):
+    with pytest.raises(ConfigError, match=f"select.metric='{metric}' is better the smaller it is, .* set select.mode='min'"):
+        checked("mnist", select__metric=metric)
+    splits = {"data__train_split": "train[:55000]", "data__validation_split": "train[55000:]"}
+    checked("mnist", select__metric=metric, select__mode="min", **splits)
+
+
+def test_another_schedule_drops_what_it_does_not_take():
+    config, notes = checked("mnist:fast", schedule__name="cosine")
+    assert config.schedule.peak_fraction == load("mnist").schedule.peak_fraction
+    assert "note: schedule.name=cosine takes no peak_fraction, div_factor; dropped, as one_cycle had them" in notes
+    with pytest.raises(ConfigError, match=r"schedule\.gamma=0\.3 is not used by the schedule 'cosine'"):
+        checked("mnist:fast", schedule__name="cosine", schedule__gamma="0.3")
+
+
+def test_two_units_of_one_duration_are_refused():
+    with pytest.raises(OverrideError, match=r"train\.total_steps=10 and .*train\.total_epochs=1\.0 are two units"):
+        checked("mnist:tiny", train__total_steps="10", train__total_epochs="1")
+    assert checked("mnist:tiny", train__total_epochs="1", train__total_steps="None")[0].train.total_epochs == 1
+
+
+def test_a_decay_by_layers_wants_layers():
+    params = {"conv": {"kernel": jnp.zeros(3)}}
+    with pytest.raises(ValueError, match="optim.layer_decay=0.1 changes nothing: this model has no parameters under backbone/"):
+        optim.make_optimizer("sgd", schedule=lambda step: 0.1, params=params, layer_decay=0.1)
+
+
+def test_seeds_that_would_be_cut_are_refused():
+    with pytest.raises(ConfigError, match=r"config\.seed=4294967296; expected an integer from 0, less than 2\*\*32"):
+        checked("mnist", seed=str(2**32))
+
+
+def test_evaluation_of_several_sizes_is_in_batches_of_one_canvas():
+    """The last of data.min_size is what evaluation resizes to; its batches are put together by it."""
+    config = load("scenes_detection")
+    config.data.min_size, config.data.max_size, config.data.canvases = (96, 64), 192, ()
+    sizes = np.array([[96, 97], [96, 120], [96, 125], [96, 100]])
+    source = type("Source", (), {"info": type("Info", (), {"meta": {"sizes": sizes}})})()
+    order = preprocess.eval_order(config, source, 2)(0)
+    op = preprocess._resize(config)((config.data.min_size[-1],))
+    for indices in order.indices:
+        noted = {op({"image": np.zeros((*sizes[i], 3), np.uint8)}, None)["canvas"] for i in indices}
+        assert len(noted) == 1
+
+
+def test_grey_images_are_resized_with_their_channel():
+    op = canvases.resize((48,), 192, ())
+    assert op({"image": np.zeros((64, 80, 1), np.uint8)}, np.random.default_rng(0))["image"].shape == (48, 60, 1)
+
+
+def test_proposals_are_of_their_own_set(tmp_path):
+    """Two sets in different places with the same names and sizes share no proposals."""
+    found = []
+    for place in ("a", "b"):
+        data = tmp_path / place
+        small_runs.MAKERS["detection"](data)
+        if place == "b":
+            for path in data.rglob("*.png"):
+                path.write_bytes(path.read_bytes() + b" ")  # other files of the same names and sizes
+        config = small_runs.config_of("detection", data)
+        train, _ = assemble.data.open_sources(assemble.complete(config))
+        found.append(proposals._fingerprint(train, proposals.SearchOptions()))
+    assert found[0] != found[1]
+
+
+def test_labels_of_a_mixed_pair_count_by_their_own_weights():
+    """As torch weighs soft labels: each part of the loss by the weight of its class, over the sum of both."""
+    weights, mix = (9.0, 0.5), 0.3
+    logits = jnp.array([[0.4, -0.2], [0.1, 0.7]])
+    batch = {
+        "image": jnp.zeros((2, 1, 1, 2)), "label": jnp.array([0, 1]), "label_b": jnp.array([1, 0]), "mix": jnp.full(2, mix),
+        "example_valid": jnp.ones(2, bool),
+    }  # fmt: skip
+
+    class Given:
+        def apply(self, variables, image, train, rngs, mutable=None):
+            return (logits, {}) if train else logits
+
+    def cross_entropy(logits, label):
+        return -jax.nn.log_softmax(logits)[jnp.arange(2), label]
+
+    task = classify.make_task(
+        model=Given(), loss_fn=cross_entropy, num_classes=2, mean=(0.0,), std=(1.0,), probabilities=jax.nn.softmax,
+        class_weights=weights,
+    )  # fmt: skip
+    value, _ = task.loss({"params": {}}, batch, None, True)
+    soft = np.array([[mix, 1 - mix], [1 - mix, mix]]) * weights
+    expected = -(soft * np.asarray(jax.nn.log_softmax(logits))).sum() / soft.sum()
+    assert float(value) == pytest.approx(expected, rel=1e-6)
