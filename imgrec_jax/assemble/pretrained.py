@@ -45,6 +45,7 @@ class Loaded(NamedTuple):
       classes: the names of their outputs; () where they are not known.
       architecture: what timm calls their network; "" where nothing is said of it.
       released: the name in KNOWN of the file that they are, whatever it is called; "" for none.
+      options: of the backbone of a run of this project, by its name: (name, options that took effect).
     """
 
     tensors: dict[str, np.ndarray]
@@ -55,6 +56,7 @@ class Loaded(NamedTuple):
     classes: tuple[str, ...]
     architecture: str = ""
     released: str = ""
+    options: tuple[str, dict[str, Any]] = ("", {})
 
 
 def check(config: ConfigDict) -> None:
@@ -172,7 +174,8 @@ def _read_run(folder: Path) -> Loaded:
     side = shape[0] if config.task == "classification" and len(shape) == 3 and shape[0] == shape[1] else None
     preprocessing = Preprocessing(None, side, mean=tuple(config.data.mean), std=tuple(config.data.std))
     kept = card.get("pretrained") or {}
-    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes)
+    options = _backbone_options(config.model)
+    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes, options=options)
 
 
 def record(config: ConfigDict) -> dict[str, Any] | None:
@@ -220,11 +223,17 @@ _REMEDY = (
 )
 
 
-def _check_options(model: ConfigDict, layout: str, source: str, architecture: str = "") -> None:
-    """Raises ValueError where the network would compute something else than the one that the weights were trained in; args: of
-    `options_of`."""
+def _check_options(
+    model: ConfigDict, layout: str, source: str, architecture: str = "", trained: tuple[str, dict[str, Any]] = ("", {})
+) -> None:
+    """Raises ValueError where the network would compute something else than the one that the weights were trained in.
+
+    Args: of `options_of`; trained: `_backbone_options` of a run of this project that they are of.
+    """
     name, have = _backbone_options(model)
     wanted = options_of(layout, name, source, architecture)
+    if trained[0] == name:
+        wanted |= {key: trained[1][key] for key in ("padding", "norm_epsilon") if key in trained[1]}
     other = {key: value for key, value in wanted.items() if key in have and have[key] != value}
     if not other:
         return
@@ -262,7 +271,7 @@ def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, 
     fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
     found = fit.find(loaded.tensors, fresh)
     have, layout = fit.unfold(loaded.tensors, found.names, _epsilon(config.model)), found.layout
-    _check_options(config.model, layout, loaded.released or section.path, loaded.architecture)
+    _check_options(config.model, layout, loaded.released or section.path, loaded.architecture, loaded.options)
     tensors = {
         path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
         for path, name in found.names.items()

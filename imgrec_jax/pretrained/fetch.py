@@ -176,7 +176,7 @@ def beside(path: Path) -> Stated:
         stored = json.loads(path.with_name("config.json").read_text())
     except (OSError, ValueError):
         return Stated()
-    settings = stored.get("pretrained_cfg", stored) if isinstance(stored, dict) else {}
+    settings = stored.get("pretrained_cfg", stored) if isinstance(stored, dict) else None
     if not isinstance(settings, dict):
         return Stated()
     architecture = str(stored.get("architecture") or settings.get("architecture") or "")

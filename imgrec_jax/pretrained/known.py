@@ -221,7 +221,8 @@ def options_of(layout: str, architecture: str, source: str, theirs: str = "") ->
         of_tensorflow = theirs.startswith("tf_") if theirs else "tf_" in _called(source)
         return {"padding": "tf", "norm_epsilon": 1e-3} if of_tensorflow else {"padding": "torch", "norm_epsilon": 1e-5}
     # Of torchvision's released detectors, by name or by what their files are called; a file of one has the layout "detector".
-    if re.match(r"(fasterrcnn|maskrcnn|retinanet)_resnet50_fpn(\.COCO|_coco)", PurePath(source).name):
+    released = re.match(r"(fasterrcnn|maskrcnn|retinanet)_resnet50_fpn(\.COCO|_coco)", PurePath(source).name)
+    if layout == "detector" and released:
         return {"norm_epsilon": 0.0}
     return {}
 

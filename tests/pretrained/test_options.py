@@ -56,6 +56,14 @@ def test_the_options_of_a_backbone_are_those_that_take_effect(model):
     _check_options(densenet, "keras", "densenet121.h5")
 
 
+def test_the_options_of_a_run_are_those_of_its_weights():
+    trained = "mobilenet_v2", {**TF, "drop_path": 0.1}
+    _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": TF}), "own", "runs/a", "", trained)
+    _check_options(ConfigDict({**UNET, "backbone": "resnet18"}), "own", "runs/fasterrcnn_resnet50_fpn_coco", "", trained)
+    with pytest.raises(ValueError, match="it would compute something else"):
+        _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2"}), "own", "runs/a", "", trained)
+
+
 def test_a_trunk_can_be_given_on_the_command_line():
     given = {"model.backbone": "mobilenet_v2", "model.trunk": str(TF)}
     assert configure("configs/coco_faster_rcnn.py", given)[0].model.trunk.to_dict() == TF
@@ -65,6 +73,8 @@ def test_a_trunk_can_be_given_on_the_command_line():
 def test_what_timm_calls_a_network_is_read_beside_the_file(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "tf_efficientnet_b0", "pretrained_cfg": {}}))
     assert fetch.beside(tmp_path / "model.safetensors").architecture == "tf_efficientnet_b0"
+    (tmp_path / "config.json").write_text("[]")
+    assert fetch.beside(tmp_path / "model.safetensors") == fetch.Stated()
     torch = {"padding": "torch", "norm_epsilon": 1e-5}
     assert options_of("timm", "efficientnet_b0", "x/model.safetensors", "tf_efficientnet_b0") == TF
     assert options_of("timm", "efficientnet_b0", "tf_x/model.safetensors", "efficientnet_b0") == torch
