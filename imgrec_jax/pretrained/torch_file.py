@@ -142,7 +142,7 @@ _BESIDE = {
     "argparse": ("Namespace",),
     "collections": ("Counter", "defaultdict", "deque"),
     **dict.fromkeys(("builtins", "__builtin__"), ("set", "frozenset", "dict", "list", "int", "float", "complex", "slice")),
-    "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath"),
+    **dict.fromkeys(("pathlib", "pathlib._local"), ("PosixPath", "WindowsPath", "PurePosixPath")),  # the latter of Python 3.13
     "torch": (
         "Size",
         "device",
