@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
             writer.write(result)
             count += 1
     seconds = time.perf_counter() - began
+    if writer.numbered:
+        say("note: names of the images are no numbers, or the same: --coco has the numbers of their lines, 1, 2, ...")
     if run.resized:
         height, width = run.image_size
         say(f"note: {run.resized:,} images of another size were stretched to the run's {height} x {width}")

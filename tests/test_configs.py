@@ -14,6 +14,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {
     "mnist": ["", "linear", "softmax", "mlp", "keras", "seed_b", "fast", "best", "tiny"],
     "image_classification": ["32", "64"],
+    "imagenet": ["resnet50", "vit_s16", "vit_s16,tiny"],
+    "cifar10": ["resnet18", "resnet18,tiny"],
     "image_folder": ["", "multi_label"],
     "medical_cnn": ["", "224"],
     "own_detection": ["", "tiny"],

@@ -5,7 +5,7 @@ every one has a key; `switch` changes a name and drops the options that the new 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -29,11 +29,11 @@ class Option(NamedTuple):
 
 
 def options_like(factory: Callable, skip: int = 0, but: tuple[str, ...] = ()) -> dict[str, Option]:
-    """The arguments of `factory` that a config can give: those with plain values."""
+    """The arguments of `factory` that a config can give: those with plain values, and sections of further options."""
     options = {}
     for name, parameter in list(inspect.signature(factory).parameters.items())[skip:]:
         plain = parameter.default is inspect.Parameter.empty or isinstance(
-            parameter.default, bool | int | float | str | tuple | None
+            parameter.default, bool | int | float | str | tuple | Mapping | None
         )
         if name in (*HIDDEN, "dtype", *but) or not plain or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -125,7 +125,8 @@ def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
     """A copy in which every option of every component that is named has a key, at its default where the config says nothing.
 
     settle: what is open of the preprocessing is that of the pretrained weights; not while values are still to be given. Until
-    then options that must be given have a key, too, at None; `close` takes back those that were not.
+    then options that must be given have a key, too, at None, and sections of further options, empty; `close` takes back those
+    that were not.
     """
     config = config.copy_and_resolve_references()
     locked = config.is_locked
@@ -144,21 +145,27 @@ def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
 
 
 def close(config: ConfigDict) -> None:
-    """Takes away, in place, the options that must be given and were not."""
+    """Takes away, in place, the options that must be given and were not, and empty sections of further options."""
     with config.unlocked():
         for _, key, options_of in COMPONENTS:
             section = _section(config, key)
             for name, option in (options_of(config) or {}).items():
-                if option.default is inspect.Parameter.empty and name in section and section[name] is None:
+                must = option.default is inspect.Parameter.empty
+                if name in section and (
+                    (must and section[name] is None) or (isinstance(option.default, Mapping) and not section[name])
+                ):
                     del section[name]
 
 
 def _fill(section: ConfigDict, options: dict[str, Option], required: bool = False) -> None:
     for name, option in options.items():
         must = option.default is inspect.Parameter.empty
-        if name in section or (must and not required):
+        further = isinstance(option.default, Mapping)
+        if name in section or ((must or further) and not required):
             continue
-        if must or option.default is None:
+        if further:
+            section[name] = ConfigDict()
+        elif must or option.default is None:
             section[name] = placeholder(option.kind or object)
         else:
             section[name] = option.default

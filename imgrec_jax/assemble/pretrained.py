@@ -19,6 +19,7 @@ from imgrec_jax.pretrained import fetch, files, fit, merge, names
 from imgrec_jax.pretrained.known import (
     COCO_91,
     KNOWN,
+    Known,
     Preprocessing,
     by_layout,
     forbids_commercial_use,
@@ -42,6 +43,9 @@ class Loaded(NamedTuple):
       licence: "" where nothing is said of it.
       preprocessing: of their training, None where it follows from the layout.
       classes: the names of their outputs; () where they are not known.
+      architecture: what timm calls their network; "" where nothing is said of it.
+      released: the name in KNOWN of the file that they are, whatever it is called; "" for none.
+      options: of the backbone of a run of this project, by its name: (name, options that took effect).
     """
 
     tensors: dict[str, np.ndarray]
@@ -50,6 +54,9 @@ class Loaded(NamedTuple):
     licence: str
     preprocessing: Preprocessing | None
     classes: tuple[str, ...]
+    architecture: str = ""
+    released: str = ""
+    options: tuple[str, dict[str, Any]] = ("", {})
 
 
 def check(config: ConfigDict) -> None:
@@ -100,7 +107,8 @@ def preprocessing_of(loaded: Loaded) -> Preprocessing | None:
     if loaded.preprocessing is not None:
         return loaded.preprocessing
     kinds = {
-        "pytorch": r"^_conv_stem\.", "detector": r"^roi_heads\.", "fcn": r"^backbone\.", "keras": r"/(kernel|gamma)$",
+        "pytorch": r"^_conv_stem\.", "detector": r"^(roi_heads|head\.(classification|regression)_head)\.",
+        "fcn": r"^backbone\.", "keras": r"/(kernel|gamma)$",
         "timm": r"^(conv_stem|stem\.0|patch_embed\.proj|pre_logits\.fc1)\.",
     }  # fmt: skip
     layout = next(
@@ -123,18 +131,17 @@ def load(section: ConfigDict) -> Loaded:
     if fetch.is_name(path):
         fetched = fetch.fetch(path)
         loaded = _read(str(fetched.path), fetched.path.stat().st_mtime_ns)
-        known = fetched.known
-        own = known.preprocessing if known.preprocessing.resize_shorter or known.preprocessing.bgr else None
-        loaded = loaded._replace(
-            source=f"{path} ({known.url})",
-            licence=known.licence,
-            preprocessing=own or loaded.preprocessing,
-            classes=known.classes,
-        )
+        loaded = _as_known(loaded._replace(source=f"{path} ({fetched.known.url})"), fetched.known)
     else:
         file = files.file_in(_path(section))
         loaded = _read(str(file), file.stat().st_mtime_ns)
+        loaded = _as_known(loaded, KNOWN[loaded.released]) if loaded.released else loaded
     return loaded._replace(licence=section.licence or loaded.licence, classes=tuple(section.class_names) or loaded.classes)
+
+
+def _as_known(loaded: Loaded, known: Known) -> Loaded:
+    own = known.preprocessing if known.preprocessing.resize_shorter or known.preprocessing.bgr else None
+    return loaded._replace(licence=known.licence, preprocessing=own or loaded.preprocessing, classes=known.classes)
 
 
 @functools.lru_cache(maxsize=2)
@@ -144,8 +151,11 @@ def _read(path: str, changed: int) -> Loaded:
     if workdir.exists(file):
         return _read_run(file)
     tensors = fit.with_todays_names(files.read(file))
-    stated = fetch.beside(file)
-    return Loaded(tensors, path, fetch.sha256(*files.parts(file)), stated.get("licence", ""), stated.get("preprocessing"), ())
+    stated, digest = fetch.beside(file), fetch.sha256(*files.parts(file))
+    released = next((name for name, known in KNOWN.items() if known.sha256 and digest.startswith(known.sha256)), "")
+    return Loaded(
+        tensors, path, digest, stated.licence, stated.preprocessing, (), architecture=stated.architecture, released=released
+    )
 
 
 def _read_run(folder: Path) -> Loaded:
@@ -159,12 +169,13 @@ def _read_run(folder: Path) -> Loaded:
         raise ValueError(str(error)) from error
     flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
     classes = tuple(card.get("class_names", ()))
-    classes = ("__background__", *classes) if config.task == "detection" else classes
+    classes = (fit.BACKGROUND, *classes) if config.task == "detection" else classes
     shape = card.get("image_shape", ())
     side = shape[0] if config.task == "classification" and len(shape) == 3 and shape[0] == shape[1] else None
     preprocessing = Preprocessing(None, side, mean=tuple(config.data.mean), std=tuple(config.data.std))
     kept = card.get("pretrained") or {}
-    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes)
+    options = _backbone_options(config.model)
+    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes, options=options)
 
 
 def record(config: ConfigDict) -> dict[str, Any] | None:
@@ -194,7 +205,7 @@ def make_initialise(config: ConfigDict, class_names: Sequence[str] = ()) -> Call
     section = config.pretrained
     if not section.path:
         return None
-    ours = ("__background__", *class_names) if config.task == "detection" else tuple(class_names)
+    ours = (fit.BACKGROUND, *class_names) if config.task == "detection" else tuple(class_names)
 
     def initialise(variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
         try:
@@ -212,30 +223,46 @@ _REMEDY = (
 )
 
 
-def _check_options(model: ConfigDict, layout: str, source: str) -> None:
-    """Raises ValueError where the network would compute something else than the one that the weights were trained in."""
-    name = model.get("backbone", model.name) or model.name
-    wanted = options_of(layout, name, source)
-    other = {key: value for key, value in wanted.items() if key in model and model[key] != value}
-    if other:
+def _check_options(
+    model: ConfigDict, layout: str, source: str, architecture: str = "", trained: tuple[str, dict[str, Any]] = ("", {})
+) -> None:
+    """Raises ValueError where the network would compute something else than the one that the weights were trained in.
+
+    Args: of `options_of`; trained: `_backbone_options` of a run of this project that they are of.
+    """
+    name, have = _backbone_options(model)
+    wanted = options_of(layout, name, source, architecture)
+    if trained[0] == name:
+        wanted |= {key: trained[1][key] for key in ("padding", "norm_epsilon") if key in trained[1]}
+    other = {key: value for key, value in wanted.items() if key in have and have[key] != value}
+    if not other:
+        return
+    trunk = dict(model.get("trunk", {}))
+    if name == model.name or name not in ARCHITECTURES or (name in RESNETS and "norm_epsilon" in model and not trunk):
         flags = " ".join(f"--config.model.{key}={value}" for key, value in other.items())
-        raise ValueError(
-            f"these weights were trained with {', '.join(f'{k}={v}' for k, v in wanted.items())}, and the model has "
-            f"{', '.join(f'{key}={model[key]}' for key in other)}: it would compute something else; give {flags}"
-        )
+    else:
+        flags = f'--config.model.trunk="{trunk | other}"'
+    raise ValueError(
+        f"these weights were trained with {', '.join(f'{k}={v}' for k, v in wanted.items())}, and the model has "
+        f"{', '.join(f'{key}={have[key]}' for key in other)}: it would compute something else; give {flags}"
+    )
+
+
+def _backbone_options(model: ConfigDict) -> tuple[str, dict[str, Any]]:
+    """(name, options that take effect) of a model's backbone: of the model or its `trunk`, or the architecture's own."""
+    name = model.get("backbone") or model.name
+    if name not in ARCHITECTURES:
+        return name, {key: value for key, value in model.items() if value is not None}
+    options = {key: value.default for key, value in inspect.signature(ARCHITECTURES[name].make).parameters.items()}
+    given = dict(model) if name == model.name else dict(model.get("trunk", {}))
+    if name in RESNETS and "norm_epsilon" in model:  # which detectors hand to a ResNet
+        given.setdefault("norm_epsilon", model.norm_epsilon)
+    return name, options | {key: value for key, value in given.items() if key in options and value is not None}
 
 
 def _epsilon(model: ConfigDict) -> float:
     """Of the norms of the backbone."""
-    name = model.get("backbone") or model.name
-    if name not in ARCHITECTURES:
-        return float(model.get("norm_epsilon") or 1e-5)
-    own = inspect.signature(ARCHITECTURES[name].make).parameters
-    default = own["norm_epsilon"].default if "norm_epsilon" in own else 1e-5
-    given = model.get("trunk", {}).get("norm_epsilon")
-    if given is None and (name == model.name or name in RESNETS):
-        given = model.get("norm_epsilon")
-    return float(default if given is None else given)
+    return float(_backbone_options(model)[1].get("norm_epsilon", 1e-5))
 
 
 def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:
@@ -244,7 +271,7 @@ def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, 
     fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
     found = fit.find(loaded.tensors, fresh)
     have, layout = fit.unfold(loaded.tensors, found.names, _epsilon(config.model)), found.layout
-    _check_options(config.model, layout, section.path)
+    _check_options(config.model, layout, loaded.released or section.path, loaded.architecture, loaded.options)
     tensors = {
         path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
         for path, name in found.names.items()
@@ -317,9 +344,9 @@ def _match(tensors: dict[str, np.ndarray], fresh: dict[str, Any], ours: tuple[st
             f"head='match' needs the names of the classes of {'the data' if not ours else 'the weights'}"
             + ("; give them, in the order of its outputs, as config.pretrained.class_names" if ours else "")
         )
-    known = {name.lower() for name in theirs}
-    new = [name for name in ours if name.lower() not in known]
-    if len(new) == len(ours) or (len(ours) > 1 and set(ours) - set(new) == {"__background__"}):
+    known = {fit.same_class(name) for name in theirs}
+    new = [name for name in ours if fit.same_class(name) not in known]
+    if {fit.same_class(name) for name in ours if name not in new} <= ({fit.BACKGROUND} if len(ours) > 1 else set()):
         raise ValueError(f"none of the classes {list(ours)[:6]} is among those of the weights, {list(theirs)[:6]}, ...")
     for path in heads:
         tensors[path] = fit.select_classes(tensors[path], np.asarray(fresh[path]), path, ours, theirs)

@@ -216,7 +216,10 @@ def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
     else random ones.
 
     Their size is that of the run's training batches; in segmentation, which may train on crops, that of the first image of the
-    split.
+    split. Those of 16 bits are rounded to the 8 that a file takes, and it is said.
+
+    Raises:
+      ValueError: for a run whose images, as its network takes them, are no parts of 1.
     """
     shape: tuple[int, ...] = run.image_shape
     try:
@@ -231,12 +234,27 @@ def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
             return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"
     found = [_as_taken(run, image, origin) for image in images]
     shape = found[0].shape if found and run.config.task == "segmentation" else shape
-    fitting = [image for image in found if image.shape == shape and image.dtype == np.uint8]
+    if any(image.dtype != np.uint8 for image in found):
+        found = [_as_bytes(image, f"{run.workdir}, {origin}") for image in found]
+        origin += "; rounded to 8 bits a channel, which is what the file takes: what the run tells apart by more is lost in it"
+    fitting = [image for image in found if image.shape == shape]
     if not fitting:
         return np.random.default_rng(0).integers(
             0, 256, (count, *shape), np.uint8
         ), "random ones; those of the data differ in size"
     return np.stack(fitting), origin
+
+
+def _as_bytes(image: np.ndarray, name: str) -> np.ndarray:
+    """uint8, or float 0..1 -> uint8; ValueError for other floats."""
+    if image.dtype == np.uint8:
+        return image
+    if not (image.min() >= 0 and image.max() <= 1):
+        raise ValueError(
+            f"{name}: the network takes images of values {image.min():.3g} to {image.max():.3g}, and a file takes uint8 as "
+            "values 0 to 1; leave out of data.eval_ops what takes images out of 0..1"
+        )
+    return np.rint(image * 255).astype(np.uint8)
 
 
 def _as_taken(run: Predictor, image: np.ndarray, name: str) -> np.ndarray:

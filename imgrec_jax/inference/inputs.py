@@ -121,7 +121,7 @@ def pictures(
         image, `Picture`; or an array [N, H, W], [N, H, W, C].
       max_pixels, upright: see `read_file`.
       every: of a video, one frame in so many.
-      decode: (bytes of a file, its name) -> image, in place of `read_file`.
+      decode: (bytes of a file, its name) -> image, in place of `read_file`; a PIL image is read as a file of it would be.
     """
     if isinstance(images, np.ndarray):
         one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
@@ -134,7 +134,8 @@ def pictures(
         elif isinstance(item, str | os.PathLike):
             yield from of_path(os.fspath(item), max_pixels=max_pixels, upright=upright, every=every, decode=decode)
         elif _is_pil(item):
-            yield Picture(getattr(item, "filename", "") or f"image {position}", functools.partial(_read_pil, item, upright))
+            name = os.fspath(getattr(item, "filename", "") or f"image {position}")
+            yield Picture(name, functools.partial(_read_pil, item, name, max_pixels, upright, decode))
         else:
             yield Picture(f"image {position}", functools.partial(np.asarray, item))
 
@@ -143,9 +144,31 @@ def _is_pil(item: Any) -> bool:
     return hasattr(item, "getexif") and hasattr(item, "convert")
 
 
-def _read_pil(image: Any, upright: bool) -> np.ndarray:
-    pixels = np.asarray(as_rgb(image))
-    return turned(pixels, image.getexif().get(0x0112, 1)) if upright else pixels
+def _read_pil(image: Any, name: str, max_pixels: int, upright: bool, decode_file: Decode | None) -> np.ndarray:
+    """A PIL image as a file of it is read, by whatever reads files."""
+    image.load()  # of a TIFF, turns it and drops the tag
+    tag = image.getexif().get(0x0112, 1)
+    if decode_file is None and image.mode in ("RGB", "L"):  # what every reader makes of them
+        pixels = np.asarray(image.convert("RGB"))
+        return turned(pixels, tag) if upright else pixels
+    data = _as_png(image, tag)
+    return decode(data, name, max_pixels, upright) if decode_file is None else decode_file(data, name)
+
+
+def _as_png(image: Any, orientation: int) -> bytes:
+    """A PIL image of any mode as a PNG with all that a PNG can say: palette, transparency, 16 bits."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # which some PILs open so
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
+    elif image.mode in ("RGBa", "La", "PA"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    elif image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        image = as_rgb(image)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.save(file, "PNG", exif=exif, icc_profile=None, compress_level=1)
+    return file.getvalue()
 
 
 def of_path(

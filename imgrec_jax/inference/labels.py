@@ -2,7 +2,8 @@
 
   classification   a folder with a folder of images a class, or a CSV of "file,label" lines
   detection        a COCO json
-  segmentation     a folder of masks, PNG of class numbers, each with the name of its image; 255 is void
+  segmentation     a folder of masks, each with the name of its image, of the kind that the run was trained on (a run on other
+                   data: PNG of class numbers, 255 is void)
 
 Shape letters: H W image.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,9 +23,10 @@ from imgrec_jax import metrics
 from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import list_files
-from imgrec_jax.data.images import ImageFileError
+from imgrec_jax.data.images import MAX_PIXELS
 from imgrec_jax.data.sets import coco
-from imgrec_jax.data.sets.mask_folder import mask_values
+from imgrec_jax.data.sets.mask_folder import check_mask, targets_of
+from imgrec_jax.data.sets.own_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES
 
 Targets = dict[str, Any]
 VOID = 255
@@ -58,7 +60,7 @@ class ClassLabels:
     def __init__(self, place: Path, class_names: Sequence[str]):
         self.states: dict[str, Any] | None = None
         self._place, self._names = place, {name: label for label, name in enumerate(class_names)}
-        self._rows = None if place.is_dir() else _read_csv(place)
+        self._rows = None if place.is_dir() else Table(_read_csv(place), place.parent)
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
         return {"label": self._label(name)}
@@ -79,7 +81,7 @@ class ClassLabels:
             if found is None:
                 raise ValueError(f"{name}: none of its folders {list(folders)} is a class; the run has {list(self._names)}")
             return self._names[found]
-        text = _by_tail(self._rows, name)
+        text = self._rows.of(name)
         if text is None:
             raise ValueError(f"{name}: {self._place} has no line for it")
         if text not in self._names:
@@ -89,20 +91,37 @@ class ClassLabels:
 
 def _read_csv(path: Path) -> dict[str, str]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"--labels={path} cannot be read as CSV ({error}); expected lines of file,label") from error
     short = next((number for number, row in enumerate(rows, start=1) if len(row) < 2), None)
     if short is not None or not rows:
         raise ValueError(f"--labels={path}, line {short or 1}: expected lines of file,label")
-    return {row[0]: row[1] for row in rows if row[:2] != ["file", "label"]}
+    return {row[0]: row[1].strip() for row in rows if row[:2] != ["file", "label"]}
 
 
-def _by_tail(table: dict[str, Any], name: str) -> Any:
-    """The entry of a file: by the longest end of its path that the table has, "a/b/c.png", "b/c.png" or "c.png"."""
-    parts = Path(name).parts
-    return next((table[tail] for n in range(len(parts)) if (tail := "/".join(parts[n:])) in table), None)
+class Table:
+    """What files have, by their paths as a list beside them gives these: from any folder above, "./" or absolute."""
+
+    def __init__(self, rows: dict[str, Any], folder: Path):
+        """folder: of the list, from which "../" leads."""
+        self._rows = {_parts(file, folder): value for file, value in rows.items()}
+
+    def of(self, name: str) -> Any:
+        """The entry of a file: of its whole path, else of the longest end that the table has, "b/c.png" or "c.png"; or None."""
+        for parts in (_parts(os.path.abspath(name)), _parts(os.path.realpath(name))):
+            found = next((self._rows[tail] for n in range(len(parts)) if (tail := parts[n:]) in self._rows), None)
+            if found is not None:
+                return found
+        return None
+
+
+def _parts(path: str, folder: Path | None = None) -> tuple[str, ...]:
+    plain = os.path.normpath(path.strip().replace("\\", "/"))
+    if folder is not None and plain.startswith("../"):
+        plain = os.path.abspath(folder / plain)
+    return PurePosixPath(plain).parts
 
 
 class BoxLabels:
@@ -111,13 +130,13 @@ class BoxLabels:
     def __init__(self, place: Path, class_names: Sequence[str], summarise: Callable[[Annotations, dict], dict]):
         """summarise: (annotations, merged states) -> values."""
         self.states: dict[str, Any] | None = None
-        found = coco.read_folder(place.parent, place).annotations
+        found = coco.read_folder(place.parent, place, allow_outside=True).annotations  # names alone
         try:
             self.annotations = found.relabelled(class_names, range(1, len(class_names) + 1)) if class_names else found
         except ValueError as error:
             raise ValueError(f"--labels={place}: {error}, as in the run; rename the class or leave it out") from error
         self._place, self._summarise = place, summarise
-        self._rows = {file: row for row, file in enumerate(self.annotations.file_names)}
+        self._rows = Table({file: row for row, file in enumerate(self.annotations.file_names)}, place.parent)
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
         row = self.index(name)
@@ -128,7 +147,7 @@ class BoxLabels:
         return targets
 
     def index(self, name: str) -> int:
-        row = _by_tail(self._rows, name)
+        row = self._rows.of(name)
         if row is None:
             raise ValueError(f"{name}: {self._place} lists no such file")
         return row
@@ -144,36 +163,53 @@ class BoxLabels:
 
 
 class MapLabels:
-    """The mask of each image: class numbers, or for a run on masks of kind "binary" whatever is not 0."""
+    """The mask of each image, read as training reads those of this kind."""
 
-    def __init__(self, place: Path, classes: int, binary: bool = False, void: int | None = VOID, suffix: str = ""):
+    def __init__(
+        self,
+        place: Path,
+        classes: int,
+        kind: str = "index",
+        void: int | None = VOID,
+        suffix: str = "",
+        max_pixels: int = MAX_PIXELS,
+    ):
+        """kind, void: as `mask_folder.targets_of`; suffix: after the image's name in a mask's, where it is none of SUFFIXES."""
         self.states: dict[str, Any] | None = None
-        self._place, self._classes, self._binary, self._void, self._suffix = place, classes, binary, void, suffix
-        self._files = list_files(place)
-        self._masks = {path.stem: path for path in self._files.names}
-        if len(self._masks) < len(self._files.names):
-            twice = next(path for path in self._files.names if self._masks[path.stem] != path)
-            raise ValueError(f"--labels={place}: {twice} and {self._masks[twice.stem]} are masks of one name; give one folder")
+        self._place, self._classes, self._kind, self._void, self._max_pixels = place, classes, kind, void, max_pixels
+        self._suffixes = dict.fromkeys((suffix, *SUFFIXES))
+        self._files = list_files(place, max_pixels)
+        self._masks: dict[str, list[PurePosixPath]] = {}
+        in_folders = [path for path in self._files.names if path.parent.name in MASK_FOLDERS]
+        for path in in_folders if kind == "instances" and in_folders else self._files.names:
+            self._masks.setdefault(self._image_of(path), []).append(path)
+        twice = [] if kind == "instances" else [paths for paths in self._masks.values() if len(paths) > 1]
+        if twice:
+            first, second = twice[0][:2]
+            raise ValueError(f"--labels={place}: {first} and {second} are masks of one name; give one folder")
         if not self._masks:
-            raise ValueError(f"--labels={place} holds no mask; expected NAME.png of class numbers for an image NAME.*")
+            raise ValueError(f"--labels={place} holds no mask; expected NAME.png for an image NAME.*, as of kind={kind!r}")
+
+    def _image_of(self, mask: PurePosixPath) -> str:
+        """The name of a mask's image: the mask's own; of kind "instances" the folder's, NAME/masks/*.png or NAME/*.png."""
+        if self._kind != "instances":
+            return mask.stem
+        above = [part for part in (Path(os.path.abspath(self._place)) / mask).parts[:-1] if part not in MASK_FOLDERS]
+        return above[-1] if mask.parts[:-1] or self._place.name in MASK_FOLDERS else mask.stem
+
+    def _masks_of(self, name: str) -> list[PurePosixPath] | None:
+        path = Path(os.path.abspath(name))
+        if self._kind == "instances" and path.parent.name in IMAGE_FOLDERS and path.parent.parent.name in self._masks:
+            return self._masks[path.parent.parent.name]  # NAME/images/any.png
+        return next((self._masks[n] for end in self._suffixes if (n := f"{path.stem}{end}") in self._masks), None)
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
-        stem = Path(name).stem
-        path = self._masks.get(f"{stem}{self._suffix}", self._masks.get(stem))
-        if path is None:
-            raise ValueError(f"{name}: no mask {stem}{self._suffix}.png in {self._place}")
-        values = mask_values(self._files, path)
-        if values.shape != size:
-            raise ValueError(f"{name}: (height, width) {size}, and its mask {path} has {values.shape}")
-        if self._binary:
-            return {"segmentation": (values != 0).astype(np.int32)}
-        valid = values != self._void if self._void is not None else np.ones(values.shape, np.bool_)
-        if values[valid].max(initial=0) >= self._classes:
-            raise ImageFileError(
-                f"{self._place / path} has values up to {values[valid].max()}; expected classes 0..{self._classes - 1} or "
-                f"void ({self._void})"
-            )
-        return {"segmentation": np.where(valid, values, 0).astype(np.int32), "pixel_valid": valid}
+        paths = self._masks_of(name)
+        if paths is None:
+            raise ValueError(f"{name}: no mask {Path(name).stem}{next(iter(self._suffixes))}.png in {self._place}")
+        for path in paths:
+            check_mask(self._files, path, size, name, self._kind, self._max_pixels)
+        return targets_of(self._files, paths, size, self._kind, self._classes, self._void)
 
     def index(self, name: str) -> int:
         return 0
@@ -200,13 +236,13 @@ def open_labels(place: str | os.PathLike, config: ConfigDict, class_names: Seque
     if config.task == "detection":
         return BoxLabels(path, class_names, lambda table, states: summary_of_detections(config, table)(states))
     options = config.data.options
-    void, suffix = options.get("void", VOID), options.get("mask_suffix", "")
-    return MapLabels(path, config.model.num_classes, options.get("kind") == "binary", void, suffix)
+    kind, void, suffix = options.get("kind") or "index", options.get("void", VOID), options.get("mask_suffix", "")
+    return MapLabels(path, config.model.num_classes, kind, void, suffix, config.data.max_pixels)
 
 
 # What each task takes as labels, in words, and whether a path is one.
 EXPECTED: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "classification": ("a folder with a folder of images a class, or a CSV of file,label lines", Path.exists),
     "detection": ("a COCO json", Path.is_file),
-    "segmentation": ("a folder of masks, PNG of class numbers", Path.is_dir),
+    "segmentation": ("a folder of masks", Path.is_dir),
 }

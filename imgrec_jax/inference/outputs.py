@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,7 +48,7 @@ class Writer:
         """Args: as the flags of `imgrec predict`.
 
         Raises:
-          ValueError: for outputs that the run's task has not.
+          ValueError: for outputs that the run's task has not, that are folders, or two in one file.
         """
         task = run.config.task
         for flag, value, tasks in (
@@ -58,7 +59,14 @@ class Writer:
             if value is not None and task not in tasks:
                 raise ValueError(f"{flag} is for {' and '.join(tasks)}, and {run.workdir} is a run of {task}")
         self._run, self._labels, self._threshold = run, labels, threshold
-        self._coco, self._out = (without_links(Path(p).expanduser()) if p else None for p in (coco, out))
+        self._coco = output_file("--coco", coco) if coco else None
+        self._out = output_file("--out", out) if out else None
+        written = {
+            "--out": self._out,
+            "--coco": self._coco,
+            "the score of --labels": score_file(out) if out and labels else None,
+        }
+        _refuse_one_file_twice({flag: path for flag, path in written.items() if path is not None})
         self._images, self._masks = (Path(p).expanduser() if p else None for p in (images, masks))
         for folder in (self._images, self._masks, *(p.parent for p in (self._coco, self._out) if p)):
             if folder is not None:
@@ -67,16 +75,21 @@ class Writer:
         if self._out is None and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         self._lines = _partial(self._out).open("w", encoding="utf-8", errors="backslashreplace") if self._out else sys.stdout
-        self._entries: list[dict[str, Any]] = []
-        self._names, self._count = Names(), 0
-        self._ids: dict[int, str] = {}  # of COCO images -> their file
+        self._entries: list[dict[str, Any]] = []  # of COCO, with the position of an image in `_files` for its id
+        self._files: list[str] = []
+        self._names = Names()
         self._videos: dict[str, Any] = {}
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the ids of COCO's images are the numbers of their lines, 1, 2, ..., since their names are no numbers."""
+        given = self._coco is None or isinstance(self._labels, BoxLabels)
+        return not given and bool(self._files) and not ids_of_names(self._files)
 
     def __enter__(self) -> Writer:
         return self
 
     def write(self, result: Result) -> None:
-        self._count += 1
         if self._threshold is not None and isinstance(result, BoxesResult):
             result = result.above(self._threshold)
         line = result.to_json()
@@ -87,21 +100,18 @@ class Writer:
             line["mask"] = str(path)
         if self._images is not None:
             line["picture"] = str(self._draw(result, self._images))
-        print(json.dumps(plain(line), ensure_ascii=False), file=self._lines, flush=self._out is None)
         if self._coco is not None:
-            self._entries += result.to_coco(*self._coco_numbers(result.file))
+            table = self._labels.annotations if isinstance(self._labels, BoxLabels) else None
+            self._entries += result.to_coco(len(self._files), table.category_ids if table else self._run.category_ids)
+            self._files.append(result.file)
+        print(json.dumps(plain(line), ensure_ascii=False), file=self._lines, flush=self._out is None)
 
-    def _coco_numbers(self, file: str) -> tuple[int, tuple[int, ...]]:
-        """(image id, category ids): those of the labels where there are any; else the number that a file is called, as COCO's
-        are, or which image it is."""
+    def _image_ids(self) -> list[int]:
+        """Of COCO, of each image: as in the labels where there are any; else the number that its file is called, as COCO's are;
+        else, where names are no numbers or the same, the number of its line."""
         if isinstance(self._labels, BoxLabels):
-            table = self._labels.annotations
-            return int(table.image_ids[self._labels.index(file)]), table.category_ids
-        stem = Path(file).stem
-        number = int(stem) if stem.isdecimal() else self._count
-        if self._ids.setdefault(number, file) != file:
-            raise ValueError(f"--coco: {self._ids[number]} and {file} would both be image {number}; predict on them one by one")
-        return number, self._run.category_ids
+            return [int(self._labels.annotations.image_ids[self._labels.index(file)]) for file in self._files]
+        return ids_of_names(self._files) or list(range(1, len(self._files) + 1))
 
     def _draw(self, result: Result, folder: Path) -> Path:
         """Where the picture is, or the video that it is a frame of."""
@@ -124,13 +134,58 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for writer, _ in self._videos.values():
             writer.release()
+        ids = self._image_ids() if self._coco is not None and error is None else None
         if self._out is not None:
             self._lines.close()
             partial = _partial(self._out)
             if partial != self._out:
+                if ids is not None:
+                    _add_ids(partial, ids)
                 partial.replace(self._out) if error is None else partial.unlink(missing_ok=True)
-        if self._coco is not None and error is None:
-            write_whole(self._coco, lambda path: path.write_text(json.dumps(plain(self._entries))))
+        if self._coco is not None and ids is not None:
+            entries = [{**entry, "image_id": ids[entry["image_id"]]} for entry in self._entries]
+            write_whole(self._coco, lambda path: path.write_text(json.dumps(plain(entries))))
+
+
+def output_file(flag: str, path: str | os.PathLike) -> Path:
+    """The file that a flag says to write, looked at before there is anything to write.
+
+    Raises:
+      ValueError: for a folder.
+    """
+    target = without_links(Path(path).expanduser())
+    if target.is_dir():
+        raise ValueError(f"{flag}={path} is a folder; give the name of a file")
+    return target
+
+
+def _refuse_one_file_twice(written: dict[str, Path]) -> None:
+    """Raises ValueError where two outputs would be one file; a device takes any number."""
+    flags: dict[str, str] = {}
+    for flag, path in written.items():
+        first = flags.setdefault(os.path.realpath(path), flag)
+        if first != flag and is_replaceable(path):
+            raise ValueError(f"{first} and {flag} are both written to {path}; give one of them another name")
+
+
+def ids_of_names(files: Sequence[str]) -> list[int]:
+    """The numbers that files are called, "d/000042.jpg" 42; [] where one is called otherwise, or two are called the same."""
+    stems = [Path(file).stem for file in files]
+    if not all(stem.isdecimal() and len(stem) < 19 for stem in stems):  # an id has 64 bits
+        return []
+    numbers = [int(stem) for stem in stems]
+    return numbers if len(set(numbers)) == len(set(files)) else []
+
+
+def _add_ids(lines: Path, ids: Sequence[int]) -> None:
+    """Puts "image_id" into each JSON line of a file."""
+    whole = lines.with_name(f"{lines.name}.ids")
+    try:
+        with lines.open(encoding="utf-8") as source, whole.open("w", encoding="utf-8") as target:
+            target.writelines(f'{{"image_id": {number}, {line[1:]}' for number, line in zip(ids, source, strict=True))
+        whole.replace(lines)
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def _refuse_own_folder(flag: str, folder: Path, result: Result) -> None:

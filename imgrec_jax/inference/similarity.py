@@ -6,6 +6,7 @@ Shape letters: N images, C channels of a feature, P pairs.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference import inputs, layers
 from imgrec_jax.inference.inputs import Picture
+from imgrec_jax.inference.outputs import output_file
 
 EMBEDDING = "embedding"
 
@@ -82,6 +84,7 @@ def write_features(run: Any, images: Iterable[Picture], name: str, out: str | No
     """Writes {"files": names [N], "features": float32 [N, ...]}, or one array a file where maps differ in size; exit status."""
     if out is None or not out.endswith(".npz"):
         raise ValueError(f"--features writes arrays: give --out=FILE.npz{f', not {out}' if out else ''}")
+    path = output_file("--out", out)
     found = features(run, images, name, on_fault=faults)
     if not found:
         return 1
@@ -90,7 +93,6 @@ def write_features(run: Any, images: Iterable[Picture], name: str, out: str | No
         arrays: dict[str, Any] = {"files": files, "features": np.stack(values)}
     else:
         arrays = {"files": files, **{f"features_{n}": value for n, value in enumerate(values)}}
-    path = Path(out).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda partial: np.savez_compressed(partial, **arrays))
     return 1 if faults.count else 0
@@ -144,7 +146,7 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, int | None]]:
     """
     pairs: list[tuple[str, str, int | None]] = []
     try:
-        with Path(path).expanduser().open(newline="", encoding="utf-8") as file:
+        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except OSError as error:
         raise ValueError(f"--pairs={path} cannot be read ({error.strerror})") from error
@@ -169,6 +171,7 @@ def compare(run: Any, path: str, name: str | None, *, far: float, out: str | Non
     """Writes "a,b,similarity[,same]" lines; with labels says the ROC area and the threshold at `far`; exit status."""
     if not 0 < far < 1:
         raise ValueError(f"--far={far}: expected a rate between 0 and 1, e.g. 0.01")
+    target = output_file("--out", out) if out else None
     pairs = read_pairs(path)
     files = list(dict.fromkeys(file for pair in pairs for file in pair[:2]))
     bad: list[str] = []
@@ -181,11 +184,13 @@ def compare(run: Any, path: str, name: str | None, *, far: float, out: str | Non
     wanted = [inputs.Picture(file, picture.read) for file in files for picture in inputs.of_path(file, **options)]
     found = features(run, wanted, name or EMBEDDING, on_fault=fault)
     known = [(a, b, same, cosine(found[a], found[b])) for a, b, same in pairs if a in found and b in found]
-    lines = [",".join(map(str, (a, b, f"{value:.6f}", *([] if same is None else [same])))) for a, b, same, value in known]
-    if out is None:
-        print("\n".join(lines))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerows((a, b, f"{value:.6f}", *([] if same is None else [same])) for a, b, same, value in known)
+    if target is None:
+        print(text.getvalue(), end="")
     else:
-        write_whole(Path(out).expanduser(), lambda partial: partial.write_text("\n".join(lines) + "\n"))
+        write_whole(target, lambda partial: partial.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape"))
     if known and known[0][2] is not None:
         say(_verdict([(value, bool(same)) for _, _, same, value in known], far))
     return 1 if bad or not known else 0

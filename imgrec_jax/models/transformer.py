@@ -51,6 +51,9 @@ class ViT(nn.Module):
 
     The position embedding is of the images that the model is initialised with; sides that are no multiple of the patch lose
     the rest at the bottom and right.
+
+    plain: without a class token, and with positions of fixed sines and cosines (Beyer, Zhai, Kolesnikov 2022, arXiv
+      2205.01580): the mean of the tokens is the embedding.
     """
 
     width: int = 768
@@ -59,6 +62,7 @@ class ViT(nn.Module):
     patch: int = 16
     drop_path: float = 0.0
     remat: bool = False
+    plain: bool = False
     conv: Callable[..., nn.Module] = Conv
     dtype: jnp.dtype | None = None
 
@@ -81,10 +85,13 @@ class ViT(nn.Module):
             self.width, patch, strides=self.patch, padding="VALID", kernel_init=init, dtype=self.dtype, name="patch_embed"
         )(x)
         batch, height, width = x.shape[:3]
-        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
-        position = self.param("pos_embedding", nn.initializers.normal(0.02), (1, 1 + height * width, self.width))
-        token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, self.width))
-        x = jnp.concatenate([token, x.reshape(batch, -1, self.width)], axis=1) + position.astype(x.dtype)
+        if self.plain:
+            x = x.reshape(batch, -1, self.width) + jnp.asarray(sines(height, width, self.width), x.dtype)
+        else:
+            token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
+            position = self.param("pos_embedding", nn.initializers.normal(0.02), (1, 1 + height * width, self.width))
+            token = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, self.width))
+            x = jnp.concatenate([token, x.reshape(batch, -1, self.width)], axis=1) + position.astype(x.dtype)
         block = nn.remat(EncoderBlock, static_argnums=(2,)) if self.remat else EncoderBlock
         for i in range(self.depth):
             if i == self.depth - 1:  # the last map that the class token still reads
@@ -92,7 +99,22 @@ class ViT(nn.Module):
                 x = jnp.concatenate([x[:, :1], cells.reshape(batch, -1, self.width)], axis=1)
             x = block(self.heads, self.drop_path * i / max(self.depth - 1, 1), self.dtype, name=f"blocks_{i}")(x, train)
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        if self.plain:
+            return {"tokens": x.reshape(batch, height, width, -1)}
         return {"tokens": x[:, 1:].reshape(batch, height, width, -1), "class": x[:, 0]}
+
+
+def sines(height: int, width: int, channels: int) -> np.ndarray:
+    """float32 [H * W, C]: sine and cosine of x, then of y, at C / 4 frequencies from 1 down to 1 / 10,000, geometrically.
+
+    Raises:
+      ValueError: for a C that is no multiple of 4.
+    """
+    if channels % 4:
+        raise ValueError(f"{channels} channels; positions of sines and cosines need a multiple of 4")
+    frequency = 10_000.0 ** -np.linspace(0, 1, channels // 4)
+    y, x = (place.ravel()[:, None] * frequency for place in np.mgrid[:height, :width])
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
 
 
 class ClassToken(nn.Module):

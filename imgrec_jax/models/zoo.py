@@ -154,8 +154,9 @@ def _convnext(depths: tuple[int, ...]) -> Callable[..., Parts]:
 
 
 def _vit(width: int, heads: int, patch: int) -> Callable[..., Parts]:
-    def make(*, drop_path: float = 0.0, remat: bool = False, dtype: Any = jnp.float32) -> Parts:
-        return Parts(ViT(width, 12, heads, patch, drop_path, remat, dtype=dtype), ClassToken())
+    def make(*, plain: bool = False, drop_path: float = 0.0, remat: bool = False, dtype: Any = jnp.float32) -> Parts:
+        vit = ViT(width, 12, heads, patch, drop_path, remat, plain, dtype=dtype)
+        return Parts(vit, GlobalPool() if plain else ClassToken())
 
     return make
 

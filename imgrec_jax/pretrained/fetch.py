@@ -7,6 +7,7 @@ what is there is whole.
 import hashlib
 import http.client
 import json
+import math
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from imgrec_jax.pretrained.known import KNOWN, Known, Preprocessing
 
@@ -156,22 +157,35 @@ def _from_index(known: Known, path: Path) -> None:
 
 
 def _with_config(known: Known, path: Path) -> Known:
-    """Preprocessing, licence and classes as the config.json beside a file of Hugging Face says."""
-    return known._replace(**beside(path))
+    """Preprocessing and licence as the config.json beside a file of Hugging Face says."""
+    stated = beside(path)
+    return known if stated.preprocessing is None else known._replace(preprocessing=stated.preprocessing, licence=stated.licence)
 
 
-def beside(path: Path) -> dict[str, Any]:
-    """What timm's config.json beside a file says: preprocessing and licence; {} where there is none."""
+class Stated(NamedTuple):
+    """What a config.json says of the weights beside it; None and "" where it says nothing."""
+
+    preprocessing: Preprocessing | None = None
+    licence: str = ""
+    architecture: str = ""
+
+
+def beside(path: Path) -> Stated:
+    """What timm's config.json beside a file says."""
     try:
         stored = json.loads(path.with_name("config.json").read_text())
     except (OSError, ValueError):
-        return {}
-    settings = stored.get("pretrained_cfg", stored) if isinstance(stored, dict) else {}
-    if not isinstance(settings, dict) or "mean" not in settings:
-        return {}
+        return Stated()
+    settings = stored.get("pretrained_cfg", stored) if isinstance(stored, dict) else None
+    if not isinstance(settings, dict):
+        return Stated()
+    architecture = str(stored.get("architecture") or settings.get("architecture") or "")
+    if "mean" not in settings:
+        return Stated(architecture=architecture)
     side = (settings.get("input_size") or (3, None, None))[-1]
-    resize = round(side / settings.get("crop_pct", 1)) if side else None
+    # As timm takes them (data/transforms_factory.py, models/_pretrained.py), with its defaults.
+    resize = math.floor(side / (settings.get("crop_pct") or 0.875)) if side else None
     preprocessing = Preprocessing(
-        resize, side, True, tuple(settings["mean"]), tuple(settings["std"]), settings.get("interpolation", "bilinear")
+        resize, side, True, tuple(settings["mean"]), tuple(settings["std"]), settings.get("interpolation") or "bicubic"
     )
-    return {"preprocessing": preprocessing, "licence": str(settings.get("license") or "")}
+    return Stated(preprocessing, str(settings.get("license") or ""), architecture)

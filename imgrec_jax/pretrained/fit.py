@@ -29,6 +29,7 @@ HEAD = re.compile(
     r"^fc/|^(aux_)?classifier_4/|^roi_heads/box_predictor/|^roi_heads/mask_predictor/mask_fcn_logits/"
     r"|^head/(?!classification_head/|regression_head/)|^head/classification_head/cls_logits/|^scores?[_/]|^logits/"
 )
+BACKGROUND = "__background__"
 _CLASSES_LAST = re.compile("/cls_logits/")  # outputs (anchor, class); elsewhere (class, number)
 # What a classifier may have behind its backbone: to know these names in a file of a backbone's model.
 _BEHIND = tuple(
@@ -179,6 +180,11 @@ def _word(name: str) -> str:
     return re.sub(r"(_?[A-Za-z]*).*", r"\1", name)
 
 
+def same_class(name: str) -> str:
+    """A class's name as names are compared: without case; "background" is torchvision's "__background__"."""
+    return BACKGROUND if name.lower() in ("background", BACKGROUND) else name.lower()
+
+
 def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
     """A head's tensor [..., theirs * n] with the outputs of the classes that the model tells apart; others are the fresh ones.
 
@@ -189,7 +195,7 @@ def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequen
     """
     if value.shape[-1] % len(theirs) or fresh.shape[-1] % len(ours):
         raise ValueError(f"{path} has {value.shape[-1]} outputs; its file is said to tell {len(theirs)} classes apart")
-    where = {name.lower(): i for i, name in enumerate(theirs)}
+    where = {same_class(name): i for i, name in enumerate(theirs)}
     classes_last = bool(_CLASSES_LAST.search(path))
 
     def apart(tensor: np.ndarray, classes: int) -> np.ndarray:
@@ -201,8 +207,8 @@ def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequen
     made = np.array(fresh, value.dtype)
     old, new = apart(value, len(theirs)), apart(made, len(ours))
     for i, name in enumerate(ours):
-        if name.lower() in where:
-            new[..., i, :] = old[..., where[name.lower()], :]
+        if same_class(name) in where:
+            new[..., i, :] = old[..., where[same_class(name)], :]
     return made
 
 

@@ -9,6 +9,7 @@ Names are `layer/variable`: `block1_conv1/kernel`. HDF5 files need h5py (`pip in
 """
 
 import io
+import itertools
 import json
 import math
 import re
@@ -62,51 +63,78 @@ def read_keras(path: Path) -> dict[str, np.ndarray]:
 
 def read_h5(file: Any) -> dict[str, np.ndarray]:
     """{`layer/variable`: array} of an HDF5 file or its content."""
+    there = len(file.getbuffer()) if isinstance(file, io.BytesIO) else Path(file).stat().st_size
     with _h5py().File(file, "r") as opened:
-        _refuse_links(opened)
+        declared = _bytes_of(opened)
+        if declared > _MOST_UNPACKED * there:  # Keras compresses nothing
+            raise WeightsFileError(f"its arrays would unpack to {declared:,} bytes from a file of {there:,}")
         root = opened.get("model_weights", opened)
-        return _read_by_layer(root) if "layer_names" in root.attrs else _read_by_vars(opened)
+        return _read_by_layer(root) if _listed(root, "layer_names") is not None else _read_by_vars(opened)
 
 
-def _refuse_links(group: Any) -> None:
-    """Raises WeightsFileError where a file has its arrays in other files."""
+def _bytes_of(group: Any) -> int:
+    """How many the arrays of a file declare; WeightsFileError where it has some in other files."""
+    declared = 0
     for key in group:
         if isinstance(group.get(key, getlink=True), _h5py().ExternalLink):
             raise WeightsFileError(f"{group.name}/{key} is a link to another file; save the weights in one file")
         member = group[key]
         if hasattr(member, "items"):
-            _refuse_links(member)
-        elif member.external:
+            declared += _bytes_of(member)
+        elif member.external or member.is_virtual:
             raise WeightsFileError(f"{member.name} is stored in another file; save the weights in one file")
+        else:
+            declared += member.nbytes
+    return declared
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _listed(group: Any, key: str) -> list[str] | None:
+    """The names in an attribute, or in "KEY0", "KEY1", ..., as which Keras writes a long one; None where there is neither."""
+    if key in group.attrs:
+        return [_text(name) for name in group.attrs[key]]
+    if f"{key}0" not in group.attrs:
+        return None
+    parts = (group.attrs[f"{key}{n}"] for n in itertools.takewhile(lambda n: f"{key}{n}" in group.attrs, itertools.count()))
+    return [_text(name) for part in parts for name in part]
+
+
 def _read_by_layer(root: Any) -> dict[str, np.ndarray]:
-    """Keras 2's way: a group a layer, which lists its variables (`conv1/kernel:0`)."""
-    tensors = {}
-    for layer in map(_text, root.attrs["layer_names"]):
-        for name in map(_text, root[layer].attrs["weight_names"]):
+    """Keras 2's way: a group a layer, which lists its variables (`conv1/kernel:0`), or those of all layers of a model in it."""
+    tensors: dict[str, np.ndarray] = {}
+    for layer in _listed(root, "layer_names") or []:
+        names = _listed(root[layer], "weight_names") or []
+        owners = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+        for name, owner in zip(names, owners, strict=True):
             variable = name.rpartition("/")[2].partition(":")[0]
-            tensors[f"{layer}/{variable}"] = np.asarray(root[layer][name])
+            _add(tensors, f"{owner if len(set(owners)) > 1 else layer}/{variable}", np.asarray(root[layer][name]))
     return tensors
+
+
+def _add(tensors: dict[str, np.ndarray], name: str, value: np.ndarray) -> None:
+    """Raises WeightsFileError for a second one of a name."""
+    if name in tensors:
+        raise WeightsFileError(f"two of its layers have a {name}; the weights cannot be told apart by name")
+    tensors[name] = value
 
 
 def _read_by_vars(root: Any) -> dict[str, np.ndarray]:
     """Keras 3's way: `layers/conv2d_1/vars/0`, where the group of `vars` says the layer's name."""
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
 
     def visit(group: Any) -> None:
         for key, member in group.items():
-            if not hasattr(member, "items"):
+            if not hasattr(member, "items") or member.name == "/optimizer" or key == "seed_generator":  # states of training
                 continue
             if key == "vars" and len(member):
                 layer = _text(member.attrs.get("name") or group.attrs.get("name") or group.name.rpartition("/")[2])
                 arrays = [np.asarray(member[str(i)]) for i in range(len(member))]
                 names = _NORM if len(arrays) == 4 else _VARIABLES.get(len(arrays), tuple(map(str, range(len(arrays)))))
-                tensors.update({f"{layer}/{name}": array for name, array in zip(names, arrays, strict=True)})
+                for name, array in zip(names, arrays, strict=True):
+                    _add(tensors, f"{layer}/{name}", array)
             else:
                 visit(member)
 
@@ -147,16 +175,14 @@ def _by_layer(nodes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     Raises:
       WeightsFileError: for two of one name.
     """
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for node, value in nodes.items():
         if np.issubdtype(value.dtype, np.floating):
             for end, variable in _NODES:
                 if re.search(end, node):
                     node = re.sub(end, "", node).rpartition("/")[2] + variable
                     break
-            if node in tensors:
-                raise WeightsFileError(f"two layers of the graph are called {node}; the weights cannot be told apart by name")
-            tensors[node] = value
+            _add(tensors, node, value)
     return tensors
 
 

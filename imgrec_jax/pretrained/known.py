@@ -204,23 +204,30 @@ def forbids_commercial_use(licence: str) -> bool:
     return bool(re.search(r"(^|[^a-z])nc([^a-z]|$)|non-?commercial|research[- ]only", licence, re.I))
 
 
-def options_of(layout: str, architecture: str, source: str) -> dict[str, Any]:
+def options_of(layout: str, architecture: str, source: str, theirs: str = "") -> dict[str, Any]:
     """{option of the model: value} that weights were trained with, where it is none of the model's defaults.
 
     Args:
-      layout: whose names they have; architecture: of the zoo; source: their name or path.
+      layout: whose names they have; architecture: of the zoo; source: their name or path; theirs: what timm calls the
+        architecture, "" where only `source` can tell.
     """
     family = re.sub(r"_(large|small|0\d\d)$", "", architecture)
-    mobile = family.startswith(("mobilenet", "efficientnet_b"))
+    mobile = family.startswith(("mobilenet", "efficientnet"))
     if layout == "keras":
-        if family in ("mobilenet_v2",) or family.startswith("efficientnet_b"):
+        if family in ("mobilenet_v1", "mobilenet_v2") or family.startswith("efficientnet"):
             return {"padding": "tf", "norm_epsilon": 1e-3}
         return {"norm_epsilon": 1.001e-5} if family == "densenet121" else {}
-    if layout == "timm" and mobile and "tf_" in PurePath(source).name.replace("hf:timm/", ""):
-        return {"padding": "tf", "norm_epsilon": 1e-3}
     if layout == "timm" and mobile:
-        return {"padding": "torch", "norm_epsilon": 1e-5}
-    # Of torchvision's released detectors; a file of one has the layout "detector".
-    if re.match(r"torchvision/(fasterrcnn|maskrcnn|retinanet)_resnet50_fpn\.COCO", source):
+        of_tensorflow = theirs.startswith("tf_") if theirs else "tf_" in _called(source)
+        return {"padding": "tf", "norm_epsilon": 1e-3} if of_tensorflow else {"padding": "torch", "norm_epsilon": 1e-5}
+    # Of torchvision's released detectors, by name or by what their files are called; a file of one has the layout "detector".
+    released = re.match(r"(fasterrcnn|maskrcnn|retinanet)_resnet50_fpn(\.COCO|_coco)", PurePath(source).name)
+    if layout == "detector" and released:
         return {"norm_epsilon": 0.0}
     return {}
+
+
+def _called(source: str) -> str:
+    """What a file is called; one of Hugging Face's, whose files all have one name, by its folder."""
+    path = PurePath(source)
+    return path.parent.name if path.name == "model.safetensors" else path.name

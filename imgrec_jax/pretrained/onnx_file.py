@@ -1,7 +1,7 @@
 """Reads the initialisers of an ONNX file without onnx: the few messages of its protobuf that hold them.
 
 Field numbers from onnx/onnx.proto: ModelProto.graph 7, GraphProto.initializer 5, TensorProto dims 1, data_type 2,
-float_data 4, int64_data 7, name 8, raw_data 9, external_data 13.
+float_data 4, int32_data 5, int64_data 7, name 8, raw_data 9, external_data 13.
 """
 
 import math
@@ -93,7 +93,8 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
         given: Any = np.array(integers, np.int64)
         if floats or doubles:
             given = np.frombuffer(b"".join(floats or doubles), np.float32 if floats else np.float64)
-        values = given.astype(kind)
+        halves = kind.itemsize == 2 and not (floats or doubles)  # int32_data holds the bits of float16 and bfloat16
+        values = given.astype(np.uint16).view(kind) if halves else given.astype(kind)
     else:
         values = np.frombuffer(raw, kind) if len(raw) % kind.itemsize == 0 else np.zeros(0, kind)
     if values.size != math.prod(dims):

@@ -24,8 +24,14 @@ import numpy as np
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
 _MOST_TIES = 16  # times that tensors may share storages, on average; tied weights share one twice
-_PREFIXES = ("module.", "_orig_mod.")
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")  # under which training scripts put weights
+# What DataParallel, compile and Lightning modules put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+# Under which training scripts put weights, and averages of them, which are taken where there is nothing else.
+_WRAPPERS = (
+    "state_dict", "model", "model_state_dict", "model_state",
+    "state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "ema_model", "ema",
+)  # fmt: skip
+_DEEPEST = 4  # wrappers within wrappers
 
 _STORAGE_DTYPES = {
     "HalfStorage": np.float16,
@@ -105,7 +111,7 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple
     return _LazyTensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _rebuild_parameter(data: _LazyTensor, *_grad_and_hooks) -> _LazyTensor:
+def _rebuild_parameter(data: _LazyTensor, *_grad_hooks_and_state) -> _LazyTensor:
     return data
 
 
@@ -134,9 +140,9 @@ _BESIDE = {
         ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"), ("dtype", "scalar", "_reconstruct", "ndarray")
     ),
     "argparse": ("Namespace",),
-    "collections": ("defaultdict",),
+    "collections": ("Counter", "defaultdict", "deque"),
     **dict.fromkeys(("builtins", "__builtin__"), ("set", "frozenset", "dict", "list", "int", "float", "complex", "slice")),
-    "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath"),
+    **dict.fromkeys(("pathlib", "pathlib._local"), ("PosixPath", "WindowsPath", "PurePosixPath")),  # the latter of Python 3.13
     "torch": (
         "Size",
         "device",
@@ -159,7 +165,9 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    **dict.fromkeys(
+        (("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")), _rebuild_parameter
+    ),
     **{("torch", name): name for name in _STORAGE_DTYPES},
 }
 
@@ -265,9 +273,9 @@ def _flatten(content: Any, size_on_disk: int) -> dict[str, np.ndarray]:
     """The named tensors of a (wrapped) state dict; other entries, such as an epoch number, are left out."""
     if not isinstance(content, Mapping):
         raise WeightsFileError(f"the file holds a {type(content).__name__}; expected a state dict")
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    for _ in range(_DEEPEST):
+        inner = (content.get(wrapper) for wrapper in _WRAPPERS)
+        content = next((found for found in inner if isinstance(found, Mapping) and found), content)
     tensors = {name: value for name, value in content.items() if isinstance(value, _LazyTensor)}
     total = sum(math.prod(value.shape) * value.storage.dtype.itemsize for value in tensors.values())
     if total > _MOST_TIES * size_on_disk:
@@ -320,8 +328,9 @@ def naming(path: Path) -> Iterator[None]:
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """{name: array} of a torch file (either format, a state dict or one under "state_dict" or "model") or safetensors.
 
-    The prefixes "module." and "_orig_mod." that torch's DataParallel and compile add to every name are removed. Raises
-    `WeightsFileError` or its subclasses `TruncatedFileError` and `ForbiddenPickleError`, naming the file.
+    What DataParallel, compile and Lightning modules put before every name is removed (`_PREFIXES`), and so is the counter of an
+    `AveragedModel`. Raises `WeightsFileError`, for a file without tensors, too, or its subclasses `TruncatedFileError` and
+    `ForbiddenPickleError`, naming the file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # a device or a pipe may never end
@@ -333,6 +342,19 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
             tensors = _read_zip(path)
         else:
             tensors = _read_legacy(path)
-    while prefix := next((p for p in _PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        if not tensors:
+            raise WeightsFileError(
+                f"no tensors by name, neither at its top nor under one of {', '.join(_WRAPPERS)}; save the state dict alone"
+            )
+    return _without_prefixes(tensors)
+
+
+def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def common() -> str | None:
+        return next((p for p in _PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None)
+
+    if "n_averaged" in tensors:  # torch.optim.swa_utils.AveragedModel
+        tensors = {name: value for name, value in tensors.items() if name != "n_averaged"}
+    while prefix := common():
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors

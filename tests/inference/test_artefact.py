@@ -1,5 +1,6 @@
 """What an exported file must show before it takes its name."""
 
+import contextlib
 import dataclasses
 import json
 from types import SimpleNamespace
@@ -81,6 +82,26 @@ def test_a_detector_that_finds_nothing_is_compared_at_a_lower_threshold(monkeypa
     with pytest.raises(ValueError, match="finds no box on 5 images at any score; train it before it is exported"):
         artefact.deliver(run, tmp_path / "c.bin", wrong, IMAGES, "the test split")
     assert not list(tmp_path.glob("[bc].*"))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_samples_of_16_bits_are_rounded_and_it_is_said(monkeypatch, depth):
+    values = np.arange(5 * 4).reshape(5, 2, 2, 1) / np.float32(19)
+    stored = list(values if depth == 16 else IMAGES)
+    batch = lambda examples, *_: {"image": np.stack([example["image"] for example in examples])}  # noqa: E731
+    run = SimpleNamespace(
+        workdir="runs/a", config=SimpleNamespace(task="classification"), image_shape=(2, 2, 1), carried=contextlib.nullcontext,
+        as_image=lambda image, name: image, example=lambda image, name, targets: {"image": image},
+        preprocess=SimpleNamespace(batch=batch),
+    )  # fmt: skip
+    monkeypatch.setattr(artefact.assemble, "complete", lambda config: config)
+    monkeypatch.setattr(artefact, "open_sources", lambda config: (None, {"test": [{"image": image} for image in stored]}))
+    images, origin = artefact.sample_images(run, 4)
+    np.testing.assert_array_equal(images, np.rint(values[:4] * 255) if depth == 16 else IMAGES[:4])
+    assert images.dtype == np.uint8 and origin.startswith("the test split") and ("rounded to 8 bits" in origin) == (depth == 16)
+    stored[0] = np.full((2, 2, 1), -1.5, np.float32)
+    with pytest.raises(ValueError, match=r"runs/a, the test split: the network takes images of values -1\.5 to -1\.5"):
+        artefact.sample_images(run, 4)
 
 
 @pytest.mark.slow

@@ -107,16 +107,6 @@ def test_bytes_and_floats_of_one_size_do_not_share_a_batch(workdir):
     np.testing.assert_allclose(alone[0], alone[1], atol=1e-5)
 
 
-def test_coco_ids_that_two_files_would_share_are_refused():
-    from imgrec_jax.inference.outputs import Writer
-
-    writer = Writer.__new__(Writer)
-    writer._labels, writer._ids, writer._count, writer._run = None, {}, 1, type("Run", (), {"category_ids": (1,)})
-    assert writer._coco_numbers("a/7.png") == (7, (1,))
-    with pytest.raises(ValueError, match="would both be image 7"):
-        writer._coco_numbers("b/7.png")
-
-
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_a_tiff_is_decoded_as_stored_and_turned_once(tmp_path, tag):
     stored = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)

@@ -1,5 +1,6 @@
 """Every place that images come from, and every way in which a file can be odd."""
 
+import functools
 import io
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from imgrec_jax.data.own import pictures as own_pictures
 from imgrec_jax.data.own.listing import PICTURES
 from imgrec_jax.data.walking import walk
 from imgrec_jax.inference import inputs
@@ -83,6 +85,35 @@ def test_images_of_every_mode(tmp_path, name):
     want = np.asarray(Image.open(tmp_path / name).convert("RGB") if "16" not in name else MODES["L.png"]().convert("RGB"))
     lossy = name.endswith(("jpg", "webp", "tif"))  # JPEG decoders differ by a few units, and so do conversions of inks
     assert np.abs(pixels.astype(int) - want).mean() <= (12 if lossy else 1)
+
+
+ODD = {
+    **{name: MODES[name] for name in ("LA.png", "1.png", "palette.png", "CMYK.tif", "a.gif", "a.bmp")},
+    "RGBA.png": lambda: Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])),
+    "transparent palette.png": lambda: with_info(MODES["palette.png"](), transparency=3),
+    "transparent colour.png": lambda: with_info(Image.fromarray(PIXELS), transparency=tuple(PIXELS[0, 0].tolist())),
+    "grey16.png": lambda: Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 251),
+    "dark grey16.png": lambda: Image.fromarray(PIXELS[..., 0].astype(np.uint16)),
+    "grey16.tif": lambda: Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 251),
+}
+
+
+def with_info(image, **info):
+    image.info.update(info)
+    return image
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("depth", [None, 8, 16])
+def test_a_pil_image_is_read_as_its_file(tmp_path, name, depth):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path, tagged = tmp_path / name, {"exif": exif} if name.endswith("png") else {}
+    ODD[name]().save(path, **tagged)
+    decode = None if depth is None else functools.partial(own_pictures.decode, depth=depth)
+    (_, pixels), picture = *read(path, decode=decode), next(inputs.pictures(Image.open(path), decode=decode))
+    assert picture.name == str(path)
+    np.testing.assert_array_equal(picture.read(), pixels)
 
 
 def test_what_is_no_image_is_named_with_the_reason(tmp_path):

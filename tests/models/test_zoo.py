@@ -1,13 +1,15 @@
 """The zoo against the original networks: names, shapes and counts of all of them, and logits for seeded weights."""
 
 import functools
+import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgrec_jax.models import zoo
+from imgrec_jax.models import transformer, zoo
 from imgrec_jax.pretrained import names
 from tests.goldens import seeded
 from tests.goldens.make_zoo import CASES, GOLDEN, digest
@@ -80,3 +82,25 @@ def test_logits_are_the_originals(key):
     expected = golden()[f"{key}/logits"]
     difference = np.abs(seeded.subsample(logits, 100) - expected).max()
     assert difference <= 1e-4 * max(1.0, np.abs(expected).max()), difference
+
+
+def test_a_plain_vit_has_fixed_positions_and_no_token():
+    """Beyer et al. 2022: sines and cosines of both axes; the mean of the tokens is the embedding."""
+    height, width, channels = 3, 4, 8
+    table = transformer.sines(height, width, channels)
+    for row, (y, x) in enumerate(itertools.product(range(height), range(width))):
+        frequencies = [1.0, 1e-4]
+        expected = [f(p * w) for p in (x, y) for f in (math.sin, math.cos) for w in frequencies]
+        np.testing.assert_allclose(table[row], expected, atol=1e-6)
+    with pytest.raises(ValueError, match="6 channels; positions of sines and cosines need a multiple of 4"):
+        transformer.sines(2, 2, 6)
+    model = zoo.make_classifier("vit_s_16", num_classes=5, plain=True)
+    image = jax.random.normal(jax.random.key(0), (1, 32, 48, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(1), image))["params"]["backbone"]
+    assert "class_token" not in shapes and "pos_embedding" not in shapes
+    small = transformer.ViT(16, 1, 2, 16, plain=True)
+    variables = small.init(jax.random.key(1), image)
+    maps = small.apply(variables, image)
+    assert list(maps) == ["tokens"] and maps["tokens"].shape == (1, 2, 3, 16)
+    swapped = small.apply(variables, image[:, :, ::-1])["tokens"][:, :, ::-1]
+    assert not np.allclose(maps["tokens"], swapped, atol=1e-3)  # where a patch lies counts

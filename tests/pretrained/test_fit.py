@@ -101,6 +101,16 @@ def test_classes_are_taken_by_name(tmp_path):
         merged(config, class_names=("yak", "ant", "bee"))
 
 
+def test_the_background_of_torchvisions_segmentation_is_that_of_the_data():
+    rng = np.random.default_rng(0)
+    file = {"classifier_4/kernel": rng.normal(size=(1, 1, 8, 21)), "classifier_4/bias": np.arange(21.0)}
+    fresh = {"classifier_4/kernel": np.zeros((1, 1, 8, 3)), "classifier_4/bias": -np.ones(3)}
+    text = pretrained._match(tensors := dict(file), fresh, ("background", "cat", "yak"), known.VOC_21)
+    assert tensors["classifier_4/bias"].tolist() == [0, known.VOC_21.index("cat"), -1] and "2 of 3 by name; new: yak" in text
+    with pytest.raises(ValueError, match="none of the classes"):  # the background alone is no reason to match
+        pretrained._match(dict(file), fresh, ("background", "ant", "yak"), known.VOC_21)
+
+
 def test_box_deltas_are_selected_by_class_in_groups_of_four():
     value = np.arange(2 * 3 * 4.0).reshape(2, 12)
     new = fit.select_classes(value, np.zeros((2, 8)), "bbox_pred", ("__background__", "b"), ("__background__", "a", "b"))

@@ -1,11 +1,18 @@
 """Weights meet the network that they were trained in, by its options, or are refused; on the way out as on the way in."""
 
+import json
+
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
+from imgrec_jax.assemble import pretrained
 from imgrec_jax.assemble.pretrained import _check_options
 from imgrec_jax.inference.export import _refuse_other_networks
-from imgrec_jax.pretrained.known import options_of
+from imgrec_jax.overrides import configure
+from imgrec_jax.pretrained import fetch
+from imgrec_jax.pretrained.known import COCO_91, KNOWN, options_of
 from tests.goldens.make_zoo import CASES
 
 
@@ -27,6 +34,88 @@ def test_other_options_are_refused_with_the_flags_that_are_right():
         with pytest.raises(ValueError, match=r"--config\.model\.norm_epsilon=0\.0"):
             _check_options(detector, "detector", f"torchvision/{name}_resnet50_fpn.COCO_V1")
         _check_options(detector, "detector", f"torchvision/{name}_resnet50_fpn_v2.COCO_V1")
+
+
+TF = {"padding": "tf", "norm_epsilon": 1e-3}
+UNET, DETECTOR = ({"name": name, "num_classes": 3} for name in ("backbone_unet", "resnet_fpn_detector"))
+
+
+@pytest.mark.parametrize("model", [UNET, {**DETECTOR, "norm_epsilon": 1e-5}], ids=["unet", "detector"])
+def test_the_options_of_a_backbone_are_those_that_take_effect(model):
+    """Those of `trunk`, else the architecture's own; a detector's norm_epsilon is handed to ResNets alone."""
+    model = {**model, "backbone": "mobilenet_v2"}
+    _check_options(ConfigDict({**model, "trunk": TF}), "keras", "mobilenet_v2.h5")
+    _check_options(ConfigDict(model), "timm", "hf:timm/mobilenetv2_100.ra_in1k")
+    with pytest.raises(
+        ValueError, match=r"has padding=torch.*--config\.model\.trunk=\"\{'drop_path': 0\.1, 'padding': 'tf', 'norm_ep"
+    ):
+        _check_options(ConfigDict({**model, "trunk": {"drop_path": 0.1}}), "keras", "mobilenet_v2.h5")
+    with pytest.raises(ValueError, match="it would compute something else"):
+        _check_options(ConfigDict({**model, "trunk": TF}), "timm", "hf:timm/mobilenetv2_100.ra_in1k")
+    densenet = ConfigDict({**model, "backbone": "densenet121", "trunk": {"norm_epsilon": 1.001e-5}})
+    _check_options(densenet, "keras", "densenet121.h5")
+
+
+def test_the_options_of_a_run_are_those_of_its_weights():
+    trained = "mobilenet_v2", {**TF, "drop_path": 0.1}
+    _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": TF}), "own", "runs/a", "", trained)
+    _check_options(ConfigDict({**UNET, "backbone": "resnet18"}), "own", "runs/fasterrcnn_resnet50_fpn_coco", "", trained)
+    with pytest.raises(ValueError, match="it would compute something else"):
+        _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2"}), "own", "runs/a", "", trained)
+
+
+def test_a_trunk_can_be_given_on_the_command_line():
+    given = {"model.backbone": "mobilenet_v2", "model.trunk": str(TF)}
+    assert configure("configs/coco_faster_rcnn.py", given)[0].model.trunk.to_dict() == TF
+    assert "trunk" not in configure("configs/coco_faster_rcnn.py", {"model.backbone": "mobilenet_v2"})[0].model
+
+
+def test_what_timm_calls_a_network_is_read_beside_the_file(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "tf_efficientnet_b0", "pretrained_cfg": {}}))
+    assert fetch.beside(tmp_path / "model.safetensors").architecture == "tf_efficientnet_b0"
+    (tmp_path / "config.json").write_text("[]")
+    assert fetch.beside(tmp_path / "model.safetensors") == fetch.Stated()
+    torch = {"padding": "torch", "norm_epsilon": 1e-5}
+    assert options_of("timm", "efficientnet_b0", "x/model.safetensors", "tf_efficientnet_b0") == TF
+    assert options_of("timm", "efficientnet_b0", "tf_x/model.safetensors", "efficientnet_b0") == torch
+    assert options_of("timm", "efficientnet_b0", "/d/tf_efficientnet_b0/model.safetensors") == TF
+    assert options_of("timm", "efficientnet_lite0", "hf:timm/efficientnet_lite0.ra_in1k") == torch
+    assert options_of("timm", "efficientnet_lite0", "hf:timm/tf_efficientnet_lite0.in1k") == TF
+
+
+def test_released_detectors_are_known_by_the_names_of_their_files():
+    files = {name: known.url.rpartition("/")[2] for name, known in KNOWN.items() if ".COCO_V1" in name}
+    assert len(files) == 6
+    for name, file in files.items():
+        wanted = {} if "_v2" in name else {"norm_epsilon": 0.0}
+        assert options_of("detector", "resnet50", name) == options_of("detector", "resnet50", f"/d/{file}") == wanted
+
+
+def test_a_released_file_is_known_by_its_checksum(tmp_path, monkeypatch):
+    save_file({"head.classification_head.cls_logits.weight": np.ones(2, np.float32)}, tmp_path / "mine.safetensors")
+    name = "torchvision/retinanet_resnet50_fpn.COCO_V1"
+    digest = fetch.sha256(tmp_path / "mine.safetensors")
+    monkeypatch.setitem(KNOWN, name, KNOWN[name]._replace(sha256=digest[:8]))
+    section = ConfigDict({"path": str(tmp_path / "mine.safetensors"), "licence": "", "class_names": ()})
+    loaded = pretrained.load(section)
+    assert (loaded.released, loaded.classes) == (name, COCO_91) and loaded.preprocessing == KNOWN[name].preprocessing
+
+
+@pytest.mark.parametrize(
+    ("head", "shorter"), [("head.classification_head.cls_logits", 800), ("roi_heads.x", 800), ("classifier.4", 520)]
+)
+def test_the_preprocessing_of_a_detectors_file_is_a_detectors(head, shorter):
+    tensors = {name: np.ones(1) for name in ("backbone.body.conv1.weight", f"{head}.weight")}
+    assert pretrained.preprocessing_of(pretrained.Loaded(tensors, "", "", "", None, ())).resize_shorter == shorter
+
+
+@pytest.mark.parametrize(("crop", "side"), [(0.95, 235), (0.9, 248), (0.965, 232), (None, 256), (1.0, 224)])
+def test_timms_crop_is_timms_size(tmp_path, crop, side):
+    """math.floor(224 / crop_pct), of 0.875 where it is not told: timm/data/transforms_factory.py."""
+    stated = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": crop}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "x", "pretrained_cfg": stated}))
+    found = fetch.beside(tmp_path / "model.safetensors").preprocessing
+    assert (found.resize_shorter, found.crop, found.interpolation) == (side, 224, "bicubic")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -51,6 +52,54 @@ def test_keras_2_h5(tmp_path):
             for name, member in zip(names, members, strict=True):
                 group[layer][name] = TENSORS[member]
     assert_read(tmp_path / "a.h5")
+
+
+def write_by_layer(path, layers, chunked=False):
+    """layers: {layer: {weight name: array}}; chunked: lists of names in two attributes, as Keras writes long ones."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        group = file.create_group("model_weights")
+        for holder, key, names in (
+            (group, "layer_names", list(layers)),
+            *((group.create_group(layer), "weight_names", list(weights)) for layer, weights in layers.items()),
+        ):
+            coded = [name.encode() for name in names]
+            if chunked:
+                holder.attrs[f"{key}0"], holder.attrs[f"{key}1"] = coded[:1], coded[1:]
+            else:
+                holder.attrs[key] = coded
+        for layer, weights in layers.items():
+            for name, value in weights.items():
+                group[layer][name] = value
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_model_within_a_keras_model(tmp_path, chunked):
+    """Keras 2 and 3 list its layers' variables in one group; one layer's own name may differ from its group's."""
+    base = {f"{name}:0": value for name, value in TENSORS.items()}
+    write_by_layer(tmp_path / "a.h5", {"base": base, "head": {"head_1/kernel:0": np.ones((3, 2))}}, chunked)
+    assert_read(tmp_path / "a.h5", {**TENSORS, "head/kernel": np.ones((3, 2))})
+    write_by_layer(tmp_path / "b.h5", {"base": base, "conv1": {"conv1/kernel:0": np.ones((3, 2))}})
+    with pytest.raises(WeightsFileError, match=r"b\.h5: two of its layers have a conv1/kernel"):
+        files.read(tmp_path / "b.h5")
+
+
+def test_states_of_training_in_a_keras_file_are_no_weights(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.weights.h5", "w") as file:
+        file["layers/conv1/vars/0"] = TENSORS["conv1/kernel"]
+        file["optimizer/vars/0"] = np.zeros(3)
+        file["layers/dropout/seed_generator/vars/0"] = file["layers/dropout_1/seed_generator/vars/0"] = np.zeros(2)
+    assert_read(tmp_path / "a.weights.h5", {"conv1/kernel": TENSORS["conv1/kernel"]})
+
+
+def test_arrays_far_larger_than_their_file_are_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        vars_of = file.create_group("l/vars")
+        vars_of.create_dataset("0", shape=(1000, 1000, 500), chunks=(100, 100, 100), dtype="f4", compression="gzip")
+    with pytest.raises(WeightsFileError, match=r"a\.h5: its arrays would unpack to 2,000,000,000 bytes from a file of"):
+        files.read(tmp_path / "a.h5")
 
 
 def test_keras_3_archive_and_its_damage(tmp_path):
@@ -138,6 +187,18 @@ def test_onnx_initialisers(tmp_path):
     (tmp_path / "c.onnx").write_bytes(b"not at all")
     with pytest.raises(WeightsFileError, match=r"c\.onnx"):
         files.read(tmp_path / "c.onnx")
+
+
+@pytest.mark.parametrize(("code", "dtype"), [(10, np.float16), (16, ml_dtypes.bfloat16), (6, np.int32), (3, np.int8)])
+def test_onnx_int32_data(tmp_path, code, dtype):
+    """Which holds the bits of half floats, and numbers of everything else (onnx.proto, TensorProto.int32_data)."""
+    values = np.array([1.0, -2.0, 5.0]).astype(dtype)
+    numbers = values.view(np.uint16) if values.dtype.itemsize == 2 else values
+    packed = b"".join(_varint(int(number) % (1 << 64)) for number in numbers)
+    tensor = _field(1, _varint(3)) + _varint(2 << 3) + _varint(code) + _field(8, b"w") + _field(5, packed)
+    (tmp_path / "a.onnx").write_bytes(_field(7, _field(5, tensor)))
+    assert files.read(tmp_path / "a.onnx")["w"].dtype == dtype
+    assert_read(tmp_path / "a.onnx", {"w": values})
 
 
 def test_onnx_as_its_own_library_writes_it(tmp_path):

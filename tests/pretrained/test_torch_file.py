@@ -85,13 +85,15 @@ def test_what_training_scripts_put_beside_the_weights_is_passed_over(tmp_path):
     beside = {
         "args": argparse.Namespace(lr=0.1, output_dir=pathlib.PosixPath("x"), aspect=np.float64(1.5), seen={1, 2}),
         "counts": collections.defaultdict(list, a=[1]),
+        "lr_scheduler": {"milestones": collections.Counter([16, 22]), "last_epoch": 3, "recent": collections.deque([1.0])},
         "sampler": np.arange(3),
     }
     write_zip(tmp_path / "a.pth", {"model": tensor, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, **beside})
     with pytest.raises(ForbiddenPickleError, match="_rebuilt"):  # all of the others are met before it, or after
         read_tensors(tmp_path / "a.pth")
     write_zip(tmp_path / "b.pth", {**beside, "model": {}})
-    assert read_tensors(tmp_path / "b.pth") == {}
+    with pytest.raises(WeightsFileError, match=r"b\.pth: no tensors by name"):
+        read_tensors(tmp_path / "b.pth")
     save_file({"module._orig_mod.a.weight": np.ones(2), "module._orig_mod.b": np.ones(1)}, tmp_path / "a.safetensors")
     assert set(read_tensors(tmp_path / "a.safetensors")) == {"a.weight", "b"}
 
@@ -127,7 +129,7 @@ def write_legacy(path: Path, content: object) -> None:
         (os.mkdir, "mkdir"),
         (eval, "eval"),
         (getattr, "getattr"),
-        (collections.Counter, "Counter"),
+        (collections.ChainMap, "ChainMap"),
         (io.BytesIO, "BytesIO"),
     ],
 )
@@ -233,6 +235,34 @@ def zipped(path: Path, content: bytes, stored: int, compression: int = zipfile.Z
         archive.writestr("archive/data.pkl", content)
         archive.writestr("archive/data/0", bytes(4 * stored))
     return path
+
+
+TENSOR = pickled(2, (2,), (1,))[len(b"(dVw0\n") : -2].decode()  # of two zeros
+PARAMETER = f"ctorch._utils\n_rebuild_parameter_with_state\n({TENSOR}I01\n(d(dVtag\nVx\nstR"
+COUNTER = "ccollections\nCounter\n((dI16\nI1\nsI22\nI1\nstR"
+CHECKPOINTS = {
+    "torchvision's detection": {"model": {"a.b": TENSOR}, "lr_scheduler": {"milestones": COUNTER}, "epoch": "I3\n"},
+    "a Parameter with attributes": {"a.b": PARAMETER},
+    "torch's AveragedModel": {"n_averaged": TENSOR, "module.a.b": TENSOR},
+    "the average alone": {"model_ema": {"n_averaged": TENSOR, "module.a.b": TENSOR}, "epoch": "I3\n"},
+    "timm's average": {"state_dict_ema": {"a.b": TENSOR}},
+    "weights beside their average": {"ema": {"wrong": TENSOR}, "model": {"a.b": TENSOR}},
+    "the average beside nothing": {"model": {}, "ema": {"state_dict": {"a.b": TENSOR}}},
+    "Lightning": {"state_dict": {"model.a.b": TENSOR}, "callbacks": {}, "hparams": {}},
+    "Lightning, compiled": {"state_dict": {"net._orig_mod.a.b": TENSOR}},
+}
+
+
+def text_of(content: dict | str) -> str:
+    if isinstance(content, str):
+        return content
+    return "(d" + "".join(f"V{name}\n{text_of(value)}s" for name, value in content.items())
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoints_of_training_scripts(tmp_path, kind):
+    path = zipped(tmp_path / "a.pth", f"{text_of(CHECKPOINTS[kind])}.".encode(), stored=2)
+    assert_same(read_tensors(path), {"a.b": np.zeros(2, np.float32)})
 
 
 def test_declared_sizes_are_held_against_the_file(tmp_path):

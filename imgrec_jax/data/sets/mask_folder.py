@@ -244,7 +244,7 @@ def objects_of(files: Files, entry: Entry, kind: str, number: int, max_pixels: i
     if kind == "instances":
         masks = [_foreground(files, path) for path in entry.masks]
     else:
-        values = _instance_map(files, entry)
+        values = _instance_map(files, entry.masks[0])
         masks = [values == n for n in np.unique(values[values > 0])]
     masks = [mask for mask in masks if mask.any()]
     height, width = check_image(files.read(entry.image), str(files.root / entry.image), max_pixels)[:2]
@@ -261,9 +261,9 @@ def objects_of(files: Files, entry: Entry, kind: str, number: int, max_pixels: i
     }
 
 
-def _instance_map(files: Files, entry: Entry) -> np.ndarray:
+def _instance_map(files: Files, mask: PurePosixPath) -> np.ndarray:
     """int32 [H, W]: 0, or the number of an object."""
-    values, name = mask_values(files, entry.masks[0]), files.root / entry.masks[0]
+    values, name = mask_values(files, mask), files.root / mask
     if values.ndim == 3:
         raise ValueError(f"{name} is a colour image; kind='instance_map' expects grey or palette PNG of object numbers")
     return values.astype(np.int32)
@@ -340,9 +340,7 @@ def open_entries(
 
     def read(entry: Entry) -> dict:
         image = decode_image(files.read(entry.image), str(files.root / entry.image), max_pixels, depth)
-        if kind in OF_OBJECTS:
-            return {"image": image, **_from_instances(files, entry, kind, image.shape[:2])}
-        return {"image": image, **_from_mask(files, entry, kind, len(class_names), void)}
+        return {"image": image, **targets_of(files, entry.masks, image.shape[:2], kind, len(class_names), void)}
 
     bytes_per_pixel = _BYTES_PER_PIXEL + (9 if depth == 16 else 0)
     if in_memory or (in_memory is None and sum(one.pixels for one in checked) * bytes_per_pixel <= MAX_BYTES_IN_MEMORY):
@@ -386,21 +384,27 @@ def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> Check
             f"{files.root / entry.image}: has the EXIF orientation {tag}, and its mask may be of the turned or of the stored "
             "pixels; store it upright, or remove the tag"
         )
-    lossy = False
-    for mask in entry.masks:
-        data, name = files.read(mask), str(files.root / mask)
-        header = check_image(data, name, max_pixels)
-        if header[:2] != size:
-            raise ValueError(
-                f"{name} has (height, width) {header[:2]}, and its image {entry.image} has {size}; resize one of them"
-            )
-        lossy = is_lossy(data, header.format)
-        if lossy and kind not in ("binary", "grey"):
-            raise ValueError(
-                f"{name} is a lossy {header.format}, whose values are not those that were drawn; kind={kind!r} expects PNG; "
-                "write the masks as PNG again"
-            )
-    return Checked(size[0] * size[1], lossy, is_deep(image_data))
+    lossy = [check_mask(files, mask, size, str(entry.image), kind, max_pixels) for mask in entry.masks]
+    return Checked(size[0] * size[1], any(lossy), is_deep(image_data))
+
+
+def check_mask(files: Files, mask: PurePosixPath, size: tuple[int, int], image: str, kind: str, max_pixels: int) -> bool:
+    """Whether a mask is lossy, told without decoding it; size, image: of the image that it is of.
+
+    Raises:
+      ValueError: for a file that is no image, a mask of another size, and a lossy one where its values count.
+    """
+    data, name = files.read(mask), str(files.root / mask)
+    header = check_image(data, name, max_pixels)
+    if header[:2] != size:
+        raise ValueError(f"{name} has (height, width) {header[:2]}, and its image {image} has {size}; resize one of them")
+    lossy = is_lossy(data, header.format)
+    if lossy and kind not in ("binary", "grey"):
+        raise ValueError(
+            f"{name} is a lossy {header.format}, whose values are not those that were drawn; kind={kind!r} expects PNG; "
+            "write the masks as PNG again"
+        )
+    return lossy
 
 
 def refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None:
@@ -463,14 +467,31 @@ def _nonzero(values: np.ndarray) -> np.ndarray:
     return values != 0
 
 
-def _from_instances(files: Files, entry: Entry, kind: str, size: tuple[int, int]) -> dict:
+def targets_of(
+    files: Files, masks: Sequence[PurePosixPath], size: tuple[int, int], kind: str, classes: int, void: int | None
+) -> dict:
+    """What the masks of an image of `size` say: segmentation and pixel_valid [H, W], and instances [H, W] of OF_OBJECTS.
+
+    Args:
+      kind: one of KINDS; only "instances" has several masks.
+      classes: of kind "index", how many; void: its value that is ignored.
+
+    Raises:
+      ValueError: naming a mask whose values cannot be of that kind.
+    """
+    if kind in OF_OBJECTS:
+        return _objects_as_classes(files, masks, kind, size)
+    return _classes_of(files, masks[0], kind, classes, void)
+
+
+def _objects_as_classes(files: Files, masks: Sequence[PurePosixPath], kind: str, size: tuple[int, int]) -> dict:
     """Where masks overlap, the last one in the order of names lies on top."""
     instances = np.zeros(size, np.uint16)
     if kind == "instance_map":
-        values = _instance_map(files, entry)
+        values = _instance_map(files, masks[0])
         instances[:] = np.searchsorted(np.unique(np.append(values, 0)), values)  # 0, 1, 2, ...
     else:
-        for number, path in enumerate(entry.masks, start=1):
+        for number, path in enumerate(masks, start=1):
             instances[_foreground(files, path)] = number
     return {
         "segmentation": (instances > 0).astype(np.uint8),
@@ -479,10 +500,10 @@ def _from_instances(files: Files, entry: Entry, kind: str, size: tuple[int, int]
     }
 
 
-def _from_mask(files: Files, entry: Entry, kind: str, classes: int, void: int | None) -> dict:
-    values, name = mask_values(files, entry.masks[0]), files.root / entry.masks[0]
+def _classes_of(files: Files, mask: PurePosixPath, kind: str, classes: int, void: int | None) -> dict:
+    values, name = mask_values(files, mask), files.root / mask
     if kind == "binary":
-        foreground = _foreground(files, entry.masks[0])
+        foreground = _foreground(files, mask)
         return {"segmentation": foreground.astype(np.uint8), "pixel_valid": np.ones(values.shape[:2], np.bool_)}
     if values.ndim == 3:
         expected = "grey PNG" if kind == "grey" else "grey or palette PNG of class numbers"

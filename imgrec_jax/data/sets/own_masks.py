@@ -47,7 +47,7 @@ from imgrec_jax.data.source import Request, Source, parse_split
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "groundtruth", "gt", "targets")
-_SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")
+SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")
 _SAMPLE = 60
 _SAID = {
     "index": "class numbers", "binary": "0 and not 0", "grey": "below 128, and not", "instance_map": "numbers of objects",
@@ -133,7 +133,7 @@ class OwnMasks:
             whole = sum(images in name.parts[:-1] and masks not in name.parts[:-1] for name in self._files.names)
             kind = "instances" if len(holders) == whole and len(holders) > 3 and files >= whole else "index"
         problem: ValueError | None = None
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             try:
                 return kind, pair(self._files, kind=kind, images=images, masks=masks, mask_suffix=suffix)
             except ValueError as error:
@@ -142,7 +142,7 @@ class OwnMasks:
         if self._request.bad_files != "skip":
             raise problem
         best: tuple[list[Entry], list[str]] = [], []
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             alone: list[str] = []
             with contextlib.suppress(ValueError):
                 entries = pair(self._files, kind=kind, images=images, masks=masks, mask_suffix=suffix, alone=alone)
