@@ -94,7 +94,7 @@ class ViT(nn.Module):
             x = jnp.concatenate([token, x.reshape(batch, -1, self.width)], axis=1) + position.astype(x.dtype)
         block = nn.remat(EncoderBlock, static_argnums=(2,)) if self.remat else EncoderBlock
         for i in range(self.depth):
-            if i == self.depth - 1:  # the last map that the class token still reads
+            if i == self.depth - 1 and not self.plain:  # the last map that the class token still reads
                 cells = Named(name="before_last_block")(x[:, 1:].reshape(batch, height, width, -1))
                 x = jnp.concatenate([x[:, :1], cells.reshape(batch, -1, self.width)], axis=1)
             x = block(self.heads, self.drop_path * i / max(self.depth - 1, 1), self.dtype, name=f"blocks_{i}")(x, train)
