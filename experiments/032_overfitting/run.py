@@ -91,7 +91,9 @@ def answer(records: list[dict], folder: Path) -> str:
         mine = [q.of(records, f"grid_{count}", {DROPOUT: rate, DECAY: none}) for count in EXAMPLES]
         for split, style in (("train", "--"), ("test", "-")):
             axes.plot(EXAMPLES, [100 * q.mean(m, split) for m in mine], style, marker="o", label=f"{name}, {split}")
-    axes.set(xscale="log", xlabel="training examples", ylabel="accuracy, %")
+    axes.set(xscale="log", xlabel="training examples", ylabel="accuracy, %", xticks=EXAMPLES)
+    axes.minorticks_off()
+    axes.set_xticklabels([f"{count:,}" for count in EXAMPLES])
     axes.legend(fontsize="small")
     q.save(made, folder / "plot.png")
     return q.markdown(["", *(h for count in EXAMPLES for h in (f"{count:,}: test accuracy", "gap"))], rows)
