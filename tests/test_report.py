@@ -117,7 +117,7 @@ def test_the_report_is_written_at_the_end_of_training_and_once(small_data, tmp_p
         return said
 
     written = []
-    monkeypatch.setattr(report, "write", lambda folder, say: written.append(folder) or 1 / (len(written) - 1))
+    monkeypatch.setattr(report, "write", lambda folder, say, **_: written.append(folder) or 1 / (len(written) - 1))
     assert any("no report (division by zero); imgrec report --workdir=" in line for line in train())
     (tmp_path / "run" / "report").mkdir()
     train()  # a run at its end, whose report is missing
