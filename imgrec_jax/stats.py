@@ -48,7 +48,8 @@ def bootstrap(
       draws: D, fewer where there are very many examples.
 
     Returns:
-      The interval; None with fewer than two groups, or where the statistic is undefined in most draws.
+      The interval; None with fewer than two groups, where the statistic is undefined in most draws, or where all draws give one
+      value, as when everything is right: that says nothing of others.
     """
     _, at = np.unique(groups, return_inverse=True)
     count = int(at.max(initial=-1)) + 1
@@ -60,7 +61,7 @@ def bootstrap(
         value = statistic(np.bincount(rng.integers(0, count, count), minlength=count)[at])
         if value is not None:
             values.append(value)
-    if len(values) < draws / 2:
+    if len(values) < draws / 2 or min(values) == max(values):
         return None
     return Interval(*map(float, np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])))
 

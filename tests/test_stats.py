@@ -104,6 +104,11 @@ def test_a_sweep_of_four_seeds_says_the_interquartile_mean():
     )
 
 
+def test_a_bootstrap_whose_draws_are_all_alike_has_no_interval():
+    assert stats.bootstrap(stats.mean_of(np.ones(9)), np.arange(9), draws=100) is None
+    assert stats.bootstrap(stats.mean_of(np.arange(9) > 0), np.arange(9), draws=100).low < 1
+
+
 def test_an_area_of_exactly_one_is_no_certainty():
     """As many independent pairs as the smaller class has: 3 of 3, and 20 of 20."""
     for ones, zeros in ((3, 5), (20, 20)):
