@@ -7,7 +7,7 @@ import pytest
 
 from imgrec_jax.models.box_head import ConvFCHead, TwoMLPHead
 from imgrec_jax.models.detectors import make_small_detector
-from imgrec_jax.models.norm import BatchNorm
+from imgrec_jax.models.norm import BatchNorm, GroupNorm
 
 HEADS = {"mlp": TwoMLPHead(6, norm=BatchNorm), "conv": ConvFCHead((5,), 6, norm=BatchNorm)}
 
@@ -36,21 +36,25 @@ def test_a_norm_takes_the_place_of_the_bias():
 
 
 @pytest.mark.parametrize("kind", ["fast", "faster", "mask"])
-def test_heads_with_group_normalisation(kind):
-    """Each crop has its own statistics: what is padded changes no other, and every gradient is finite."""
+def test_detectors_may_have_group_normalisation_in_their_heads(kind):
     model = make_small_detector(
         kind=kind, num_classes=3, widths=(4, 4, 8), fpn_width=8, head_width=8, anchor_sizes=((8,), (16,)), mask_widths=(8,),
         mask_size=4, head_norm="group",
     )  # fmt: skip
-    image, rois = jnp.ones((1, 32, 32, 3)), jnp.array([[[2.0, 2.0, 12.0, 12.0], [0.0, 0.0, 0.0, 0.0]]])
-    valid = jnp.array([[True, False]])
-    variables = jax.jit(model.init)(jax.random.key(0), image, rois, valid)
+    image, rois, valid = jnp.ones((1, 32, 32, 3)), jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool)
+    assert "group" in str(jax.tree.structure(jax.eval_shape(lambda: model.init(jax.random.key(0), image, rois, valid))))
 
-    def total(params, rois):
-        _, (logits, deltas), _ = model.apply({**variables, "params": params}, image, rois, valid)
-        return jnp.sum(jnp.where(valid[..., None], logits, 0.0)) + jnp.sum(deltas[0, 0])
+
+def test_group_normalisation_of_crops_that_are_padding():
+    """Each crop has its own statistics: what is padded changes no other, and every gradient is finite."""
+    head, valid = TwoMLPHead(6, norm=GroupNorm), jnp.array([True, False])
+    crops = jax.random.normal(jax.random.key(0), (2, 3, 3, 2)).at[1].set(0.0)
+    variables = head.init(jax.random.key(1), crops)
+
+    def total(params, crops):
+        return jnp.sum(head.apply({"params": params}, crops, valid=valid, train=True)[0] ** 2)
 
     compute = jax.jit(jax.value_and_grad(total))
-    value, gradients = compute(variables["params"], rois)
+    value, gradients = compute(variables["params"], crops)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
-    assert value == compute(variables["params"], rois.at[0, 1].set(20.0))[0]
+    assert value == compute(variables["params"], crops.at[1].set(7.0))[0]
