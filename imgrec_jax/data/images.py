@@ -227,15 +227,14 @@ def _jpeg_damage(data: bytes) -> str | None:
     return f"cut off after {len(data)} bytes, without an end marker"
 
 
-def is_deep(data: bytes) -> bool:
-    """Whether an encoded image has 16 bits a channel; PIL opens some such files in 8."""
-    with open_image(io.BytesIO(data)) as image:
-        if image.format == "PNG":
-            return data[24] == 16
-        if image.format == "TIFF":
-            bits = image.tag_v2.get(258, (8,))
-            return max(bits if isinstance(bits, tuple) else (bits,)) == 16
-        return image.mode.startswith("I;16")
+def is_deep(image: Any, data: bytes) -> bool:
+    """Whether an opened PIL image has 16 bits a channel, by its bytes; PIL opens some such files in 8."""
+    if image.format == "PNG":
+        return data[24] == 16
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (8,))
+        return max(bits if isinstance(bits, tuple) else (bits,)) == 16
+    return image.mode.startswith("I;16")
 
 
 class UndecodableError(ValueError):
@@ -293,7 +292,9 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, depth: in
 
 def _decode_as_float(data: bytes, name: str, header: Header) -> np.ndarray:
     """float32 [H, W, 3] of 0..1; see `decode_image`."""
-    if not is_deep(data):
+    with open_image(io.BytesIO(data)) as opened:
+        deep = is_deep(opened, data)
+    if not deep:
         return decode_image(data, name, header.height * header.width).astype(np.float32) / np.float32(255)
     try:
         values = decode_deep(data)
@@ -379,11 +380,24 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(upright) if mirrored or turns else image
 
 
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # the parts of a PNG that PIL finds an orientation in
+
+
+def orientation_in(image: Any, data: bytes) -> int:
+    """The EXIF orientation of an opened PIL image, by its bytes: 1, which is upright, where it says nothing.
+
+    PIL decodes a PNG to look behind its pixels, too: not where nothing is there.
+    """
+    if image.format == "PNG" and not any(part in data for part in _PNG_EXIF):
+        return 1
+    return image.getexif().get(0x0112, 1)
+
+
 def orientation_of(data: bytes) -> int:
-    """The EXIF orientation of an encoded image; 1, which is upright, where it says nothing."""
+    """The EXIF orientation of an encoded image; 1 where it says nothing."""
     with contextlib.suppress(Exception), open_image(io.BytesIO(data)) as image:
         if image.format in ("JPEG", "MPO", "PNG", "TIFF", "WEBP"):
-            return image.getexif().get(0x0112, 1)
+            return orientation_in(image, data)
     return 1
 
 

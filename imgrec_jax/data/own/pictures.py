@@ -24,6 +24,7 @@ from imgrec_jax.data.images import (
     decode_jpeg,
     is_deep,
     open_image,
+    orientation_in,
     stored_size,
     turned,
 )
@@ -36,7 +37,7 @@ _SUFFIXES = {
     "PNG": (".png",), "GIF": (".gif",), "BMP": (".bmp", ".dib"), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".jpg", ".jpeg", ".mpo"),
 }  # fmt: skip
-_CHECKED = ("PNG", "JPEG", "MPO")  # by `damage`
+_CHECKED = ("JPEG", "MPO")  # to their ends by `damage`; of a PNG that tells nothing of what is packed in its parts
 _JPEG = b"\xff\xd8"  # how one begins
 
 
@@ -78,9 +79,9 @@ def describe(data: bytes, name: str, max_pixels: int = MAX_PIXELS, *, to_the_end
                 return Picture(problem=f"{height} x {width} pixels, more than config.data.max_pixels={max_pixels}")
             if found := damage(data, image.format):
                 return Picture(problem=f"a damaged {image.format} ({found})")
-            turn = image.getexif().get(0x0112, 1)  # a TIFF that is loaded has none
-            deep = is_deep(data)
-            if to_the_end and image.format not in _CHECKED:  # nothing else tells that it was cut off
+            turn = orientation_in(image, data)  # a TIFF that is loaded has none
+            deep = is_deep(image, data)
+            if to_the_end and image.format not in _CHECKED:  # nothing else tells that pixels are missing
                 if deep:
                     decode_deep(data)
                 else:

@@ -379,13 +379,15 @@ def check_entry(files: Files, entry: Entry, kind: str, max_pixels: int) -> Check
     """
     image_data = files.read(entry.image)
     size = check_image(image_data, str(files.root / entry.image), max_pixels)[:2]
-    if (tag := orientation_of(image_data)) not in (0, 1):
+    with open_image(io.BytesIO(image_data)) as opened:
+        tag, deep = orientation_of(image_data), is_deep(opened, image_data)
+    if tag not in (0, 1):
         raise ValueError(
             f"{files.root / entry.image}: has the EXIF orientation {tag}, and its mask may be of the turned or of the stored "
             "pixels; store it upright, or remove the tag"
         )
     lossy = [check_mask(files, mask, size, str(entry.image), kind, max_pixels) for mask in entry.masks]
-    return Checked(size[0] * size[1], any(lossy), is_deep(image_data))
+    return Checked(size[0] * size[1], any(lossy), deep)
 
 
 def check_mask(files: Files, mask: PurePosixPath, size: tuple[int, int], image: str, kind: str, max_pixels: int) -> bool:
@@ -424,10 +426,17 @@ def refuse_void_alone(files: Files, entries: Sequence[Entry], void: int) -> None
 
 def mask_values(files: Files, path: PurePosixPath) -> np.ndarray:
     """Values [H, W] as stored (of a palette PNG: the indices), or [H, W, C] for a colour image; of a lossy file 0 and 1."""
+    return _values_and_palette(files, path)[0]
+
+
+def _values_and_palette(files: Files, path: PurePosixPath) -> tuple[np.ndarray, np.ndarray | None]:
+    """(as `mask_values`, of a palette its colours uint8 [n, 3])."""
     data, name = files.read(path), str(files.root / path)
     try:
         with open_image(io.BytesIO(data)) as image:
-            lossy = is_lossy(data, image.format)
+            lossy, palette = is_lossy(data, image.format), None
+            if image.mode == "P" and image.palette is not None:
+                palette = np.frombuffer(image.palette.tobytes(), np.uint8).reshape(-1, len(image.palette.mode))[:, :3]
             if image.mode in ("LA", "La", "PA"):  # an alpha channel says nothing of the mask
                 values = np.asarray(image)[..., 0]
             else:
@@ -437,28 +446,21 @@ def mask_values(files: Files, path: PurePosixPath) -> np.ndarray:
             f"{name}: a mask that cannot be decoded ({' '.join(str(error).split())}); replace the file"
         ) from error
     if not lossy:
-        return values
+        return values, palette
     if 0 < values.max() < 128:
         raise ValueError(f"{name} is a lossy mask whose largest value is {values.max()}; expected 0 and 255; write it as PNG")
-    return (values >= 128).astype(np.uint8)
+    return (values >= 128).astype(np.uint8), None
 
 
 def _foreground(files: Files, path: PurePosixPath) -> np.ndarray:
-    """bool [H, W]: what is not 0; of a palette with black among the colours that are used, what is not black."""
-    values = mask_values(files, path)
-    black = _black(files.read(path), values)
-    return _nonzero(values) if black is None else values != black
-
-
-def _black(data: bytes, indices: np.ndarray) -> int | None:
-    """The index of black where it is no palette's first colour; None for every other image."""
-    with open_image(io.BytesIO(data)) as image:
-        if image.mode != "P" or image.palette is None:
-            return None
-        used = np.unique(indices)
-        colours = np.frombuffer(image.palette.tobytes(), np.uint8).reshape(-1, len(image.palette.mode))[:, :3]
-    dark = [int(n) for n in used[used < len(colours)] if not colours[n].any()]
-    return dark[0] if len(dark) == 1 and dark[0] != 0 else None
+    """bool [H, W]: what is not 0; of a palette with one black among the colours that are used, what is not black."""
+    values, palette = _values_and_palette(files, path)
+    if palette is not None:
+        used = np.unique(values)
+        black = [n for n in used[used < len(palette)].tolist() if not palette[n].any()]
+        if len(black) == 1:
+            return values != black[0]
+    return _nonzero(values)
 
 
 def _nonzero(values: np.ndarray) -> np.ndarray:
