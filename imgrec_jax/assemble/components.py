@@ -178,15 +178,24 @@ def check_types(config: ConfigDict) -> None:
         if default is not None and key in flat and not isinstance(default, dict):
             _check_type(key, flat[key], default)
     for _, section_key, options_of in COMPONENTS:
-        section = _section(config, section_key)
-        for name, option in (options_of(config) or {}).items():
-            if name not in section:
-                continue
-            if option.default is None or option.default is inspect.Parameter.empty:
-                if option.default is not None and section[name] is None:
-                    raise ConfigError(f"config.{section_key}.{name}=None; expected a value")
-                continue
-            _check_type(f"{section_key}.{name}", section[name], option.default)
+        _check_types_of(section_key, _section(config, section_key), options_of(config) or {})
+    for where in OP_SECTIONS:
+        for name, given in _section(config, where).items():
+            if isinstance(given, ConfigDict) and OP not in given:
+                known = _op(where, name, given).items()
+                _check_types_of(f"{where}.{name}", given, {key: option for key, option in known if option.kind})
+
+
+def _check_types_of(where: str, section: Mapping[str, Any], options: dict[str, Option]) -> None:
+    """Raises ConfigError for a value of the section `where` of another type than its option."""
+    for name, option in options.items():
+        if name not in section:
+            continue
+        if option.default is None or option.default is inspect.Parameter.empty:
+            if option.default is not None and section[name] is None:
+                raise ConfigError(f"config.{where}.{name}=None; expected a value")
+            continue
+        _check_type(f"{where}.{name}", section[name], option.default)
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:

@@ -1,6 +1,7 @@
 """What turns examples into batches: the fixed preprocessing of evaluation, made without data, and the pipelines of training."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from imgrec_jax.assemble.lookup import ConfigError, choice, options_of
 from imgrec_jax.assemble.ops import BATCH_OPS, OPS, RANDOM_OPS, TASKS_OF_OP, make_ops
 from imgrec_jax.data import proposals
 from imgrec_jax.data.batch import stack
-from imgrec_jax.data.ops import canvases, mixing, targets
+from imgrec_jax.data.ops import canvases, geometry, mixing, targets
 from imgrec_jax.data.pipeline import Order, balanced_order, sequential_order, shuffled_order
 from imgrec_jax.data.preprocess import Preprocess, size_of
 from imgrec_jax.data.source import Source
@@ -65,12 +66,7 @@ def check_eval_ops(config: ConfigDict) -> None:
     for name, given in options_of(config.data.eval_ops).items():
         if name not in OPS or not isinstance(given, dict):
             continue
-        options = {key: value for key, value in given.items() if key not in ("size", "fit", "fill", "min_side", "min_visible")}
-        still = {"scale": (1.0, 1.0), "aspect": 1.0}
-        draws = name in RANDOM_OPS or (
-            name == "random_affine"
-            and any(value != still.get(key, 0) and tuple_of(value) != still.get(key, 0) for key, value in options.items())
-        )
+        draws = name in RANDOM_OPS or (name == "random_affine" and any(_differs(key, given[key]) for key in given))
         if draws:
             raise ConfigError(f"config.data.eval_ops.{name} draws at random, which is for training: give it in data.train_ops")
         stretches = given.get("size") is None or given.get("fit", "none") == "stretch"
@@ -89,9 +85,11 @@ _BROUGHT_BACK = {
 }
 
 
-def tuple_of(value: Any) -> Any:
-    """A list as the tuple that it stands for."""
-    return tuple(value) if isinstance(value, list) else value
+def _differs(option: str, value: Any) -> bool:
+    """Whether `random_affine` draws by this option: all that moves an image does where it is not as it is by itself."""
+    default = inspect.signature(geometry.random_affine).parameters[option].default
+    fixed = ("size", "fit", "fill", "min_side", "min_visible")
+    return option not in fixed and (tuple(value) if isinstance(value, list) else value) != default
 
 
 def evaluation(config: ConfigDict) -> Preprocess:

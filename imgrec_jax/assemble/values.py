@@ -152,6 +152,31 @@ OPTIONS: dict[str, Check] = {
     "anchor_sizes": _each(_each(_number(0, above=True), 1), 1),
     "widths": _each(_integer(1)),
 }
+_RANGE: Check = (
+    lambda v: _each(_number(0, above=True), 2)[0](v) and len(v) == 2 and v[0] <= v[1],
+    "(low, high), more than 0 and in that order",
+)
+_GREY = _number(0, 255)
+_FITS = ("none", "inside", "cover", "stretch")
+# Options of ops, by name or by "OP.NAME"; those that are in OPTIONS, too, hold likewise.
+OPTIONS_OF_OPS: dict[str, Check] = {
+    "scale": _RANGE,
+    "area": _RANGE,
+    "random_resized_crop.ratio": _RANGE,
+    "erase.ratio": _number(1),
+    "aspect": _number(1),
+    "size": _or_none((lambda v: bool(v) and _size(2)[0](v), "2 integers, at least 1 each")),
+    "length": _integer(1),
+    "shorter": _integer(1),
+    "fill": (lambda v: _GREY[0](v) or _each(_GREY, 1)[0](v), "a number, or a tuple of them, from 0 to 255"),
+    "vertical_flip": _number(0, 1),
+    "rotate": _number(0),
+    "shear": _number(0),
+    "translate": _number(0),
+    "channels": (lambda v: v in (1, 3), "1 or 3"),
+    "fit": (lambda v: v in _FITS, f"one of {_FITS}"),
+}
+_OP = re.compile(r"^data\.(?:train|eval)_ops\.(\w+)\.(\w+)$")
 _SHARE, _COUNT = _number(0, 1), _integer(1)
 # Settings of detectors, by the end of their name.
 DETECTION: dict[str, Check] = {
@@ -237,6 +262,9 @@ def _rule(key: str, value: Any) -> Check | None:
         return next(
             (_or_none(rule) if name in OR_NONE else rule for end, rule in DETECTION.items() if name.endswith(end)), None
         )
+    if of_op := _OP.match(key):
+        op, option = of_op.groups()
+        return OPTIONS_OF_OPS.get(f"{op}.{option}") or OPTIONS_OF_OPS.get(option) or OPTIONS.get(option)
     if section == "loss" and isinstance(value, int | float) and not isinstance(value, bool) and name not in OPTIONS:
         return _number(0)
     if section == "model" and isinstance(value, int) and not isinstance(value, bool) and name not in OPTIONS:
