@@ -59,5 +59,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optim.layer_decay = 1.0
         config.optim.learning_rate = 1e-2
     if variant == "scratch":
-        config.pretrained.path, config.optim.layer_decay = "", 1.0
+        config.pretrained.path, config.pretrained.head, config.optim.layer_decay = "", "keep", 1.0
     return config

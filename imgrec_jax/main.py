@@ -137,6 +137,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     import jax
 
     from imgrec_jax import assemble, compiled, distributed, parallel
+    from imgrec_jax.assemble import values
     from imgrec_jax.config import replica
     from imgrec_jax.pages import training
     from imgrec_jax.run import saved, workdir
@@ -145,7 +146,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
     say = emit if parallel.is_lead() else lambda line: None
     goes_on = False
     try:
-        for note in notes:
+        for note in (*notes, *(values.without_effect(config) if FLAGS.config and FLAGS.mode == "train" else ())):
             say(note)
         if config.dtype == "float64":
             jax.config.update("jax_enable_x64", True)

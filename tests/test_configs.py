@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from imgrec_jax import assemble
-from imgrec_jax.assemble import data
+from imgrec_jax.assemble import data, values
 from imgrec_jax.config import flatten
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -55,6 +55,7 @@ def test_config_is_sound(name, variant):
     if data.entry_of(config).folder and not config.data.manual_dir:
         config.data.manual_dir = "given on the command line"
     assemble.check(config)
+    assert values.without_effect(config) == []
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))

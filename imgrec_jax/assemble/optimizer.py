@@ -11,6 +11,8 @@ from imgrec_jax.assemble import own
 from imgrec_jax.assemble.lookup import ConfigError, options_of, steps_of
 from imgrec_jax.config import is_own
 
+_LATER = ("unfreeze_after_steps", "unfreeze_after_epochs", "unfreeze_after_examples")
+
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for names, options and ranges that cannot be."""
@@ -19,6 +21,8 @@ def check(config: ConfigDict) -> None:
     accumulate, batch_size = config.optim.accumulate, config.data.batch_size
     if accumulate < 1 or batch_size % accumulate:
         raise ConfigError(f"optim.accumulate={accumulate} does not divide data.batch_size={batch_size}")
+    if any(config.optim[key] is not None for key in _LATER) and not config.optim.frozen:
+        raise ConfigError("config.optim.unfreeze_after_* says when frozen parameters are trained, and optim.frozen is empty")
     try:  # an optimiser for no parameters: names and options, not rules
         _optimizer(config, lambda step: 0.0)(params={})
         make_schedule(config, 1, 1)
@@ -29,12 +33,8 @@ def check(config: ConfigDict) -> None:
 def make_optimizer(config: ConfigDict, schedule: Callable, *, params: Any, steps_per_epoch: int = 1) -> Any:
     """The optax transformation for these parameters (or their shapes); ConfigError for a rule that matches none."""
     rules = {name: config.optim[name] for name in ("weight_decay", "lr_multiplier", "frozen", "layer_decay")}
-    later = {key: config.optim[key] for key in config.optim if key.startswith("unfreeze_after_")}
+    later = {key: config.optim[key] for key in _LATER}
     if any(value is not None for value in later.values()):
-        if not config.optim.frozen:
-            raise ConfigError(
-                "config.optim.unfreeze_after_* says when frozen parameters are trained, and optim.frozen is empty"
-            )
         rules["unfreeze_at"] = steps_of(later, "optim.unfreeze_after", steps_per_epoch, config.data.batch_size)
     try:
         return _optimizer(config, schedule)(params=params, **rules)

@@ -226,6 +226,18 @@ SCHEDULES_OF_KEY: dict[str, tuple[str, ...]] = {
     "div_factor": ("one_cycle",),
 }  # fmt: skip
 
+# Keys that do something only while another one has a value; a section ends in a dot.
+NEEDS: dict[str, str] = {
+    "eval.overlap": "eval.window",
+    "eval.positive": "eval.intervals",
+    "eval.threshold": "eval.intervals",
+    "data.balance_by": "data.balance",
+    "pretrained.": "pretrained.path",
+    "checkpoint.": "checkpoint.enabled",
+    "profile.steps": "profile.first_step",
+    "select.mode": "select.metric",
+}
+
 
 def switch_schedule(config: ConfigDict, name: str) -> str | None:
     """Brings the options that the schedule `name` does not take back to their defaults, in place; returns what to say."""
@@ -293,6 +305,27 @@ def check_used(config: ConfigDict) -> None:
         )
     if not config.select.metric and config.select.patience is not None:
         raise ConfigError(f"config.select.patience={config.select.patience} needs a config.select.metric to wait for")
+
+
+def without_effect(config: ConfigDict) -> list[str]:
+    """What to say of keys that were given a value and do nothing as long as another one has none."""
+    default, lines = base(), []
+    flat, before = flatten(config), flatten(default)
+    for parent in dict.fromkeys(NEEDS.values()):
+        if _value(config, parent) not in (None, False, "", (), 0.0) or (parent == "profile.first_step" and flat[parent] == 0):
+            continue
+        idle = [k for k in flat if k != parent and flat[k] != before.get(k) and NEEDS.get(k, NEEDS.get(_section(k))) == parent]
+        if idle:
+            lines.append(f"note: {', '.join(idle)} without effect: {parent} is {_value(config, parent)!r}")
+    if config.select.metric and config.select.patience is None and not config.checkpoint.enabled:
+        lines.append(
+            f"note: select.metric={config.select.metric!r} without effect: checkpoint.enabled is False, so no best state is kept"
+        )
+    return lines
+
+
+def _section(key: str) -> str:
+    return key.rpartition(".")[0] + "."
 
 
 def check_channels(config: ConfigDict, channels: int) -> None:

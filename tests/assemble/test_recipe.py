@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax import assemble, optim
-from imgrec_jax.assemble import preprocess
+from imgrec_jax.assemble import preprocess, values
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import OverrideError, load
 from imgrec_jax.data import proposals
@@ -177,3 +177,34 @@ def test_labels_of_a_mixed_pair_count_by_their_own_weights():
     soft = np.array([[mix, 1 - mix], [1 - mix, mix]]) * weights
     expected = -(soft * np.asarray(jax.nn.log_softmax(logits))).sum() / soft.sum()
     assert float(value) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("mnist", {"eval.overlap": "0.5"}, "note: eval.overlap without effect: eval.window is ()"),
+        ("mnist", {"eval.threshold": "f1"}, "note: eval.threshold without effect: eval.intervals is False"),
+        ("mnist", {"pretrained.head": "new"}, "note: pretrained.head without effect: pretrained.path is ''"),
+        ("mnist", {"profile.steps": "7"}, "note: profile.steps without effect: profile.first_step is None"),
+        (
+            "image_folder",
+            {"checkpoint.enabled": "false", "select.patience": "None"},
+            "without effect: checkpoint.enabled is False, so no best state is kept",
+        ),
+    ],
+)
+def test_a_key_that_another_one_would_switch_on_is_noted(name, overrides, said):
+    config, _ = configure(name, overrides)
+    assert any(said in line for line in values.without_effect(config)), values.without_effect(config)
+
+
+def test_a_key_that_is_switched_on_is_not_noted():
+    config, _ = configure(
+        "mnist", {"profile.steps": "7", "profile.first_step": "0", "eval.intervals": "true", "eval.threshold": "f1"}
+    )
+    assert values.without_effect(config) == []
+
+
+def test_a_time_to_unfreeze_without_frozen_parameters_is_refused_before_the_data_are_opened():
+    with pytest.raises(ConfigError, match="optim.frozen is empty"):
+        checked("mnist", optim__unfreeze_after_epochs="1.0")
