@@ -24,6 +24,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "010_speed")]
 import photos  # noqa: E402
+
 import runs  # noqa: E402
 
 
@@ -47,8 +48,9 @@ RESULTS, DRY = HERE / "results.jsonl", HERE / "dry.jsonl"
 
 def train(name: str, seed: int, workdir: Path, overrides: list[str]) -> None:
     record = runs.run(f"configs/{name.replace(':', '.py:')}", seed, workdir, overrides)
+    accuracy = record["splits"][REFERENCES[name].split]["accuracy"]
     with RESULTS.open("a") as file:
-        file.write(json.dumps({"name": name, "accuracy": record["splits"][REFERENCES[name].split]["accuracy"], **record}) + "\n")
+        file.write(json.dumps({"name": name, "accuracy": accuracy, **record}) + "\n")
 
 
 def images(folder: Path, reference: Reference) -> None:
@@ -115,7 +117,7 @@ def table() -> str:
         mine = [r for r in runs.read(RESULTS) if r["name"] == name]
         here = ", ".join(f"{100 * r['accuracy']:.2f} ({r['seed']})" for r in mine) or "not run"
         lines.append(f"| `{name}` | {reference.published} | {here} | {', '.join(f'{runs.minutes(r):.0f}' for r in mine)} |")
-    head = ["config", "parameters", "images a step", "changed", "seconds to the end of step 1", "peak MiB", "workdir, MiB", "cores"]
+    head = ["config", "parameters", "images a step", "changed", "seconds to step 1", "peak MiB", "workdir, MiB", "cores"]
     lines += ["", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for r in {r["name"]: r for r in runs.read(DRY)}.values():
         cells = [f"`{r['name']}`", f"{r['parameters']:,}", f"{r['batch']:,}", ", ".join(f"`{o}`" for o in r["overrides"])]

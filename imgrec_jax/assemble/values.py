@@ -319,7 +319,7 @@ def without_effect(config: ConfigDict) -> list[str]:
             lines.append(f"note: {', '.join(idle)} without effect: {parent} is {_value(config, parent)!r}")
     if config.select.metric and config.select.patience is None and not config.checkpoint.enabled:
         lines.append(
-            f"note: select.metric={config.select.metric!r} without effect: checkpoint.enabled is False, so no best state is kept"
+            f"note: select.metric={config.select.metric!r} without effect: checkpoint.enabled is False, no best state is kept"
         )
     return lines
 

@@ -189,7 +189,7 @@ def test_labels_of_a_mixed_pair_count_by_their_own_weights():
         (
             "image_folder",
             {"checkpoint.enabled": "false", "select.patience": "None"},
-            "without effect: checkpoint.enabled is False, so no best state is kept",
+            "without effect: checkpoint.enabled is False, no best state is kept",
         ),
     ],
 )
