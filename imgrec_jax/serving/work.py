@@ -1,4 +1,4 @@
-"""The one thread that computes: it takes what waits, up to a batch, and answers it together.
+"""Two threads that compute: one takes what waits, up to a batch, and answers it together; the other explains.
 
 A job is an encoded image; what its future holds in the end is the `Result`, or a `BadImage` that says what is wrong with it.
 """
@@ -9,7 +9,8 @@ import contextlib
 import functools
 import queue
 import threading
-from collections import deque
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -57,8 +58,8 @@ class Job(NamedTuple):
 
 
 class Worker:
-    """Answers jobs in the order in which they come, up to `rows` at once; explanations when nothing else waits, and what comes
-    meanwhile between the calls that they are made of.
+    """Answers jobs in the order in which they come, up to `rows` at once. Explanations are made by a thread of their own, since
+    their programs take seconds to compile; between the calls that they are made of they wait until nothing else does.
 
     Attributes:
       ready: set once the programs for images of the run's own size are compiled.
@@ -68,13 +69,16 @@ class Worker:
         """max_pixels: of an image that is decoded; None for as many as the run's config takes."""
         self.ready = threading.Event()
         self._run, self._rows = run, rows
-        self._jobs, self._later = queue.SimpleQueue[Job | None](), deque[tuple[Job, Picture, Result]]()
+        self._jobs = queue.SimpleQueue[Job | None]()
+        self._later = queue.SimpleQueue[tuple[Job, Picture, Result] | None]()
+        self._idle = threading.Event()  # nothing waits for an answer
         self._stopping, self._layer, self._shapes = False, "", set[tuple[int, ...]]()
         reading = run.reading()
         decode = reading["decode"] or functools.partial(inputs.decode, upright=reading["upright"])
         self._decode = functools.partial(decode, max_pixels=min(reading["max_pixels"], max_pixels or reading["max_pixels"]))
         # Of the interpreter's end: a program that is being compiled is not waited for.
         self._thread = threading.Thread(target=self._work, name="predicting", daemon=True)
+        self._explainer = threading.Thread(target=self._explain, name="explaining", daemon=True)
 
     @property
     def usual(self) -> str:
@@ -83,13 +87,16 @@ class Worker:
 
     def start(self) -> None:
         self._thread.start()
+        self._explainer.start()
 
     def stop(self, seconds: float) -> bool:
         """Ends after the batch at hand; returns whether that came within so many seconds. What waits gets an error."""
+        until = time.monotonic() + seconds
         self._stopping = True
         self._jobs.put(None)
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        for thread in (self._thread, self._explainer):
+            thread.join(max(until - time.monotonic(), 0))
+        return not (self._thread.is_alive() or self._explainer.is_alive())
 
     @property
     def state(self) -> str:
@@ -108,30 +115,31 @@ class Worker:
             self._warm_up()
         self.ready.set()
         while not self._stopping:
-            if jobs := self._waiting(patient=not self._later):  # for the first, unless there is something to explain
+            if self._jobs.empty():
+                self._idle.set()
+            jobs = self._waiting()
+            self._idle.clear()
+            if jobs:
                 self._answer(jobs)
-            elif self._later:
-                job, picture, result = self._later.popleft()
-                if not job.future.cancelled():
-                    _settle(job, self._explained(job, picture, result))
-        for job in [job for job, _, _ in self._later] + self._left():
+        self._later.put(None)  # after the last answer, which may ask for one
+        for job in _left(self._jobs):
             _settle(job, RuntimeError("the server was stopped"))
 
-    def _left(self) -> list[Job]:
-        jobs = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                jobs.append(self._jobs.get_nowait())
-        return [job for job in jobs if job is not None]
+    def _explain(self) -> None:
+        while (asked := self._later.get()) is not None:
+            job, picture, result = asked
+            self._wait_for_a_lull(job)
+            if not job.future.cancelled():
+                _settle(job, self._explained(job, picture, result))
 
     def _warm_up(self) -> None:
         black = np.zeros(self._run.image_shape, np.uint8)
         for count in sorted({1, self._rows}):
             self._run.predict([black] * count, rows=self._rows)
 
-    def _waiting(self, patient: bool) -> list[Job]:
-        """The jobs that wait, up to a batch; patient: waits for the first."""
-        jobs = [self._jobs.get()] if patient else []
+    def _waiting(self) -> list[Job]:
+        """The jobs that wait, up to a batch; the first is waited for."""
+        jobs = [self._jobs.get()]
         with contextlib.suppress(queue.Empty):
             while len(jobs) < self._rows:
                 jobs.append(self._jobs.get_nowait())
@@ -157,27 +165,35 @@ class Worker:
             elif job.method is None:
                 _settle(job, Answer(next(results)))
             else:
-                self._later.append((job, picture, next(results)))
+                self._later.put((job, picture, next(results)))
 
     def _explained(self, job: Job, picture: Picture, result: Result) -> Answer:
         assert job.method is not None
         try:
             at = explain.prepare(self._run, picture, explain.Options(), self._admit)
-            layer, pace = self._layer_of(at, job.method), Pace(EXPLAINED_AT_ONCE, functools.partial(self._between, job))
+            layer, pace = self._layer_of(at, job.method), Pace(EXPLAINED_AT_ONCE, functools.partial(self._give_way, job))
             options = explain.Options(layer=layer, draws=EXPLAINED_DRAWS, steps=EXPLAINED_STEPS, pace=pace)
             heat, found = explain.explain(at, job.method, options)
             return Answer(result, explain.overlay(at.image, heat, f"{at.target.text}: {job.method}"), found.said)
         except Exception as error:  # the answer is there all the same
             return Answer(result, None, f"no explanation: {_line(error)}")
 
-    def _between(self, job: Job) -> None:
-        """Before each call of an explanation: answers what came meanwhile, and ends it where nobody waits for it any more."""
+    def _wait_for_a_lull(self, job: Job) -> None:
+        """Until nothing waits for an answer, or nobody for this explanation."""
+        while not (self._stopping or job.future.cancelled() or self._idle.wait(0.1)):
+            pass
+
+    def _give_way(self, job: Job) -> None:
+        """Before each call of an explanation.
+
+        Raises:
+          RuntimeError: where nobody waits for it any more.
+        """
+        self._wait_for_a_lull(job)
         if self._stopping:
             raise RuntimeError("the server was stopped")
         if job.future.cancelled():
             raise RuntimeError("nobody waits for it any more")
-        if jobs := self._waiting(patient=False):
-            self._answer(jobs)
 
     def _admit(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError for a shape [H, W, C] that is not explained here."""
@@ -194,6 +210,14 @@ class Worker:
             return None
         self._layer = self._layer or at.default_layer()
         return self._layer
+
+
+def _left(jobs: queue.SimpleQueue[Job | None]) -> Iterator[Job]:
+    """What waits in a queue, which is then empty."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            if (job := jobs.get_nowait()) is not None:
+                yield job
 
 
 def _settle(job: Job, found: Answer | Exception) -> None:

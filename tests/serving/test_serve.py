@@ -396,6 +396,25 @@ def test_an_explanation_lets_answers_pass_and_ends_when_its_client_leaves(run, m
     assert last.result(5).said == "no explanation: the server was stopped" and worker.state == "ended"
 
 
+def test_answers_come_while_the_program_of_an_explanation_is_compiled(run, monkeypatch):
+    worker, compiling, answered = Worker(run, rows=2), threading.Event(), threading.Event()
+
+    def prepare(*_):
+        compiling.set()
+        assert answered.wait(30)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
+    monkeypatch.setattr(work.explain, "prepare", prepare)
+    worker.start()
+    explanation = worker.submit("a", PNG, "gradcam")
+    assert compiling.wait(30)
+    assert worker.submit("b", PNG).result(20).result.label
+    answered.set()
+    assert explanation.result(20).said == "no explanation: enough"
+    assert worker.stop(5)
+
+
 def test_requests_that_a_stop_cuts_off_are_answered_503(run):
     worker = Worker(run, rows=2)  # which is not started
 
