@@ -2,10 +2,13 @@
 
 Each is one or more sweeps (`python -m imgrec_jax.sweep`), so an answer that was cut off goes on when the same command is given
 again. The sweeps lie in `runs/EXPERIMENT` (`runs/EXPERIMENT_quick` with `--quick`), a workdir a run; what the table needs of
-every run is a line of `results.jsonl` beside the script, which is written when all sweeps are done.
+every run is a line of `results.jsonl` beside the script, which is written after each sweep: one whose runs are all there is not
+made again, wherever its workdirs are (`--again` makes all).
 """
 
 import argparse
+import hashlib
+import itertools
 import json
 import statistics
 import subprocess
@@ -56,7 +59,22 @@ def _record(sweep: Sweep, entry: Mapping[str, Any], cores: int) -> dict:
         if split in entry["splits"]
     }
     how = {"seed": entry["seed"], "values": entry["values"], "seconds": entry["seconds"], "cores": cores}
-    return {"sweep": sweep.name, **how, **splits}
+    return {"sweep": sweep.name, "recipe": _recipe(sweep), **how, **splits}
+
+
+def _recipe(sweep: Sweep) -> str:
+    """Tells sweeps of one name apart whose common settings are others."""
+    common = {key: _text(value) for key, value in sweep.common.items()}
+    return hashlib.sha256(json.dumps([sweep.config, common], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _kept(sweep: Sweep, known: Sequence[dict], seeds: int) -> list[dict]:
+    """The records of a sweep, if each of its points is there with each seed and made by its settings; else []."""
+    points = [dict(zip(sweep.grid, map(_text, values), strict=True)) for values in itertools.product(*sweep.grid.values())]
+    mine = _recipe(sweep)
+    known = [r for r in known if (r["sweep"], r.get("recipe", mine)) == (sweep.name, mine)]
+    found = [r for r in known if r["values"] in points and r["seed"] < seeds]
+    return found if len(found) == len(points) * seeds else []
 
 
 def ask(
@@ -84,6 +102,7 @@ def ask(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few values, seeds and steps: minutes, for a look; keeps nothing")
     parser.add_argument("--table", action="store_true", help="run nothing; write table and plots from results.jsonl")
+    parser.add_argument("--again", action="store_true", help="make also the sweeps whose records are there")
     parser.add_argument("--seeds", type=int, help=f"how many (default {seeds}; --quick 2)")
     parser.add_argument(
         "--cores", type=int, default=1, help="of each run; as many run at a time as there are cores for (default 1)"
@@ -97,17 +116,24 @@ def ask(
     folder = args.workdirs.resolve() / f"{here.name}{'_quick' if args.quick else ''}"
     place = folder if args.quick else here
     records: list[dict] = []
+    known = [] if args.quick or args.again else runs.read(results)
+    count = args.seeds or (2 if args.quick else seeds)
     chosen_sweeps = quick if args.quick and quick is not None else sweeps
     for sweep in chosen_sweeps(records) if callable(chosen_sweeps) else chosen_sweeps:
-        mine = run_sweep(sweep, folder / sweep.name, args.seeds or (2 if args.quick else seeds), args.quick, args.cores)
-        measure(sweep, folder / sweep.name, mine, place)
+        mine = _kept(sweep, known, count)
+        if not mine:
+            mine = run_sweep(sweep, folder / sweep.name, count, args.quick, args.cores)
+            measure(sweep, folder / sweep.name, mine, place)
         records += mine
+        if not args.quick:
+            made = {r["sweep"] for r in records}
+            lines = [*records, *(r for r in known if r["sweep"] not in made)]
+            results.write_text("".join(json.dumps(record) + "\n" for record in lines))
     text = answer(records, place)
     print(text)
     if args.quick:
         print(f"plots in {place}", file=sys.stderr)
         return
-    results.write_text("".join(json.dumps(record) + "\n" for record in records))
     runs.put(here / "README.md", text)
 
 
