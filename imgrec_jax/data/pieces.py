@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops.geometry import box_areas, clip_boxes
 from imgrec_jax.data.ops.targets import select_boxes
 from imgrec_jax.data.source import Source
@@ -22,17 +23,22 @@ KEPT = 4  # decoded images, whose windows come one after the other
 
 
 def cut(example: dict[str, Any], place: Place) -> dict[str, Any]:
-    """A window of an example: its part of the image, its boxes, and "window" int32 [4]."""
+    """A window of an example: its part of the image, its boxes with their masks, and "window" int32 [4]."""
     top, left, height, width = place
     whole = place == (0, 0, *example["image"].shape[:2])
-    piece = {key: value for key, value in example.items() if whole or key not in ("proposals", "box_mask", "canvas")}
+    piece = {key: value for key, value in example.items() if whole or key not in ("proposals", "canvas")}
     piece["image"] = example["image"][top : top + height, left : left + width]
     piece["original_size"], piece["window"] = np.array([height, width], np.int32), np.array(place, np.int32)
     if "boxes" not in example or whole:
         return piece
     moved = example["boxes"] - np.array([left, top, left, top], np.float32)
     clipped = clip_boxes(moved, (height, width))
-    return select_boxes({**piece, "boxes": clipped}, box_areas(clipped) > VISIBLE * box_areas(moved))
+    piece = select_boxes({**piece, "boxes": clipped}, box_areas(clipped) > VISIBLE * box_areas(moved))
+    if "box_mask" in piece:
+        rows = piece["box_mask"][:, top : top + height]
+        masks = (mask[:, left : left + width] for mask in bits.each(rows, example["image"].shape[1]))
+        piece["box_mask"] = bits.pack_each(masks, (height, width))
+    return piece
 
 
 class Pieces:

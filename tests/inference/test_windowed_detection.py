@@ -12,6 +12,8 @@ from PIL import Image
 from imgrec_jax import assemble, metrics
 from imgrec_jax.assemble import preprocess
 from imgrec_jax.assemble.task import summary_of_detections
+from imgrec_jax.data.ops import bits
+from imgrec_jax.data.ops.canvases import collate_boxes
 from imgrec_jax.data.pieces import Pieces, cut
 from imgrec_jax.data.pipeline import Pipeline
 from imgrec_jax.data.source import ArraySource, SourceInfo
@@ -160,6 +162,20 @@ def test_a_piece_has_the_boxes_that_are_mostly_in_it():
     assert piece["box_label"].tolist() == [2] and "proposals" not in piece
     whole = cut(example, (0, 0, 20, 30))
     assert len(whole["boxes"]) == 3 and "proposals" in whole and whole["window"].tolist() == [0, 0, 20, 30]
+
+
+def test_a_piece_has_the_masks_of_its_boxes_and_shares_a_batch_with_the_whole():
+    rng = np.random.default_rng(0)
+    masks = rng.random((3, 20, 30)) < 0.5
+    boxes = np.array([[0, 0, 6, 6], [8, 4, 16, 12], [11, 2, 21, 12]], np.float32)
+    example = {"image": np.zeros((20, 30, 3), np.uint8), "boxes": boxes, "box_label": np.array([1, 2, 3])}
+    example |= {"box_crowd": np.zeros(3, bool), "box_mask": bits.pack(masks)}
+    places = [(0, 0, 20, 30), (2, 10, 10, 13), (2, 0, 10, 13)]
+    batch = collate_boxes(max_boxes=4)([cut(example, place) for place in places])
+    for row, (top, left, height, width), kept in zip(batch["box_mask"], places, ([0, 1, 2], [1, 2], [0, 1]), strict=True):
+        expected = np.zeros((4, *batch["image"].shape[1:3]), bool)
+        expected[: len(kept), :height, :width] = masks[kept, top : top + height, left : left + width]
+        np.testing.assert_array_equal(bits.unpack(row, expected.shape[2]), expected)
 
 
 def test_pieces_of_a_source_know_their_picture():
