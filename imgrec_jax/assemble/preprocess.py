@@ -98,7 +98,7 @@ def evaluation(config: ConfigDict) -> Preprocess:
     ops = make_ops("data.eval_ops", data.eval_ops)
     if config.task == "detection":
         search = [proposals.search_where_absent(make_search(config))] if data.max_proposals else []
-        ops += [*search, targets.check_boxes(drop=True), _resize(config)((data.min_size[-1],))]
+        ops += [*search, targets.check_boxes(drop=True), _resize(config, only=False)((data.min_size[-1],))]
         collate = _collate_boxes(config)(drop_extra_boxes=True)
         return Preprocess(tuple(ops), collate, lambda example: example["canvas"])
     if config.task == "segmentation":
@@ -120,7 +120,7 @@ def training(config: ConfigDict) -> Training:
         ops += [check_boxes, targets.drop_crowd(), _resize(config)(tuple(data.min_size))]
         ops += [targets.drop_without_mask()] if learns_masks(config.model) else []
         collate = _collate_boxes(config)(drop_extra_boxes=data.drop_extra_boxes)
-        return Training(ops, batch_ops, collate, lambda source: _bucketed(config, source, data.batch_size, config.seed))
+        return Training(ops, batch_ops, collate, lambda source: _bucketed(config, ops, source, data.batch_size, config.seed))
     collate = _collate_maps(config) if config.task == "segmentation" else stack
     return Training(ops, batch_ops, collate, functools.partial(_order, config))
 
@@ -158,7 +158,8 @@ def loss_weights(config: ConfigDict, source: Source) -> dict[str, Any]:
 def eval_order(config: ConfigDict, source: Source, batch_size: int) -> Callable[[int], Order]:
     """Every example exactly once."""
     if config.task == "detection":  # by the size that `evaluation` resizes to
-        return _bucketed(config, source, batch_size, None, config.data.min_size[-1])
+        ops = make_ops("data.eval_ops", config.data.eval_ops)
+        return _bucketed(config, ops, source, batch_size, None, config.data.min_size[-1], only=False)
     return sequential_order(len(source), batch_size)
 
 
@@ -171,22 +172,31 @@ def _canvases(config: ConfigDict) -> tuple[tuple[int, int], ...]:
 
 
 def _bucketed(
-    config: ConfigDict, source: Source, batch_size: int, seed: int | None, min_size: int | None = None
+    config: ConfigDict,
+    ops: Sequence[geometry.Op],
+    source: Source,
+    batch_size: int,
+    seed: int | None,
+    min_size: int | None = None,
+    *,
+    only: bool = True,
 ) -> Callable[[int], Order]:
     meta, data = source.info.meta, config.data
-    sizes = np.asarray(meta["sizes"] if "sizes" in meta else meta["annotations"].sizes)
+    given = np.asarray(meta["sizes"] if "sizes" in meta else meta["annotations"].sizes)
+    sizes = np.array([geometry.size_after(ops, size) for size in map(tuple, given.tolist())], np.int64).reshape(-1, 2)
     options = {
         "min_size": min_size or max(data.min_size),
         "max_size": data.max_size,
         "canvases": _canvases(config),
         "seed": seed,
+        "only": only,
     }
     return canvases.bucketed_order(sizes, batch_size, **options)
 
 
-def _resize(config: ConfigDict) -> Callable:
-    as_float = config.data.resize == "torchvision"
-    return functools.partial(canvases.resize, max_size=config.data.max_size, canvases=_canvases(config), as_float=as_float)
+def _resize(config: ConfigDict, *, only: bool = True) -> Callable:
+    options = {"canvases": _canvases(config), "as_float": config.data.resize == "torchvision", "only": only}
+    return functools.partial(canvases.resize, max_size=config.data.max_size, **options)
 
 
 def _collate_boxes(config: ConfigDict) -> Callable:

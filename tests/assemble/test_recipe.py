@@ -133,6 +133,62 @@ def test_evaluation_of_several_sizes_is_in_batches_of_one_canvas():
         assert len(noted) == 1
 
 
+@pytest.mark.parametrize("resize", ["fast", "torchvision"])
+@pytest.mark.parametrize(
+    ("phase", "name", "options"),
+    [
+        ("train", "resize", {"size": (48, 96)}),
+        ("train", "resize_shorter", {"length": 32}),
+        ("train", "random_resized_crop", {"size": (48, 32)}),
+        ("train", "random_affine", {"size": (64, 24), "fit": "cover", "rotate": 20}),
+        ("eval", "resize", {"size": (48, 96)}),
+        ("eval", "resize_shorter", {"length": 32}),
+        ("eval", "random_affine", {"size": (64, 24), "fit": "stretch"}),
+    ],
+)
+def test_batches_are_put_together_by_the_images_as_ops_leave_them(phase, name, options, resize):
+    config = load("scenes_detection")
+    with config.unlocked():
+        config.data.min_size, config.data.max_size, config.data.resize, config.data.batch_size = (64,), 128, resize, 4
+        config.data.canvases, config.data.train_ops, config.data.eval_ops = (), {}, {}
+        config.data[f"{phase}_ops"] = {name: options}
+    sizes = np.random.default_rng(0).integers(20, 140, (24, 2))
+    source = type("Source", (), {"info": type("Info", (), {"meta": {"sizes": sizes}})})()
+    if phase == "eval":
+        ops, collate = (made := preprocess.evaluation(config)).ops, made.collate
+        order = preprocess.eval_order(config, source, 4)(0)
+    else:
+        ops, _, collate, ordered = preprocess.training(config)
+        order = ordered(source)(0)
+    rng, seen = np.random.default_rng(0), 0
+    for indices, valid in zip(order.indices, order.valid, strict=True):
+        examples = []
+        for height, width in sizes[indices].tolist():
+            example = {"image": np.zeros((height, width, 3), np.uint8), "boxes": np.array([[1, 1, 19, 19]], np.float32)}
+            example |= {"box_label": np.ones(1, int), "box_crowd": np.zeros(1, bool)}
+            example["original_size"] = np.array([height, width])
+            for op in ops:
+                example = op(example, rng)
+            examples.append(example)
+        seen += int(valid.sum())
+        assert len(collate(examples)["image"]) == 4
+    assert seen == len(sizes)
+
+
+def test_prediction_and_evaluation_take_images_that_no_canvas_holds_and_training_names_them():
+    config = load("scenes_detection")
+    config.data.min_size, config.data.max_size, config.data.canvases = (96,), 128, ((96, 128),)
+    taken = preprocess.evaluation(config)
+    for size, canvas in (((96, 128), (96, 128)), ((128, 96), (128, 96)), ((9, 120), (96, 128)), ((120, 9), (128, 96))):
+        batch = taken.batch([taken(np.zeros((*size, 3), np.uint8))], [0], 1)
+        assert batch["image"].shape[1:3] == canvas
+    sizes = np.array([[96, 128], [128, 96], [90, 120]])
+    source = type("Source", (), {"info": type("Info", (), {"meta": {"sizes": sizes}})})()
+    assert sorted(preprocess.eval_order(config, source, 2)(0).indices.tolist()) == [[0, 2], [1, 1]]
+    with pytest.raises(ValueError, match=r"an image of \(128, 96\) .* no canvas .* add one to config.data.canvases"):
+        preprocess.training(config).order(source)
+
+
 def test_grey_images_are_resized_with_their_channel():
     op = canvases.resize((48,), 192, ())
     assert op({"image": np.zeros((64, 80, 1), np.uint8)}, np.random.default_rng(0))["image"].shape == (48, 60, 1)

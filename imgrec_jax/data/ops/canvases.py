@@ -1,7 +1,7 @@
 """Detection batches: resize as torchvision does, pad to one of a few shapes, and group images so that a batch needs one shape.
 
-The shape an image is padded to, its canvas, depends on its original size alone. `bucketed_order` puts images of one canvas into
-a batch, so a program is compiled once per canvas, and every process of a run pads to the same one.
+The shape an image is padded to, its canvas, depends on its size before `resize` alone. `bucketed_order` puts images of one
+canvas into a batch, so a program is compiled once per canvas, and every process of a run pads to the same one.
 
 Size rule: torchvision/models/detection/transform.py. Sizes are (height, width). Shape letters: n images of the split,
 S steps, B batch, H W C canvas, N boxes of an example, G ground-truth boxes and P proposals of a batch.
@@ -43,8 +43,10 @@ def default_canvases(min_size: int, max_size: int) -> tuple[Size, ...]:
     return tuple(dict.fromkeys((common, common[::-1], long, long[::-1])))
 
 
-def canvas_of(size: Size, min_size: int, max_size: int, canvases: Sequence[Size]) -> Size:
-    """The smallest canvas that holds an image of original `size` resized to (min_size, max_size); without `canvases` its own.
+def canvas_of(size: Size, min_size: int, max_size: int, canvases: Sequence[Size], *, only: bool = True) -> Size:
+    """The smallest canvas that holds an image of `size` resized to (min_size, max_size); without `canvases` its own.
+
+    only: of `canvases`; else, where none of them does, one of them turned by 90 degrees or, at last, of the default canvases.
 
     Raises:
       ValueError: when none does.
@@ -52,13 +54,15 @@ def canvas_of(size: Size, min_size: int, max_size: int, canvases: Sequence[Size]
     height, width = resized_size(size, min_size, max_size)
     if not canvases:
         return round_up((height, width))
-    fitting = [canvas for canvas in canvases if height <= canvas[0] and width <= canvas[1]]
-    if not fitting:
-        raise ValueError(
-            f"an image of {tuple(size)} becomes {height, width} with min_size={min_size}, max_size={max_size}, which no canvas "
-            f"of {tuple(canvases)} holds; add one"
-        )
-    return min(fitting, key=lambda canvas: canvas[0] * canvas[1])
+    others = ([canvas[::-1] for canvas in canvases], default_canvases(min_size, max_size))
+    for offered in (canvases,) if only else (canvases, *others):
+        fitting = [canvas for canvas in offered if height <= canvas[0] and width <= canvas[1]]
+        if fitting:
+            return min(fitting, key=lambda canvas: canvas[0] * canvas[1])
+    raise ValueError(
+        f"an image of {tuple(size)} becomes {height, width} with min_size={min_size}, max_size={max_size}, which no canvas "
+        f"of {tuple(canvases)} holds; add one to config.data.canvases"
+    )
 
 
 def bucketed_order(
@@ -69,14 +73,16 @@ def bucketed_order(
     max_size: int,
     canvases: Sequence[Size],
     seed: int | None,
+    only: bool = True,
 ) -> Callable[[int], Order]:
     """epoch -> Order whose batches each hold images of one canvas; every image once, each canvas's last batch padded.
 
-    sizes: int [n, 2], original. min_size: the largest where several are drawn from. seed: None keeps the order of the split.
+    sizes: int [n, 2], before `resize`. min_size: the largest where several are drawn from. seed: None keeps the order of the
+    split. only: see `canvas_of`.
     """
     sizes = np.asarray(sizes).tolist()
-    chosen = [canvas_of(size, min_size, max_size, canvases) for size in sizes]
-    buckets = tuple(canvases) or tuple(sorted(set(chosen)))
+    chosen = [canvas_of(size, min_size, max_size, canvases, only=only) for size in sizes]
+    buckets = (*canvases, *sorted(set(chosen) - set(canvases)))
     of_image = np.array([buckets.index(canvas) for canvas in chosen])
 
     def order(epoch: int) -> Order:
@@ -95,11 +101,14 @@ def bucketed_order(
     return order
 
 
-def resize(min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *, as_float: bool = False) -> Op:
+def resize(
+    min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *, as_float: bool = False, only: bool = True
+) -> Op:
     """Resize image, boxes, masks and proposals, and note the canvas.
 
     min_sizes: one is drawn per example (multi-scale training); give one for evaluation. Bilinear without antialias.
     as_float: the image becomes float32 in 0..1 before it is resized, as in torchvision, instead of being rounded to uint8.
+    only: see `canvas_of`.
     """
 
     def op(example: Example, rng: np.random.Generator) -> Example:
@@ -119,8 +128,7 @@ def resize(min_sizes: Sequence[int], max_size: int, canvases: Sequence[Size], *,
             rows, columns = (_nearest(a, b) for a, b in zip(old, new, strict=True))
             masks = (mask[rows][:, columns] for mask in bits.each(example["box_mask"], old[1]))
             out["box_mask"] = bits.pack_each(masks, new)
-        height, width = (int(v) for v in example.get("original_size", old))
-        out["canvas"] = canvas_of((height, width), max(min_sizes), max_size, canvases)
+        out["canvas"] = canvas_of(old, max(min_sizes), max_size, canvases, only=only)
         return out
 
     return op
@@ -198,7 +206,10 @@ def _limit_boxes(example: Example, max_boxes: int, drop: bool) -> Example:
 def _common_canvas(examples: Sequence[Example]) -> Size:
     canvases = {example.get("canvas") for example in examples}
     if len(canvases) > 1:
-        raise ValueError(f"a batch mixes canvases {sorted(canvases, key=str)}; order the split with bucketed_order")
+        raise ValueError(
+            f"a batch mixes canvases {sorted(canvases, key=str)}; order the split with bucketed_order, and let an op of "
+            "your own that changes the size of images tell it: op.size_after = lambda size: ..."
+        )
     canvas = canvases.pop()
     shapes = [example["image"].shape[:2] for example in examples]
     if canvas is None:

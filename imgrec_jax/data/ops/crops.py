@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from imgrec_jax.data.ops.canvases import MAP_KEYS, pad_maps
-from imgrec_jax.data.ops.geometry import Example, Op, Size, crop_and_resize, warp_example
+from imgrec_jax.data.ops.geometry import Example, Op, Size, crop_and_resize, sizing, warp_example
 
 
 def foreground_crop(*, size: Size, probability: float = 0.5, candidates: int = 1) -> Op:
@@ -49,9 +49,12 @@ def foreground_crop(*, size: Size, probability: float = 0.5, candidates: int = 1
 def resize_shorter(length: int) -> Op:
     """Brings the shorter side to `length` pixels; the other keeps the ratio, rounded down as torchvision does."""
 
+    def after(size: Size) -> Size:
+        return length * size[0] // min(size), length * size[1] // min(size)
+
     def op(example: Example, rng: np.random.Generator) -> Example:
         height, width = example["image"].shape[:2]
-        size = tuple(length * side // min(height, width) for side in (height, width))
+        size = after((height, width))
         return warp_example(example, crop_and_resize((0, 0, width, height), size), size)
 
-    return op
+    return sizing(op, after)

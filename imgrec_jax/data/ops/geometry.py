@@ -2,7 +2,8 @@
 
 Coordinates are continuous pixels: pixel (i, j) covers [j, j + 1) x [i, i + 1), so its centre is (j + .5, i + .5) and an
 image of height H spans 0..H. A matrix is float64 [3, 3] and maps input (x, y, 1) to output (x, y, 1); `b @ a` applies a
-first. Sizes are (height, width). An op is `op(example, rng) -> example`; keys that are absent are not touched.
+first. Sizes are (height, width). An op is `op(example, rng) -> example`; keys that are absent are not touched. One that changes
+the size of images tells it before there are pixels: `op.size_after(size) -> size` (see `size_after`).
 
 Keys warped: image [H, W, C] bilinear, outside = `fill` (0..255; of 1/255 in a float image); boxes [N, 4] xyxy; box_mask, bits
 of [N, H, W] (`bits`), segmentation [H, W], instances [H, W] and pixel_valid [H, W] bool nearest neighbour, outside = 0 and
@@ -11,7 +12,7 @@ False (void); proposals [P, 4]. Every `box_*` key is filtered with the boxes. Sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -24,6 +25,19 @@ from imgrec_jax.data.ops.resample import FILTERS, resample
 Example = dict
 Op = Callable[[Example, np.random.Generator], Example]
 Size = tuple[int, int]
+
+
+def size_after(ops: Iterable[Op], size: Size) -> Size:
+    """The size that an image of `size` has after these ops; one without `size_after` keeps it."""
+    for op in ops:
+        size = op.size_after(size) if hasattr(op, "size_after") else size
+    return size
+
+
+def sizing(op: Op, after: Callable[[Size], Size]) -> Op:
+    """The op, which makes images of the size `after(size)` of those of `size`."""
+    op.size_after = after  # type: ignore[attr-defined]
+    return op
 
 
 def translation(dx: float, dy: float) -> np.ndarray:
@@ -249,7 +263,7 @@ def random_affine(
             matrix = np.round(matrix)  # crops and flips move by whole pixels, so they do not blur
         return warp_example(example, matrix, out, fill=fill, min_side=min_side, min_visible=min_visible)
 
-    return op
+    return sizing(op, lambda given: given if size is None else (size[0], size[1]))
 
 
 def random_resized_crop(
@@ -292,7 +306,7 @@ def random_resized_crop(
         return warp_example(example, matrix, size, fill=fill, min_side=min_side, min_visible=min_visible)
 
     op.takes_undecoded = reduced  # type: ignore[attr-defined]  # told by `pipeline.Pipeline`
-    return op
+    return sizing(op, lambda given: (size[0], size[1]))
 
 
 def resize(size: Size) -> Op:
@@ -328,4 +342,4 @@ def resize_and_center_crop(shorter: int, size: Size, *, interpolation: str = "bi
             out["image"] = warp_array(resample(image, whole, interpolation), moved, size, nearest=False)
         return out
 
-    return op
+    return sizing(op, lambda given: (size[0], size[1]))

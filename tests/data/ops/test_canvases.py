@@ -76,6 +76,20 @@ def test_every_size_has_a_canvas():
         batches.canvas_of((640, 480), 800, 1333, CANVASES[:1])
 
 
+def test_an_image_that_none_of_the_canvases_holds_takes_one_of_few_others():
+    rng = np.random.default_rng(0)
+    for offered in (((256, 352),), ((256, 256), (256, 288)), ((64, 64),)):
+        taken = set()
+        for size in rng.integers(1, 900, (300, 2)).tolist():
+            canvas = batches.canvas_of(size, 256, 416, offered, only=False)
+            height, width = batches.resized_size(size, 256, 416)
+            assert height <= canvas[0] and width <= canvas[1]
+            fitting = [one for one in offered if height <= one[0] and width <= one[1]]
+            assert not fitting or canvas == batches.canvas_of(size, 256, 416, offered) == min(fitting)
+            taken.add(canvas)
+        assert len(taken) <= 2 * len(offered) + 4
+
+
 @pytest.mark.parametrize("seed", [None, 3])
 def test_order_covers_every_image_once_in_pure_batches(seed):
     sizes = np.random.default_rng(1).integers(200, 900, (101, 2))

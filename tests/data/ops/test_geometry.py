@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imgrec_jax.data.ops import bits
+from imgrec_jax.data.ops import bits, crops
 from imgrec_jax.data.ops import geometry as geo
 
 SIZE = (40, 60)
@@ -194,6 +194,24 @@ def test_fits(fit, covered):
     out = geo.random_affine(size=(80, 80), fit=fit)(scene([]), np.random.default_rng(0))
     rows, columns = out["pixel_valid"].any(1).sum(), out["pixel_valid"].any(0).sum()
     assert abs(rows - covered[0]) <= 1 and abs(columns - covered[1]) <= 1
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        geo.random_affine(flip=0.5),
+        geo.random_affine(size=(30, 20), fit="cover", rotate=9),
+        geo.random_resized_crop(size=(8, 24), flip=0.5),
+        geo.resize((17, 31)),
+        geo.resize_and_center_crop(20, (16, 18)),
+        crops.resize_shorter(24),
+    ],
+)
+def test_an_op_tells_the_size_that_it_leaves(op):
+    rng = np.random.default_rng(0)
+    for size in rng.integers(10, 60, (12, 2)).tolist():
+        made = op({"image": np.zeros((*size, 3), np.uint8)}, rng)["image"].shape[:2]
+        assert geo.size_after([op, lambda example, rng: example], tuple(size)) == made
 
 
 def test_unknown_fit_is_named():
