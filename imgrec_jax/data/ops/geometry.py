@@ -12,6 +12,7 @@ False (void); proposals [P, 4]. Every `box_*` key is filtered with the boxes. Sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import cv2
@@ -42,6 +43,9 @@ def sizing(op: Op, after: Callable[[Size], Size]) -> Op:
 
 def translation(dx: float, dy: float) -> np.ndarray:
     return np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1]], np.float64)
+
+
+_TO_CENTRES, _FROM_CENTRES = translation(-0.5, -0.5), translation(0.5, 0.5)  # OpenCV counts from pixel centres
 
 
 def scaling(sx: float, sy: float) -> np.ndarray:
@@ -86,10 +90,11 @@ def is_axis_aligned(matrix: np.ndarray) -> bool:
 
 
 def warp_array(array: np.ndarray, matrix: np.ndarray, size: Size, *, nearest: bool, fill=0) -> np.ndarray:
-    """Warp [H, W] or [H, W, C] to `size`; pixels from outside are `fill`.
+    """Warp [H, W] or [H, W, C] to `size`; pixels whose centre comes from outside are `fill`.
 
-    Bilinear without antialias, as torch's interpolate, down to a scale of 1/2; smaller images are averaged (INTER_AREA) to
-    twice the target first. Nearest keeps the input's values and dtype.
+    Bilinear without antialias, as torch's interpolate, which repeats the border where a pixel lies between it and the outermost
+    centres, down to a scale of 1/2; smaller images are averaged (INTER_AREA) to twice the target first. Where a turned or
+    sheared image ends within the output, it fades into `fill` by half a pixel. Nearest keeps the input's values and dtype.
     """
     dtype, flat = array.dtype, array.ndim == 2
     if not nearest:
@@ -103,19 +108,52 @@ def warp_array(array: np.ndarray, matrix: np.ndarray, size: Size, *, nearest: bo
         array = array.view(np.uint8)
     elif dtype in (np.int32, np.int64):
         array = array.astype(np.float32)  # OpenCV warps no wide integers; class ids are far below 2**24
-    centred = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)  # OpenCV counts from pixel centres
-    border = np.broadcast_to(np.asarray(fill, np.float64), (4,)) if np.ndim(fill) == 0 else (*fill, 0)
+    centred = _TO_CENTRES @ matrix @ _FROM_CENTRES
+    border = (float(fill),) * 4 if np.ndim(fill) == 0 else (*map(float, fill), 0.0)
+    inside = None if nearest else _from_inside(matrix, (array.shape[0], array.shape[1]), size)
     warped = cv2.warpAffine(
         array,
         centred[:2],
         (size[1], size[0]),
         flags=cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=tuple(float(v) for v in border),
+        borderMode=cv2.BORDER_CONSTANT if inside is None else cv2.BORDER_REPLICATE,
+        borderValue=border,
     )
     if not flat and warped.ndim == 2:
         warped = warped[..., None]
+    if inside is not None and inside != ((0, size[0]), (0, size[1])):
+        (top, bottom), (left, right) = inside
+        value = np.rint(fill) if dtype == np.uint8 else fill
+        for beyond in (warped[:top], warped[bottom:], warped[:, :left], warped[:, right:]):
+            if beyond.size:
+                beyond[:] = value
     return warped.astype(dtype, copy=False) if dtype != np.bool_ else warped.astype(np.bool_)
+
+
+_Span = tuple[int, int]  # [start, stop)
+
+
+def _from_inside(matrix: np.ndarray, source: Size, size: Size) -> tuple[_Span, _Span] | None:
+    """The (rows, columns) of an output of `size` whose centres come from inside the source; None where they are no rectangle.
+
+    Scalars, not arrays: this is a part of every warp of a small image.
+    """
+    (a, b, c), (d, e, f) = matrix[:2].tolist()
+    if b == d == 0:
+        return _span(e, f, source[0], size[0]), _span(a, c, source[1], size[1])
+    area = a * e - b * d
+    for y in (0.5 - f, size[0] - 0.5 - f):
+        for x in (0.5 - c, size[1] - 0.5 - c):
+            inside = 0 <= (e * x - b * y) / area <= source[1] and 0 <= (a * y - d * x) / area <= source[0]
+            if not inside:
+                return None
+    return (0, size[0]), (0, size[1])
+
+
+def _span(scale: float, shift: float, length: int, size: int) -> _Span:
+    """Of an axis: which of `size` pixels have their centre within 0..length mapped by x -> scale x + shift, rounding aside."""
+    first, last = sorted((shift, scale * length + shift))
+    return max(math.ceil(first - 0.5 - 1e-6), 0), max(min(math.floor(last - 0.5 + 1e-6) + 1, size), 0)
 
 
 def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -214,6 +214,75 @@ def test_an_op_tells_the_size_that_it_leaves(op):
         assert geo.size_after([op, lambda example, rng: example], tuple(size)) == made
 
 
+def torch_rule(image, size):
+    """torch's interpolate(mode="bilinear", align_corners=False): beyond the outermost centres the border is repeated."""
+
+    def weights(old, new):
+        position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        return np.maximum(1 - np.abs(position[:, None] - np.arange(old)), 0)
+
+    rows, columns = (weights(old, new) for old, new in zip(image.shape, size, strict=False))
+    return np.einsum("hH,HWc,wW->hwc", rows, image.astype(float), columns)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    "make",
+    [
+        geo.resize,
+        lambda size: geo.random_affine(size=size, fit="stretch", fill=77),
+        lambda size: geo.random_resized_crop(size=size, area=(1, 1), ratio=(1e-9, 1e9)),
+        lambda size: geo.random_affine(size=size, fit="cover"),
+        lambda size: geo.resize_and_center_crop(min(size), size),
+        lambda size: crops.resize_shorter(min(size)),
+    ],
+)
+def test_a_resized_image_repeats_its_border_as_torch_does(make, dtype):
+    rng = np.random.default_rng(0)
+    for height, width, scale in [(7, 7, 8), (5, 12, 3), (1, 6, 5), (40, 30, 0.6), (28, 28, 2)]:
+        image = rng.integers(0, 256, (height, width, 3)).astype(dtype)
+        image = image if dtype == np.uint8 else image / dtype(255)
+        size = (int(height * scale) or 1, int(width * scale))
+        made = make(size)({"image": image}, rng)["image"]
+        assert made.shape[:2] == size
+        # this OpenCV or another takes coordinates to a 32nd of a pixel
+        np.testing.assert_allclose(made, torch_rule(image, size), atol=8.5 * (1 if dtype == np.uint8 else 1 / 255))
+        white = make(size)({"image": np.ones_like(image) * (255 if dtype == np.uint8 else 1)}, rng)["image"]
+        assert white.min() == white.max() == (255 if dtype == np.uint8 else 1)
+
+
+def test_what_lies_outside_is_fill_exactly_where_it_is_void():
+    rng = np.random.default_rng(0)
+    moves = [
+        {"translate": 0.3},
+        {"scale": (0.5, 2.0)},
+        {"size": (50, 31), "fit": "inside"},
+        {"size": (21, 33)},
+        {"aspect": 2.0},
+    ]
+    for options in moves:
+        op = geo.random_affine(fill=(10, 20, 30), flip=0.5, random_position=True, **options)
+        for size in rng.integers(8, 40, (8, 2)).tolist():
+            white = {"image": np.full((*size, 3), 255, np.uint8), "segmentation": np.ones(size, np.int32)}
+            out = op(white, rng)
+            expected = np.where(out["pixel_valid"][..., None], 255, np.array([10, 20, 30]))
+            np.testing.assert_array_equal(out["image"], expected)
+
+
+def test_an_image_with_a_border_of_fill_is_warped_as_by_opencv_alone():
+    """To the last bit: digits on black were trained on so."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((28, 28, 1), np.uint8)
+    image[3:-3, 3:-3] = rng.integers(0, 256, (22, 22, 1))
+    for turned in (0, 12.0):
+        for _ in range(60):
+            matrix = geo.scaling(*rng.uniform(0.8, 1.2, 2)) @ geo.rotation(rng.uniform(-turned, turned))
+            matrix = geo.translation(*rng.uniform(-3, 3, 2)) @ geo.about(matrix, 14, 14)
+            centred = geo.translation(-0.5, -0.5) @ matrix @ geo.translation(0.5, 0.5)
+            expected = cv2.warpAffine(image, centred[:2], (28, 28), flags=cv2.INTER_LINEAR)
+            np.testing.assert_array_equal(geo.warp_array(image, matrix, (28, 28), nearest=False)[..., 0], expected)
+
+
 def test_unknown_fit_is_named():
     with pytest.raises(ValueError, match="fit='fill' is unknown"):
         geo.random_affine(size=(8, 8), fit="fill")(scene([]), np.random.default_rng(0))
