@@ -307,7 +307,7 @@ def check_detection(config: ConfigDict, train: Source, evals: dict[str, Source],
             warn(line)
         _check_evaluated_masks(config, evaluated, warn)
     if not data.drop_extra_boxes:
-        check_data.check_counts(training, data.max_boxes)
+        check_data.check_counts(training, data.max_boxes, crowds=config.detection.get("crowd_thresh") is not None)
     for source in (training, *evaluated.values()):
         check_data.check_files(source, data.max_pixels)
     if table.crowd.all():

@@ -98,7 +98,8 @@ def evaluation(config: ConfigDict) -> Preprocess:
     ops = make_ops("data.eval_ops", data.eval_ops)
     if config.task == "detection":
         search = [proposals.search_where_absent(make_search(config))] if data.max_proposals else []
-        ops += [*search, targets.check_boxes(drop=True), _resize(config, only=False)((data.min_size[-1],))]
+        ops = [targets.drop_degenerate(), *ops, *search, targets.check_boxes(drop=True)]
+        ops.append(_resize(config, only=False)((data.min_size[-1],)))
         collate = _collate_boxes(config)(drop_extra_boxes=True)
         return Preprocess(tuple(ops), collate, lambda example: example["canvas"])
     if config.task == "segmentation":
@@ -117,7 +118,9 @@ def training(config: ConfigDict) -> Training:
     batch_ops = [mixing.mix_batch(mixes)] if mixes else []
     if config.task == "detection":
         check_boxes = targets.check_boxes(drop=data.drop_degenerate_boxes)
-        ops += [check_boxes, targets.drop_crowd(), _resize(config)(tuple(data.min_size))]
+        ops = [targets.drop_degenerate(), *ops] if data.drop_degenerate_boxes else ops
+        crowds = [] if config.detection.get("crowd_thresh") is not None else [targets.drop_crowd()]
+        ops += [check_boxes, *crowds, _resize(config)(tuple(data.min_size))]
         ops += [targets.drop_without_mask()] if learns_masks(config.model) else []
         collate = _collate_boxes(config)(drop_extra_boxes=data.drop_extra_boxes)
         return Training(ops, batch_ops, collate, lambda source: _bucketed(config, ops, source, data.batch_size, config.seed))

@@ -203,18 +203,19 @@ def _first(items: Sequence[object], count: int = 3) -> str:
     return ", ".join(map(str, items[:count])) + (", ..." if len(items) > count else "")
 
 
-def check_counts(source: DetectionSource, max_boxes: int) -> None:
-    """Raises ValueError for images of more than `max_boxes` good boxes that are no crowds; reads no image."""
+def check_counts(source: DetectionSource, max_boxes: int, *, crowds: bool = False) -> None:
+    """Raises ValueError for images of more than `max_boxes` good boxes, with or without `crowds`; reads no image."""
     table = source.info.meta["annotations"]
     image_of = np.repeat(np.arange(len(table)), np.diff(table.offsets))
     inside = np.clip(np.nan_to_num(table.boxes), 0, table.sizes[image_of][:, [1, 0, 1, 0]])
-    good = ~table.crowd & (box_areas(inside) > 0)
+    good = (crowds | ~table.crowd) & (box_areas(inside) > 0)
     counts = np.bincount(image_of[good], minlength=len(table))
     over = int((counts > max_boxes).sum())
     if over:
         most = int(counts.argmax())
         raise ValueError(
-            f"{source.title}: {over} of {len(table)} images have more than config.data.max_boxes={max_boxes} objects, "
+            f"{source.title}: {over} of {len(table)} images have more than config.data.max_boxes={max_boxes} objects"
+            f"{' and crowds' if crowds else ''}, "
             f"{table.file_names[most]} the most, {counts[most]}; raise config.data.max_boxes, or set "
             "config.data.drop_extra_boxes=True to keep the largest"
         )

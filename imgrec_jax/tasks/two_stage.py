@@ -65,7 +65,7 @@ class Settings(NamedTuple):
     selection: SelectionSettings = SelectionSettings()
     bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     smooth_l1_beta: float = 1 / 9  # rpn.py:320, roi_heads.py:49; detectron2 uses 0
-    crowd_thresh: float | None = None  # see anchor_targets; torchvision drops crowds from its training set
+    crowd_thresh: float | None = None  # see anchor_targets; None drops crowds from training, as torchvision does
     mask_batch_size_per_image: int | None = None  # positives that train the mask head; None: all, as in torchvision
 
 

@@ -10,7 +10,7 @@ from imgrec_jax.assemble import preprocess, values
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import OverrideError, load
 from imgrec_jax.data import proposals
-from imgrec_jax.data.ops import canvases
+from imgrec_jax.data.ops import bits, canvases
 from imgrec_jax.overrides import configure
 from imgrec_jax.tasks import classify
 from tests import small_runs
@@ -173,6 +173,42 @@ def test_batches_are_put_together_by_the_images_as_ops_leave_them(phase, name, o
         seen += int(valid.sum())
         assert len(collate(examples)["image"]) == 4
     assert seen == len(sizes)
+
+
+def test_degenerate_boxes_are_dropped_before_an_op_turns_them_round():
+    config = load("scenes_detection")
+    with config.unlocked():
+        config.data.drop_degenerate_boxes, config.data.train_ops = True, {"random_affine": {"flip": 1.0, "rotate": 5}}
+        config.data.eval_ops = {"resize": {"size": (80, 90)}}
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        boxes = rng.uniform(0, 60, (12, 4)).astype(np.float32)
+        right = (boxes[:, :2] < boxes[:, 2:]).all(1)
+        given = {"image": np.zeros((60, 60, 3), np.uint8), "boxes": boxes, "box_label": np.where(right, 1, 2)}
+        given |= {"box_crowd": np.zeros(12, bool), "original_size": np.array([60, 60])}
+        example = given
+        for op in preprocess.training(config).ops:
+            example = op(example, rng)
+        assert 2 not in example["box_label"] and len(example["boxes"]) <= right.sum()
+        seen = preprocess.evaluation(config)(given["image"], {k: v for k, v in given.items() if k != "image"})
+        assert 2 not in seen["box_label"]
+
+
+@pytest.mark.parametrize("name", ["coco_faster_rcnn:folder", "coco_mask_rcnn", "bccd_retinanet"])
+def test_crowds_are_in_training_where_a_threshold_excuses_what_lies_in_them(name):
+    example = {"image": np.zeros((60, 80, 3), np.uint8), "boxes": np.array([[1, 1, 70, 50], [5, 5, 30, 30]], np.float32)}
+    example |= {"box_label": np.array([1, 1]), "box_crowd": np.array([True, False]), "original_size": np.array([60, 80])}
+    example |= {"box_mask": bits.pack(np.stack([np.zeros((60, 80), bool), np.ones((60, 80), bool)]))}
+    for thresh, crowds in (("None", [False]), ("0.7", [True, False])):
+        config = assemble.complete(configure(name, {"detection.crowd_thresh": thresh, "data.train_ops": "{}"})[0])
+        taken = preprocess.training(config)
+        made = example
+        for op in taken.ops:
+            made = op(made, np.random.default_rng(0))
+        batch = taken.collate([made])
+        assert batch["box_crowd"][0][batch["box_valid"][0]].tolist() == crowds
+        collate = canvases.collate_boxes(max_boxes=1, drop_extra_boxes=True)
+        assert not collate([made])["box_crowd"].any()  # the object stays
 
 
 def test_prediction_and_evaluation_take_images_that_no_canvas_holds_and_training_names_them():

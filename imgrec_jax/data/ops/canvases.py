@@ -199,7 +199,8 @@ def _limit_boxes(example: Example, max_boxes: int, drop: bool) -> Example:
             f"{example.get('file_name', 'an image')} has {count} boxes, more than max_boxes={max_boxes}; raise "
             "config.data.max_boxes, or set config.data.drop_extra_boxes=True to keep the largest"
         )
-    keep = np.sort(np.argsort(-box_areas(example["boxes"]), kind="stable")[:max_boxes])
+    # a crowd is large, and no object is to give way to it
+    keep = np.sort(np.lexsort((-box_areas(example["boxes"]), example["box_crowd"]))[:max_boxes])
     return {**example, **{key: example[key][keep] for key in example if key == "boxes" or key.startswith("box_")}}
 
 

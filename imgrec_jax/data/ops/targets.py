@@ -64,6 +64,17 @@ def check_boxes(*, drop: bool = False) -> Op:
     return op
 
 
+def drop_degenerate() -> Op:
+    """Remove the degenerate boxes of a file before an op moves them: corners in a new order would bound an object again."""
+
+    def op(example: Example, rng: np.random.Generator) -> Example:
+        if "boxes" not in example:
+            return example
+        return select_boxes(example, ~bad_boxes(example["boxes"], example["image"].shape[:2])["degenerate"])
+
+    return op
+
+
 def drop_crowd() -> Op:
     """Remove crowd regions, as detectors that do not ignore them in training require."""
 
@@ -77,7 +88,7 @@ def drop_without_mask() -> Op:
     """Remove objects of whose mask nothing is left, or that never had one: a mask head would learn that they are nothing."""
 
     def op(example: Example, rng: np.random.Generator) -> Example:
-        return select_boxes(example, bits.areas(example["box_mask"]) > 0)
+        return select_boxes(example, (bits.areas(example["box_mask"]) > 0) | example["box_crowd"])
 
     return op
 
