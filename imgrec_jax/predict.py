@@ -6,6 +6,7 @@ and the exit status is then 1.
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -18,13 +19,15 @@ def parser() -> Parser:
     workdir_flags(made)
     made.add_argument("paths", nargs="*", metavar="PATH", help="images, folders, globs, .npz, videos, - for a list on stdin")
     made.add_argument("--out", metavar="FILE", help="write the JSON lines there instead of to standard output")
-    made.add_argument("--coco", metavar="FILE", help="also write a COCO result file (boxes, or masks as run lengths)")
+    made.add_argument("--coco", metavar="FILE", help="also write a COCO result file (boxes, or masks as run lengths); "
+                      "all answers are then of the pixels as stored, whatever EXIF orientation a file has")  # fmt: skip
     made.add_argument(
         "--save_images", metavar="DIR", help="also write every picture with its answer drawn; of a video, a video"
     )
     made.add_argument("--save_masks", metavar="DIR", help="segmentation: also write every mask as PNG of class numbers")
     made.add_argument("--labels", metavar="PATH", help="the truth: a folder with a folder a class or a CSV, a COCO json, or a "
-                      "folder of masks; adds the score of the prediction")  # fmt: skip
+                      "folder of masks; adds the score of the prediction; boxes and masks "
+                      "are of the pixels as stored")  # fmt: skip
     made.add_argument("--threshold", type=float, metavar="S", help="detection: leave out boxes with a lower score than S")
     made.add_argument("--window", type=window_of_text, metavar="H,W", help="detection: also look through windows of this size, "
                       "for small objects in large pictures (default the run's eval.window), or none")  # fmt: skip
@@ -60,8 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--every={arguments.every}; expected 1 (every frame) or more")
     # COCO's results are of the pixels as stored, like its annotations.
     options = {**run.reading(labels is not None or arguments.coco is not None), "every": arguments.every}
-    found = inputs.of_words(arguments.paths, sys.stdin, **options)
-    faults = command.Faults()
+    stored = inputs.AsStored(
+        options["decode"] or functools.partial(inputs.decode, max_pixels=options["max_pixels"], upright=False)
+    )
+    found = inputs.of_words(arguments.paths, sys.stdin, **options | ({} if options["upright"] else {"decode": stored}))
+    faults, undrawn = command.Faults(), command.Faults()
     if arguments.features:
         return similarity.write_features(run, found, arguments.features, arguments.out, faults)
     results = run.stream(
@@ -71,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     count = 0
     with outputs.Writer(
         run, out=arguments.out, coco=arguments.coco, images=arguments.save_images, masks=arguments.save_masks,
-        threshold=arguments.threshold, labels=labels,
+        threshold=arguments.threshold, labels=labels, on_fault=undrawn,
     ) as writer:  # fmt: skip
         for result in results:
             writer.write(result)
@@ -79,6 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = time.perf_counter() - began
     if writer.numbered:
         say("note: names of the images are no numbers, or the same: --coco has the numbers of their lines, 1, 2, ...")
+    if stored.turned:
+        say(
+            f"note: {len(stored.turned):,} images have an EXIF orientation, e.g. {min(stored.turned)}: with --coco and "
+            "--labels they are not turned, and all answers are of the pixels as stored"
+        )
     if run.resized:
         height, width = run.image_size
         say(f"note: {run.resized:,} images of another size were stretched to the run's {height} x {width}")
@@ -86,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{count:,} images in {seconds:.1f} s ({count / seconds:,.1f} a second), {len(run.compiled)} compiled shapes, "
         f"{command.peak_memory()} of memory at most, with the {run.checkpoint} checkpoint (step {run.step:,})"
         + (f"; {faults.count:,} could not be read" if faults.count else "")
+        + (f"; {undrawn.count:,} could not be drawn" if undrawn.count else "")
     )
     if labels is not None:
         score = labels.score()
@@ -93,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.out is not None:
             outputs.write_score(arguments.out, {"images": count, **score})
             say(f"all of it: {outputs.score_file(arguments.out)}")
-    return 1 if faults.count or not count else 0
+    return 1 if faults.count or undrawn.count or not count else 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:

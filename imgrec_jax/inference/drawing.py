@@ -17,6 +17,7 @@ import numpy as np
 
 from imgrec_jax.run.writers import emit
 
+JPEG_SIDE = 65_500  # pixels of the longest side that libjpeg writes
 READABLE = 320  # pixels of the longer side below which a picture is enlarged before anything is written on it
 _GOLDEN = 0.618033988749895  # hues this far apart stay distinct for any number of classes
 

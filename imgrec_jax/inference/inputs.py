@@ -85,6 +85,22 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, upright: bool =
         return turned(image, orientation_of(data)) if upright else image
 
 
+class AsStored:
+    """Decodes files, whose pixels are left as they are stored, and knows which have an EXIF orientation that says otherwise.
+
+    Attributes:
+      turned: their names.
+    """
+
+    def __init__(self, decode: Decode):
+        self._decode, self.turned = decode, set[str]()
+
+    def __call__(self, data: bytes, name: str) -> np.ndarray:
+        if orientation_of(data) != 1:
+            self.turned.add(name)
+        return self._decode(data, name)
+
+
 def _decode_by_pil(data: bytes, name: str) -> np.ndarray:
     try:
         with open_image(io.BytesIO(data)) as image:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from imgrec_jax.data.files import IMAGES, is_replaceable, without_links, write_w
 from imgrec_jax.inference import drawing
 from imgrec_jax.inference.labels import BoxLabels, Labels
 from imgrec_jax.inference.results import BoxesResult, MapResult, Result
+from imgrec_jax.run.writers import emit
 
 
 def plain(value: Any) -> Any:
@@ -32,7 +33,10 @@ def plain(value: Any) -> Any:
 
 
 class Writer:
-    """Writes results as they come; files appear under their names when all is written."""
+    """Writes results as they come; files appear under their names when all is written.
+
+    Where something ends it before, the lines of --out are kept beside it as FILE.partial.
+    """
 
     def __init__(
         self,
@@ -44,8 +48,11 @@ class Writer:
         masks: str | None = None,
         threshold: float | None = None,
         labels: Labels | None = None,
+        on_fault: Callable[[Result, ValueError], None] | None = None,
     ):
-        """Args: as the flags of `imgrec predict`.
+        """Args:
+          out, coco, images, masks, threshold, labels: as the flags of `imgrec predict`.
+          on_fault: told of an answer that cannot be drawn, whose line then names no picture; None raises the error.
 
         Raises:
           ValueError: for outputs that the run's task has not, that are folders, or two in one file.
@@ -58,7 +65,7 @@ class Writer:
         ):
             if value is not None and task not in tasks:
                 raise ValueError(f"{flag} is for {' and '.join(tasks)}, and {run.workdir} is a run of {task}")
-        self._run, self._labels, self._threshold = run, labels, threshold
+        self._run, self._labels, self._threshold, self._on_fault = run, labels, threshold, on_fault
         self._coco = output_file("--coco", coco) if coco else None
         self._out = output_file("--out", out) if out else None
         written = {
@@ -77,6 +84,7 @@ class Writer:
         self._lines = _partial(self._out).open("w", encoding="utf-8", errors="backslashreplace") if self._out else sys.stdout
         self._entries: list[dict[str, Any]] = []  # of COCO, with the position of an image in `_files` for its id
         self._files: list[str] = []
+        self._written = 0
         self._names = Names()
         self._videos: dict[str, Any] = {}
 
@@ -95,16 +103,17 @@ class Writer:
         line = result.to_json()
         if self._masks is not None and isinstance(result, MapResult):
             _refuse_own_folder("--save_masks", self._masks, result)
-            path = self._masks / f"{self._names.of(result.file)}.png"
-            drawing.save(path, result.segmentation)
-            line["mask"] = str(path)
+            line |= self._drawn("mask", result, self._save_mask, self._masks)
         if self._images is not None:
-            line["picture"] = str(self._draw(result, self._images))
+            if result.video is None:
+                _refuse_own_folder("--save_images", self._images, result)
+            line |= self._drawn("picture", result, self._draw, self._images)
         if self._coco is not None:
             table = self._labels.annotations if isinstance(self._labels, BoxLabels) else None
             self._entries += result.to_coco(len(self._files), table.category_ids if table else self._run.category_ids)
             self._files.append(result.file)
         print(json.dumps(plain(line), ensure_ascii=False), file=self._lines, flush=self._out is None)
+        self._written += 1
 
     def _image_ids(self) -> list[int]:
         """Of COCO, of each image: as in the labels where there are any; else the number that its file is called, as COCO's are;
@@ -113,18 +122,40 @@ class Writer:
             return [int(self._labels.annotations.image_ids[self._labels.index(file)]) for file in self._files]
         return ids_of_names(self._files) or list(range(1, len(self._files) + 1))
 
-    def _draw(self, result: Result, folder: Path) -> Path:
-        """Where the picture is, or the video that it is a frame of."""
+    def _drawn(self, what: str, result: Result, draw: Callable[[Result, Path], Path | None], folder: Path) -> dict[str, str]:
+        """{what: where it is}; {} where `draw` fails, whatever it is that fails: the other answers are no worse for it."""
+        try:
+            path = draw(result, folder)
+        except Exception as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            fault = ValueError(f"{result.file}: its {what} cannot be written to {folder} ({text}); its answer is kept")
+            if self._on_fault is None:
+                raise fault from error
+            self._on_fault(result, fault)
+            return {}
+        return {} if path is None else {what: str(path)}
+
+    def _save_mask(self, result: Result, folder: Path) -> Path:
+        assert isinstance(result, MapResult)
+        path = folder / f"{self._names.of(result.file)}.png"
+        drawing.save(path, result.segmentation)
+        return path
+
+    def _draw(self, result: Result, folder: Path) -> Path | None:
+        """Where the picture is, or the video that it is a frame of; None where there is no such video, which was said."""
         drawn = result.draw()
         if result.video is None:
-            _refuse_own_folder("--save_images", folder, result)
-            picture = folder / f"{self._names.of(result.file)}.{'png' if drawn.size < 1_000_000 else 'jpg'}"
+            small = drawn.size < 1_000_000 or max(drawn.shape) > drawing.JPEG_SIDE
+            picture = folder / f"{self._names.of(result.file)}.{'png' if small else 'jpg'}"
             drawing.save(picture, drawn)
             return picture
         path, _, rate = result.video
         video = folder / f"{self._names.of(path)}.mp4"
         if path not in self._videos:
+            self._videos[path] = None
             self._videos[path] = _open_video(video, drawn.shape, rate)
+        if self._videos[path] is None:
+            return None
         writer, (height, width) = self._videos[path]
         frame = np.zeros((height, width, 3), np.uint8)  # captions may differ in height from frame to frame
         frame[: min(height, drawn.shape[0])] = drawn[:height, :width]
@@ -132,7 +163,7 @@ class Writer:
         return video
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for writer, _ in self._videos.values():
+        for writer, _ in filter(None, self._videos.values()):
             writer.release()
         ids = self._image_ids() if self._coco is not None and error is None else None
         if self._out is not None:
@@ -141,7 +172,14 @@ class Writer:
             if partial != self._out:
                 if ids is not None:
                     _add_ids(partial, ids)
-                partial.replace(self._out) if error is None else partial.unlink(missing_ok=True)
+                if error is None:
+                    partial.replace(self._out)
+                elif self._written:
+                    kept = self._out.with_name(f"{self._out.name}.partial")
+                    partial.replace(kept)
+                    emit(f"note: the {self._written:,} answers before it ended are in {kept}", sys.stderr)
+                else:
+                    partial.unlink(missing_ok=True)
         if self._coco is not None and ids is not None:
             entries = [{**entry, "image_id": ids[entry["image_id"]]} for entry in self._entries]
             write_whole(self._coco, lambda path: path.write_text(json.dumps(plain(entries))))

@@ -16,9 +16,9 @@ from imgrec_jax.inference.results import BoxesResult
 RUN = SimpleNamespace(config=ConfigDict({"task": "detection"}), workdir="w", category_ids=(1, 2), reading=dict)
 
 
-def boxes(file):
+def boxes(file, read=lambda: None, video=None):
     return BoxesResult(
-        file=file, size=(9, 9), class_names=("a",), read=lambda: None, video=None, boxes=np.array([[0, 0, 5, 5.0]]),
+        file=file, size=(9, 9), class_names=("a",), read=read, video=video, boxes=np.array([[0, 0, 5, 5.0]]),
         scores=np.array([0.5], np.float32), labels=np.array([1], np.int32), names=("a",),
     )  # fmt: skip
 
@@ -45,6 +45,52 @@ def test_every_image_has_an_id_of_its_own(tmp_path, files, ids):
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [(line["image_id"], line["file"]) for line in lines] == list(zip(ids, files, strict=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.json", "o.jsonl"]
+
+
+def test_a_picture_longer_than_jpeg_takes_is_written_as_png(tmp_path):
+    with Writer(RUN, out=tmp_path / "o.jsonl", images=tmp_path / "drawn") as writer:
+        writer.write(boxes("long.png", lambda: np.full((6, 65_501, 3), 9, np.uint8)))
+    picture = json.loads((tmp_path / "o.jsonl").read_text())["picture"]
+    assert picture.endswith("long.png") and Image.open(picture).size == (65_501, 6)
+
+
+def test_an_answer_that_cannot_be_drawn_is_named_and_the_others_go_on(tmp_path):
+    def gone():
+        raise FileNotFoundError("b.png: no such file")
+
+    def huge():
+        raise MemoryError
+
+    def fine():
+        return np.zeros((9, 9, 3), np.uint8)
+
+    told = []
+    with Writer(
+        RUN, out=tmp_path / "o.jsonl", images=tmp_path / "drawn", on_fault=lambda result, error: told.append(str(error))
+    ) as writer:
+        for name, read in {"a.png": fine, "b.png": gone, "c.png": huge, "d.png": fine}.items():
+            writer.write(boxes(name, read))
+        (tmp_path / "drawn" / "v.mp4.mp4").mkdir()  # a video that cannot be opened is said once
+        for n in range(3):
+            writer.write(boxes(f"v.mp4#{n}", fine, ("v.mp4", n, 5.0)))
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["a.png", "b.png", "c.png", "d.png", "v.mp4#0", "v.mp4#1", "v.mp4#2"]
+    assert ["picture" in line for line in lines] == [True, False, False, True, False, False, False]
+    said = [f"{tmp_path / 'drawn'} (b.png: no such file); its answer is kept", "(MemoryError)", "v.mp4"]
+    assert len(told) == 3 and all(text in line for text, line in zip(said, told, strict=True))
+
+
+def test_lines_are_kept_where_something_ends_the_rest(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt), Writer(RUN, out=tmp_path / "o.jsonl", coco=tmp_path / "o.json") as writer:
+        writer.write(boxes("1.png"))
+        writer.write(boxes("2.png"))
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["o.jsonl.partial"]
+    assert [json.loads(line)["file"] for line in (tmp_path / "o.jsonl.partial").open()] == ["1.png", "2.png"]
+    assert f"the 2 answers before it ended are in {tmp_path / 'o.jsonl.partial'}" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), Writer(RUN, out=tmp_path / "p.jsonl"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.glob("*p.jsonl*"))
 
 
 def test_outputs_that_cannot_be_written_are_refused_at_once(tmp_path):

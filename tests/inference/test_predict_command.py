@@ -72,13 +72,18 @@ def test_a_csv_names_classes_too(finished, written, tmp_path, capsys):
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_pictures_and_coco_results(finished, written, tmp_path, task, capsys):
     images = sorted((written[task] / PLACES[task][0]).rglob("*.png"))[:3]
-    workdir = finished[task]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images[2]).save(turned := tmp_path / "77.png", exif=exif)
+    images[2], workdir = turned, finished[task]
     capsys.readouterr()  # what training printed
     more = [] if task == "classification" else ["--coco", tmp_path / "coco.json"]
     more += ["--save_masks", tmp_path / "masks"] if task == "segmentation" else []
     assert call("--workdir", workdir, *images, "--save_images", tmp_path / "drawn", *more) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [line["file"] for line in lines] == list(map(str, images))
+    assert (f"1 images have an EXIF orientation, e.g. {turned}: with --coco" in printed.err) == (task != "classification")
     drawn = sorted((tmp_path / "drawn").iterdir())
     assert len(drawn) == len(images) and max(Image.open(drawn[0]).size) >= drawing.READABLE
     if task == "classification":
