@@ -20,6 +20,7 @@ import numpy as np
 
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.ops.geometry import Example, Op
+from imgrec_jax.data.ops.pixels import as_image, white
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import Source
 
@@ -55,7 +56,7 @@ _STRATEGIES = (("Color", "Fill", "Texture", "Size"), ("Fill", "Texture", "Size")
 
 
 def selective_search(image: np.ndarray, options: SearchOptions = SearchOptions()) -> np.ndarray:
-    """xyxy float32 [P, 4] of an RGB image uint8 [H, W, 3], without repeats.
+    """xyxy float32 [P, 4] of an RGB image [H, W, 3], without repeats; one of floats is searched as the uint8 that it is near.
 
     OpenCV ranks by position in the hierarchy times C's rand(), so that its order differs from run to run. Here boxes that more
     of the hierarchies hold come first and, among those, larger ones; the set of boxes is OpenCV's.
@@ -70,7 +71,8 @@ def selective_search(image: np.ndarray, options: SearchOptions = SearchOptions()
             "selective search is in OpenCV's contrib modules, which this OpenCV lacks: pip uninstall opencv-python-headless "
             "opencv-python, then pip install opencv-contrib-python-headless"
         )
-    base = np.ascontiguousarray(image)
+    # OpenCV's scales and histograms are made for 0..255
+    base = np.ascontiguousarray(as_image(image * (255 / white(image.dtype)), np.uint8) if image.dtype != np.uint8 else image)
     conversion = {"hsv": cv2.COLOR_RGB2HSV, "lab": cv2.COLOR_RGB2Lab}
     found = [np.zeros((0, 4), np.int32)]
     for space in options.spaces:

@@ -43,6 +43,15 @@ def test_boxes_are_opencvs_fast_mode():
     np.testing.assert_array_equal(ours, proposals.selective_search(image))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_picture_has_the_same_proposals_as_floats_and_as_bytes(dtype):
+    pytest.importorskip("cv2.ximgproc")
+    image = make_source(1)[0]["image"]
+    expected = proposals.selective_search(image, FAST)
+    assert len(expected) > 5
+    np.testing.assert_array_equal(proposals.selective_search((image / dtype(255)).astype(dtype), FAST), expected)
+
+
 def test_digits_are_found():
     source = make_source(12)
     found = [proposals.selective_search(source[index]["image"], FAST) for index in range(12)]
