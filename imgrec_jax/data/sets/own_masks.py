@@ -35,14 +35,13 @@ from imgrec_jax.data.own.memo import Memo
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.sets.mask_folder import (
     CLASS_NAMES,
-    OF_OBJECTS,
     Entry,
     check_entry,
-    mask_values,
     open_entries,
     pair,
     refuse_void_alone,
 )
+from imgrec_jax.data.sets.mask_values import OF_OBJECTS, mask_values
 from imgrec_jax.data.source import Request, Source, parse_split
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
