@@ -19,7 +19,7 @@ from imgrec_jax.data.annotations import from_images
 from imgrec_jax.data.files import folders, list_files, stamp
 from imgrec_jax.data.images import MAX_PIXELS, file_header, read_regular
 from imgrec_jax.data.own import index as indices
-from imgrec_jax.data.own.division import canonical_split, split_in
+from imgrec_jax.data.own.division import split_in
 from imgrec_jax.data.own.found import sample
 from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store
@@ -27,6 +27,8 @@ from imgrec_jax.data.sets import coco, mask_folder, voc, yolo
 from imgrec_jax.data.walking import is_hidden, walk
 
 _SAMPLE = 60  # names of a json that are looked for
+_NO_OBJECTS = "has images without 'annotations'"
+_OF_COCO = re.compile(r"coco|instances", re.IGNORECASE)
 TURNED = 1 << NOTES.index("turned by its EXIF tag")
 
 
@@ -78,7 +80,7 @@ def _only_folder(root: Path) -> Path | None:
 
 
 def _find_voc(root: Path, one_based: bool | None) -> Given | None:
-    files = sorted((root / "Annotations").glob("*.xml"))
+    files = [path for path in sorted((root / "Annotations").glob("*.xml")) if not is_hidden(path.name)]
     if not files:
         return None
     names: set[str] = set()
@@ -99,16 +101,8 @@ def _find_voc(root: Path, one_based: bool | None) -> Given | None:
         )
     base = not from_zero if one_based is None else one_based
     class_names = tuple(sorted(names - {""}))
-    lists = {path.stem: canonical_split(path.stem) for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
-    named = {split: stem for stem, split in lists.items() if split}
-    if "trainval" in lists and not {"train", "validation"} & set(named):
-        named["train"] = "trainval"  # as VOC2007 calls what is trained on
-    if named:
-        if "train" not in named:
-            raise ValueError(
-                f"{root / 'ImageSets' / 'Main'} has lists of {sorted(named)}, but none of the training images; add train.txt"
-            )
-        splits = {split: voc.read_folder(root, stem, class_names, one_based=base) for split, stem in named.items()}
+    if lists := voc.split_lists(root / "ImageSets" / "Main"):
+        splits = {split: voc.read_folder(root, path.stem, class_names, one_based=base) for split, path in lists.items()}
         return Given("Pascal VOC", splits, notes)
     stems = [path.stem for path in files]
     return Given("Pascal VOC", {"": voc.read_stems(root, stems, class_names, one_based=base)}, notes)
@@ -122,7 +116,7 @@ def _find_masks(root: Path, max_pixels: int) -> Given | None:
     files = list_files(root, max_pixels)
     entries: dict[str, list[mask_folder.Entry]] = {}
     for entry in mask_folder.pair(files, kind="instances"):
-        entries.setdefault(canonical_split(entry.name.split("/")[0]) or "", []).append(entry)
+        entries.setdefault(mask_folder.split_of(entry, "instances"), []).append(entry)
     splits = {}
     for split, of_split in entries.items():
         for entry in of_split:
@@ -182,17 +176,27 @@ def _row(number: int, root: Path, image: Path, labels: yolo.Labels, size: tuple[
 
 
 def _find_coco(root: Path, allow_outside: bool) -> Given | None:
-    files = [root / name for name in walk(root) if name.endswith(".json")]
+    files = [root / name for name in walk(root) if name.lower().endswith(".json")]
+    split_of = {path: split_in(path.relative_to(root).with_suffix("")) for path in files}
+    problems = {path: _no_instances(path) for path in files}
     found: dict[str, Path] = {}
-    for path in files:
-        if not _is_instances(path):
+    for path, split in split_of.items():
+        if problems[path] is not None:
             continue
-        split = split_in(path.relative_to(root).with_suffix(""))
         if split in found and path.stem.startswith("instances") != found[split].stem.startswith("instances"):
             path = path if path.stem.startswith("instances") else found[split]  # COCO's, beside its key points
         elif split in found:
             raise ValueError(f"{root}: both {found[split]} and {path} are of split {split or 'unknown'!r}; move one away")
         found[split] = path
+    notes = []
+    for path, problem in ((path, problem) for path, problem in problems.items() if problem):
+        split = split_of[path]  # captions, for one, lie beside the instances of their split
+        if problem == _NO_OBJECTS and split == "test" and found:
+            notes.append(f"{path} {problem}: test is left out")
+        elif (split and split not in found) if found else _OF_COCO.search(path.name):
+            raise ValueError(
+                f"{path} looks like the annotations of {split or 'the images'}, but {problem}; correct it, or move it away"
+            )
     if not found:
         return None
     if "" in found and len(found) > 1:
@@ -200,16 +204,19 @@ def _find_coco(root: Path, allow_outside: bool) -> Given | None:
             f"{root}: {found['']} names no split, beside {sorted(map(str, found.values()))}; move it away, or rename it"
         )
     read = {split: (_images_of(root, path, split), path) for split, path in found.items()}
-    return Given("COCO", {split: coco.read_folder(*pair, allow_outside=allow_outside) for split, pair in read.items()}, [])
+    return Given("COCO", {split: coco.read_folder(*pair, allow_outside=allow_outside) for split, pair in read.items()}, notes)
 
 
-def _is_instances(path: Path) -> bool:
-    """A dict with images and categories; told without reading the whole of what is something else."""
+def _no_instances(path: Path) -> str | None:
+    """Why a json holds no instances though it may be meant to; "" for what is something else, None for instances."""
     try:
         content = json.loads(read_regular(path, "a COCO json"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+    except (OSError, ValueError, RecursionError) as error:
+        return f"cannot be read ({'0 bytes' if path.is_file() and not path.stat().st_size else str(error)})"
+    if not isinstance(content, dict) or not {"images", "annotations"} & content.keys():
+        return ""
+    lacking = [key for key in ("images", "annotations", "categories") if key not in content]
+    return _NO_OBJECTS if lacking == ["annotations"] else f"has no {' and no '.join(map(repr, lacking))}" if lacking else None
 
 
 def _images_of(root: Path, file: Path, split: str) -> Path:
@@ -219,6 +226,7 @@ def _images_of(root: Path, file: Path, split: str) -> Path:
       ValueError: where several folders of no split, or of other ones, do.
     """
     images = json.loads(read_regular(file, "a COCO json"))["images"]
+    images = images if isinstance(images, list) else []  # which `coco.read_folder` refuses
     every = [str(image["file_name"]) for image in images if isinstance(image, dict) and "file_name" in image]
     names = [every[n] for n in sample(len(every), _SAMPLE).tolist()]
 

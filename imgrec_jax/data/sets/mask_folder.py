@@ -41,6 +41,7 @@ from imgrec_jax.data.images import (
     orientation_of,
 )
 from imgrec_jax.data.ops.geometry import boxes_of_masks
+from imgrec_jax.data.own.division import canonical_split, split_in
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.sets.mask_values import OF_OBJECTS, check_mask, foreground, instance_map, mask_values, targets_of
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part, split_range
@@ -119,6 +120,13 @@ def pair(
 def _orphans(what: str, names: set[str]) -> list[str]:
     shown = sorted(names)[:5]
     return [f"{len(names)} {what} ({', '.join(shown)}{', ...' if len(names) > len(shown) else ''})"] if names else []
+
+
+def split_of(entry: Entry, kind: str) -> str:
+    """The split that the folders above an image and its masks tell of; "" where none does."""
+    path = PurePosixPath(entry.name)
+    own = canonical_split(path.name) if kind == "instances" else None  # the folder of this image alone
+    return own or split_in(path.parent)
 
 
 def take_split(entries: Sequence[Entry], base: str, fractions: Sequence[tuple[str, float]], seed: int) -> list[Entry]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from imgrec_jax.data.files import list_files, stamp
 from imgrec_jax.data.images import decode_image
-from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.own.division import FRACTIONS, SPLITS, connected, divide, group_finder, held_out
 from imgrec_jax.data.own.found import (
     Known,
     Problem,
@@ -40,6 +40,7 @@ from imgrec_jax.data.sets.mask_folder import (
     open_entries,
     pair,
     refuse_void_alone,
+    split_of,
 )
 from imgrec_jax.data.sets.mask_values import OF_OBJECTS, mask_values
 from imgrec_jax.data.source import Request, Source, parse_split
@@ -307,8 +308,7 @@ class OwnMasks:
         return {split: [e for e in entries if self._split_of(e) == split] or entries}
 
     def _split_of(self, entry: Entry) -> str:
-        parts = PurePosixPath(entry.name).parts[: None if self.kind == "instances" else -1]
-        return next((name for part in parts if (name := canonical_split(part))), "")
+        return split_of(entry, self.kind)
 
     def _group(self, entry: Entry) -> str:
         return self._find_group(str(entry.image))
