@@ -124,6 +124,8 @@ def _find_masks(root: Path, max_pixels: int) -> Given | None:
         rows = [mask_folder.objects_of(files, entry, "instances", n, max_pixels) for n, entry in enumerate(of_split, start=1)]
         table = from_images(rows, class_names=mask_folder.CLASS_NAMES[1:])
         splits[split] = FolderSplit(table, tuple(root / entry.image for entry in of_split), str(root))
+    if not any(len(split.annotations.boxes) for split in splits.values()):
+        raise ValueError(f"{root}: none of its masks has a pixel that is not 0; expected a file for each object, drawn in it")
     return Given("a mask file for each object", splits, [])
 
 

@@ -43,7 +43,7 @@ from imgrec_jax.data.images import (
 from imgrec_jax.data.ops.geometry import boxes_of_masks
 from imgrec_jax.data.own.division import canonical_split, split_in
 from imgrec_jax.data.progress import progress
-from imgrec_jax.data.sets.mask_values import OF_OBJECTS, check_mask, foreground, instance_map, mask_values, targets_of
+from imgrec_jax.data.sets.mask_values import OF_OBJECTS, check_mask, instance_map, mask_values, of_one_object, targets_of
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part, split_range
 
 CLASS_NAMES = ("background", "foreground")
@@ -249,7 +249,7 @@ def objects_of_entries(
 def objects_of(files: Files, entry: Entry, kind: str, number: int, max_pixels: int) -> dict:
     """One image with its objects as `from_images` takes it; a mask without a pixel is no object."""
     if kind == "instances":
-        masks = [foreground(files, path) for path in entry.masks]
+        masks = [of_one_object(files, path) for path in entry.masks]
     else:
         values = instance_map(files, entry.masks[0])
         masks = [values == n for n in np.unique(values[values > 0])]

@@ -8,13 +8,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from imgrec_jax.data.files import Files
-from imgrec_jax.data.images import ImageFileError, check_image, is_lossy, open_image
+from imgrec_jax.data.images import ImageFileError, check_image, is_lossy, open_image, palette_of
 
 OF_OBJECTS = ("instance_map", "instances")  # the kinds that tell objects apart
+LEAST_WHITE = 128  # of greys
 
 
 def check_mask(files: Files, mask: PurePosixPath, size: tuple[int, int], image: str, kind: str, max_pixels: int) -> bool:
@@ -36,49 +38,109 @@ def check_mask(files: Files, mask: PurePosixPath, size: tuple[int, int], image: 
     return lossy
 
 
-def mask_values(files: Files, path: PurePosixPath) -> np.ndarray:
-    """Values [H, W] as stored (of a palette PNG: the indices), or [H, W, C] for a colour image; of a lossy file 0 and 1."""
-    return _values_and_palette(files, path)[0]
+class Mask(NamedTuple):
+    """A mask as it is stored.
+
+    Attributes:
+      values: [H, W], whole numbers, of a palette its indices; or [H, W, 3] of colours.
+      palette: uint8 [n, 3], or None.
+      lossy: values are what a lossy file decodes to, uint8 [H, W].
+      alpha: nothing but the alpha channel tells one pixel from another.
+    """
+
+    values: np.ndarray
+    palette: np.ndarray | None = None
+    lossy: bool = False
+    alpha: bool = False
 
 
-def _values_and_palette(files: Files, path: PurePosixPath) -> tuple[np.ndarray, np.ndarray | None]:
-    """(as `mask_values`, of a palette its colours uint8 [n, 3])."""
+def read_mask(files: Files, path: PurePosixPath) -> Mask:
+    """Raises ValueError, naming the file, for what cannot be decoded, and values that are no whole numbers, or of a lossy file
+    neither black nor white."""
     data, name = files.read(path), str(files.root / path)
     try:
         with open_image(io.BytesIO(data)) as image:
-            lossy, palette = is_lossy(data, image.format), None
-            if image.mode == "P" and image.palette is not None:
-                palette = np.frombuffer(image.palette.tobytes(), np.uint8).reshape(-1, len(image.palette.mode))[:, :3]
-            if image.mode in ("LA", "La", "PA"):  # an alpha channel says nothing of the mask
-                values = np.asarray(image)[..., 0]
-            else:
-                values = np.asarray(image.convert("L") if lossy else image)
+            lossy, palette = is_lossy(data, image.format), palette_of(image)
+            values = np.asarray(image.convert("L") if lossy else image)
     except Exception as error:  # whatever damaged bytes do to a decoder
         raise ImageFileError(
             f"{name}: a mask that cannot be decoded ({' '.join(str(error).split())}); replace the file"
         ) from error
-    if not lossy:
-        return values, palette
-    if 0 < values.max() < 128:
+    if lossy and 0 < values.max() < LEAST_WHITE:
         raise ValueError(f"{name} is a lossy mask whose largest value is {values.max()}; expected 0 and 255; write it as PNG")
-    return (values >= 128).astype(np.uint8), None
+    if values.dtype.kind == "f":
+        values = _whole(values, name)
+    alpha = False
+    if values.ndim == 3:
+        colours = values[..., : 3 if values.shape[2] > 2 else 1]
+        alpha = values.shape[2] in (2, 4) and not colours.any() and values[..., -1].min() < values[..., -1].max()
+        grey = bool((colours == colours[..., :1]).all())  # of equal channels: a grey image that was saved as RGB
+        values = colours[..., 0] if grey else colours
+    return Mask(values, palette, lossy, alpha)
+
+
+def _whole(values: np.ndarray, name: str) -> np.ndarray:
+    """Floats as whole numbers, int64."""
+    if odd := int((~np.isfinite(values)).sum()):
+        raise ValueError(
+            f"{name} holds NaN or infinity in {odd:,} pixels; expected whole numbers; where these are without data, write a "
+            "number that is void (data.options.void)"
+        )
+    if (values % 1).any():
+        raise ValueError(
+            f"{name} holds fractions, {values.min():g} to {values.max():g}; expected whole numbers; write what is foreground "
+            "as 1 (of probabilities, what is above 0.5)"
+        )
+    return values.astype(np.int64)
+
+
+def mask_values(files: Files, path: PurePosixPath) -> np.ndarray:
+    """Values [H, W] as stored (of a palette: the indices), or [H, W, 3] for a colour image; of a lossy file 0 and 1."""
+    return _lossless(read_mask(files, path))
+
+
+def _lossless(mask: Mask) -> np.ndarray:
+    return (mask.values >= LEAST_WHITE).astype(np.uint8) if mask.lossy else mask.values
 
 
 def foreground(files: Files, path: PurePosixPath) -> np.ndarray:
-    """bool [H, W]: what is not 0; of a palette with one black among the colours that are used, what is not black."""
-    values, palette = _values_and_palette(files, path)
-    if palette is not None:
+    """bool [H, W]: what is not 0; of a palette with one black among the colours that are used, what is not black.
+
+    Raises:
+      ValueError: as `read_mask`, and for negative values.
+    """
+    mask = read_mask(files, path)
+    values = _lossless(mask)
+    if mask.palette is not None:
         used = np.unique(values)
-        black = [n for n in used[used < len(palette)].tolist() if not palette[n].any()]
+        black = [n for n in used[used < len(mask.palette)].tolist() if not mask.palette[n].any()]
         if len(black) == 1:
             return values != black[0]
-    return _nonzero(values)
+    refuse_negative(values, files.root / path)
+    drawn = values if values.ndim == 2 else values.max(axis=2)
+    return drawn != 0
 
 
-def _nonzero(values: np.ndarray) -> np.ndarray:
-    if values.ndim == 3:  # an alpha channel says nothing of the mask
-        values = np.max(values[..., : 3 if values.shape[2] > 2 else 1], axis=2)
-    return values != 0
+def of_one_object(files: Files, path: PurePosixPath) -> np.ndarray:
+    """As `foreground`, of a file that is to hold one object; ValueError where it numbers several, or classes."""
+    mask = read_mask(files, path)
+    if mask.values.ndim == 2 and not mask.lossy and mask.palette is None:
+        numbers = np.unique(mask.values[mask.values > 0])
+        if len(numbers) > 1 and numbers[-1] < LEAST_WHITE:  # larger ones are greys: the soft edges of an object
+            raise ValueError(
+                f"{files.root / path} holds the numbers {numbers[:5].tolist()}; a file for each object has "
+                "one; for class numbers train --config=own_segmentation with data.options.kind='index', for numbers of objects "
+                "with 'instance_map', or write a file for each object"
+            )
+    return foreground(files, path)
+
+
+def refuse_negative(values: np.ndarray, name: object) -> None:
+    if values.dtype.kind == "i" and values.min(initial=0) < 0:
+        raise ValueError(
+            f"{name} holds negative values, e.g. {values.min()}; expected 0 and more; where these are without data, "
+            f"--config.data.options=\"{{'kind': 'index', 'void': {values.min()}}}\" leaves them out"
+        )
 
 
 def targets_of(
@@ -106,7 +168,7 @@ def _objects_as_classes(files: Files, masks: Sequence[PurePosixPath], kind: str,
         instances[:] = np.searchsorted(np.unique(np.append(values, 0)), values)  # 0, 1, 2, ...
     else:
         for number, path in enumerate(masks, start=1):
-            instances[foreground(files, path)] = number
+            instances[of_one_object(files, path)] = number
     return {
         "segmentation": (instances > 0).astype(np.uint8),
         "pixel_valid": np.ones(size, np.bool_),
@@ -115,15 +177,15 @@ def _objects_as_classes(files: Files, masks: Sequence[PurePosixPath], kind: str,
 
 
 def _classes_of(files: Files, mask: PurePosixPath, kind: str, classes: int, void: int | None) -> dict:
-    values, name = mask_values(files, mask), files.root / mask
     if kind == "binary":
         drawn = foreground(files, mask)
-        return {"segmentation": drawn.astype(np.uint8), "pixel_valid": np.ones(values.shape[:2], np.bool_)}
+        return {"segmentation": drawn.astype(np.uint8), "pixel_valid": np.ones(drawn.shape, np.bool_)}
+    values, name = mask_values(files, mask), files.root / mask
     if values.ndim == 3:
         expected = "grey PNG" if kind == "grey" else "grey or palette PNG of class numbers"
         raise ValueError(f"{name} is a colour image; kind={kind!r} expects {expected}")
     if kind == "grey":
-        least = 1 if values.max(initial=0) <= 1 else 128  # a lossy file is read as 0 and 1
+        least = 1 if values.max(initial=0) <= 1 else LEAST_WHITE  # a lossy file is read as 0 and 1
         return {"segmentation": (values >= least).astype(np.uint8), "pixel_valid": np.ones(values.shape, np.bool_)}
     values = values.astype(np.int64)
     valid = values != void if void is not None else np.ones(values.shape, np.bool_)
@@ -141,4 +203,5 @@ def instance_map(files: Files, mask: PurePosixPath) -> np.ndarray:
     values, name = mask_values(files, mask), files.root / mask
     if values.ndim == 3:
         raise ValueError(f"{name} is a colour image; kind='instance_map' expects grey or palette PNG of object numbers")
+    refuse_negative(values, name)
     return values.astype(np.int32)
