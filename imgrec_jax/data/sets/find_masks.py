@@ -41,8 +41,9 @@ def folders_of(files: Files, title: str, chosen: str, *, settled: bool) -> tuple
         own = known_in(name) or next((part for part in name.parts[:-1] if part not in around), None)
         if own is not None and own != images:
             beside.setdefault(own, []).append(name)
-    known = [name for name in MASK_FOLDERS if name in beside]
     many = [name for name, paths in beside.items() if 2 * len(paths) >= holding[str(images)]]
+    there = [name for name in MASK_FOLDERS if name in beside]
+    known = [name for name in there if name in many] or there  # a few previews are no masks
     others = [name for name in many if name not in (*known, _OF_OBJECTS) and _may_be_masks(files, beside[name])]
     masks = chosen or next(iter(known), "")
     if images is None or masks not in beside:
@@ -54,7 +55,7 @@ def folders_of(files: Files, title: str, chosen: str, *, settled: bool) -> tuple
         )
     if len(known) + len(others) > 1 and not chosen and not settled:
         raise ValueError(
-            f"{title}: its masks may be those of {', '.join(f'{n}/' for n in (*known, *others))}; say which: "
+            f"{title}: its masks may be those of {', '.join(f'{n}/' for n in (*known, *others))}; say which, e.g. "
             f"{_choice((others or known)[0])}"
         )
     if unused := [f"{name}/ ({len(paths):,} images)" for name, paths in sorted(beside.items()) if name != masks]:

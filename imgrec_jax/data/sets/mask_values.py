@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -109,14 +109,17 @@ def foreground(files: Files, path: PurePosixPath) -> np.ndarray:
     Raises:
       ValueError: as `read_mask`, and for negative values.
     """
-    mask = read_mask(files, path)
+    return _drawn(read_mask(files, path), files.root / path)
+
+
+def _drawn(mask: Mask, name: Path) -> np.ndarray:
     values = _lossless(mask)
     if mask.palette is not None:
         used = np.unique(values)
         black = [n for n in used[used < len(mask.palette)].tolist() if not mask.palette[n].any()]
         if len(black) == 1:
             return values != black[0]
-    refuse_negative(values, files.root / path)
+    refuse_negative(values, name)
     drawn = values if values.ndim == 2 else values.max(axis=2)
     return drawn != 0
 
@@ -132,10 +135,10 @@ def of_one_object(files: Files, path: PurePosixPath) -> np.ndarray:
                 "one; for class numbers train --config=own_segmentation with data.options.kind='index', for numbers of objects "
                 "with 'instance_map', or write a file for each object"
             )
-    return foreground(files, path)
+    return _drawn(mask, files.root / path)
 
 
-def refuse_negative(values: np.ndarray, name: object) -> None:
+def refuse_negative(values: np.ndarray, name: Path) -> None:
     if values.dtype.kind == "i" and values.min(initial=0) < 0:
         raise ValueError(
             f"{name} holds negative values, e.g. {values.min()}; expected 0 and more; where these are without data, "

@@ -375,7 +375,7 @@ def test_several_folders_that_may_be_the_masks_are_asked_for(tmp_path, named):
     for n in NUMBERS:
         write(root / named[1] / f"{n:02}.png", encoded(binary(0)))
         write(root / "overlays" / f"{n:02}.png", encoded(pixels("dog", n, SIZE)))
-    with pytest.raises(ValueError, match=r"may be those of .*/, .*/; say which: --config\.data\.options=\"{'masks': '"):
+    with pytest.raises(ValueError, match=r"may be those of .*/, .*/; say which, e.g. --config\.data\.options=\"{'masks': '"):
         survey(root, tmp_path)
     found = survey(root, tmp_path, {"masks": named[0]})
     assert len(found.class_names) == 3
