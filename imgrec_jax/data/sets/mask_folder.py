@@ -1,7 +1,8 @@
 """Folders of images with their masks, also inside a zip file, which is read as it is.
 
 Two layouts, told apart by `kind`; folders above `images` and `masks` may be any:
-  .../images/NAME.jpg, .../masks/NAME.png           "index": grey or palette PNG, the value is the class
+  .../images/NAME.jpg, .../masks/NAME.png           "index": grey or palette PNG, the value is the class (three equal
+                                                    channels are grey)
                                                     "binary": what is not 0 (of a palette, not black) is class 1; in a
                                                     lossy file (JPEG), what is 128 or more
                                                     "grey": of soft edges, 128 and more is class 1

@@ -192,9 +192,10 @@ def _lossy(what: Held, title: str, name: Callable[[int], object]) -> str:
     pixels = np.bincount(list(what.levels), list(what.levels.values()), minlength=256)
     middle = pixels[_BETWEEN]
     top = int(middle.argmax()) + _BETWEEN.start
-    plateau = pixels[top - _NEAR : top + _NEAR + 1].sum()
-    white = pixels[_BETWEEN.stop :].sum()
-    if plateau > middle.sum() / 2 and white / 5 < plateau < 10 * white:  # soft edges are of all greys
+    plateau, white = pixels[top - _NEAR : top + _NEAR + 1].sum(), pixels[256 - 2 * _NEAR :].sum()
+    beside = max(pixels[top - 3 * _NEAR : top - _NEAR].sum(), pixels[top + _NEAR + 1 : top + 3 * _NEAR + 1].sum())
+    # Soft edges are of all greys, what is left of black by a high compression goes on to it, and white may be a lighter grey.
+    if plateau > middle.sum() / 2 and plateau > 2 * beside and white / 5 < plateau < 10 * white:
         raise ValueError(
             f"{title}: its masks are lossy, e.g. {example}, and {plateau / pixels.sum():.0%} of their pixels are about "
             f"{top}, between black and white: a class of its own? write the masks as PNG of class numbers, or say "

@@ -392,6 +392,9 @@ def test_a_folder_of_masks_may_have_a_name_of_its_own(tmp_path):
     with pytest.raises(ValueError, match=r"one of masks, .*; --config\.data\.options=\"{'masks': 'vessels'}\" takes another"):
         survey(root, tmp_path)
     assert len(survey(root, tmp_path, {"masks": "vessels"}).entries["train"]) == 16
+    root = index(tmp_path / "e")
+    write(root / "labels" / "preview.png", encoded(binary(0)))
+    assert "folders that are not used: labels/ (1 images)" in survey(root, tmp_path).lines
 
 
 @pytest.mark.parametrize("names", [("train2020", "val2020", "test1"), ("stage1_train", "my-valid", "stage1_test")])
@@ -472,6 +475,24 @@ def test_three_levels_are_asked_for(tmp_path, low):
         survey(index(tmp_path / "jpeg", three_levels(low, 255), format="JPEG"), tmp_path)
     assert survey(tmp_path / "jpeg", tmp_path, {"kind": "binary"}).kind == "binary"
     assert survey(index(tmp_path / "soft", soft, format="JPEG"), tmp_path).kind == "binary"
+
+
+def vessels(n, grey=255):
+    values = np.zeros((96, 96), np.uint8)
+    steps = np.random.default_rng(n).normal(0, 12, (6, 12, 2))
+    cv2.polylines(values, list(np.cumsum(steps, 1).astype(np.int32) + 48), False, grey, 1 + n % 2)
+    return values
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("scale", [0.5, 1, 2])
+@pytest.mark.parametrize("grey", [200, 255])
+def test_soft_edges_of_lossy_masks_are_no_class(tmp_path, quality, scale, grey):
+    for n in NUMBERS[:6]:
+        values = cv2.resize(vessels(n, grey), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        write(tmp_path / "d" / "images" / f"{n}.png", encoded(pixels("cat", n, values.shape)))
+        write(tmp_path / "d" / "masks" / f"{n}.jpg", encoded(values, "JPEG", quality=quality))
+    assert survey(tmp_path / "d", tmp_path).kind == "binary"
 
 
 def as_float(values, where=None, number=0.0):
