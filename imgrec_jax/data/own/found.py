@@ -135,7 +135,7 @@ def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[f
     for image in images:
         values = image.reshape(-1, image.shape[2]).astype(np.float64) / (255 if image.dtype == np.uint8 else 1)
         total, squares, count = total + values.sum(0), squares + np.square(values).sum(0), count + len(values)
-    mean = total / count
+    mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
     short = lambda v: round(v, 3) if v >= 0.01 else float(f"{v:.3g}")  # noqa: E731
     return tuple(map(short, mean.tolist())), tuple(short(v) if v > 1e-6 else 0.001 for v in std.tolist())
