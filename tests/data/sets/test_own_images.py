@@ -15,8 +15,8 @@ from PIL import Image
 
 from imgrec_jax.data.ops.geometry import random_resized_crop
 from imgrec_jax.data.ops.photometric import to_channels
+from imgrec_jax.data.own.choice import read as read_listing
 from imgrec_jax.data.own.listing import Reading
-from imgrec_jax.data.own.listing import read as read_listing
 from imgrec_jax.data.pipeline import Order, Pipeline
 from imgrec_jax.data.sets import own_images
 from imgrec_jax.data.sets.own_images import survey_images
