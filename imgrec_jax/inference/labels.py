@@ -98,7 +98,15 @@ def _read_csv(path: Path) -> dict[str, str]:
     short = next((number for number, row in enumerate(rows, start=1) if len(row) < 2), None)
     if short is not None or not rows:
         raise ValueError(f"--labels={path}, line {short or 1}: expected lines of file,label")
-    return {row[0]: row[1].strip() for row in rows if row[:2] != ["file", "label"]}
+    found: dict[str, str] = {}
+    for number, (file, label, *_) in enumerate(rows, start=1):
+        if found.setdefault(file, label.strip()) != label.strip():
+            raise ValueError(
+                f"--labels={path}, line {number}: {file} is {label.strip()!r}, and {found[file]!r} above; keep one"
+            )
+    if rows[0][:2] == ["file", "label"]:
+        del found["file"]
+    return found
 
 
 class Table:
@@ -106,14 +114,30 @@ class Table:
 
     def __init__(self, rows: dict[str, Any], folder: Path):
         """folder: of the list, from which "../" leads."""
-        self._rows = {_parts(file, folder): value for file, value in rows.items()}
+        self._rows, self._folder = {_parts(file, folder): value for file, value in rows.items()}, folder
+        self._meant: dict[tuple[str, ...], str] = {}  # the file that an end of a path was taken for
 
     def of(self, name: str) -> Any:
-        """The entry of a file: of its whole path, else of the longest end that the table has, "b/c.png" or "c.png"; or None."""
-        for parts in (_parts(os.path.abspath(name)), _parts(os.path.realpath(name))):
-            found = next((self._rows[tail] for n in range(len(parts)) if (tail := parts[n:]) in self._rows), None)
-            if found is not None:
-                return found
+        """The entry of a file: of its whole path, else of the longest end that the table has, "b/c.png" or "c.png"; or None.
+
+        An end that is a file's path from the list's folder is that file alone.
+
+        Raises:
+          ValueError: for an end that another file had before.
+        """
+        file = os.path.realpath(name)
+        for parts in (_parts(os.path.abspath(name)), _parts(file)):
+            for tail in (parts[n:] for n in range(len(parts))):
+                if tail not in self._rows:
+                    continue
+                there = self._folder.joinpath(*tail)
+                if len(tail) < len(parts) and there.exists() and os.path.realpath(there) != file:
+                    continue
+                if (other := self._meant.setdefault(tail, file)) != file:
+                    raise ValueError(
+                        f"{name}: the labels name {'/'.join(tail)}, which {other} is, too; give paths with folders"
+                    )
+                return self._rows[tail]
         return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from imgrec_jax.data.own.division import canonical_split
 from imgrec_jax.data.own.listing import Listing
 from imgrec_jax.data.own.stores import Store
+from imgrec_jax.data.walking import is_hidden
 
 
 def read_folders(store: Store, pictures: Sequence[str]) -> Listing:
@@ -90,6 +91,6 @@ def _without_files(store: Store, held: set, depth: int, at: int, tops: Sequence[
         folder = store.root.joinpath(*above)
         if len(above) != at or not folder.is_dir():
             continue
-        names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
         found |= {(*above, name) for name in names} - held
     return found

@@ -319,6 +319,28 @@ def test_archives(tmp_path):
         survey(broken, tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_inside_a_tar_are_followed(tmp_path, mode):
+    root = folder(tmp_path / "set", {"cat": 12})
+    (root / "dog").mkdir()
+    for file in sorted((root / "cat").iterdir()):
+        os.link(file, root / "dog" / file.name)
+    for n in range(3):
+        (root / "dog" / f"soft{n}.png").symlink_to(f"../cat/{n:03}.png" if n else "soft1.png")
+    (root / "emu").symlink_to("cat")
+    with tarfile.open(tmp_path / "set.tar", mode) as archive:
+        archive.add(root, "set")
+    plain, found = read_listing(root), read_listing(tmp_path / "set.tar")
+    assert sorted(found.names) == sorted(f"set/{name}" for name in plain.names) and set(found.labels) == {"cat", "dog", "emu"}
+    for name in plain.names:
+        assert found.store.read(f"set/{name}") == (root / name).read_bytes()
+    (root / "dog" / "gone.png").symlink_to("../nowhere.png")
+    with tarfile.open(tmp_path / "set.tar", mode) as archive:
+        archive.add(root, "set")
+    with pytest.raises(ValueError, match="1 of 40 files .*\n.*set.tar: set/dog/gone.png: is not there"):
+        survey(tmp_path / "set.tar", tmp_path)
+
+
 def test_npz(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {}
