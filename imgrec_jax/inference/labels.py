@@ -11,8 +11,9 @@ Shape letters: H W image.
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import MAX_PIXELS
+from imgrec_jax.data.own.rows import text_of
 from imgrec_jax.data.sets import coco
 from imgrec_jax.data.sets.mask_folder import check_mask, targets_of
 from imgrec_jax.data.sets.own_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES
@@ -89,32 +91,31 @@ class ClassLabels:
         return self._names[text]
 
 
-def _read_csv(path: Path) -> dict[str, str]:
+def _read_csv(path: Path) -> list[tuple[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+        rows = [row for row in csv.reader(io.StringIO(text_of(path.read_bytes(), str(path)))) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"--labels={path} cannot be read as CSV ({error}); expected lines of file,label") from error
     short = next((number for number, row in enumerate(rows, start=1) if len(row) < 2), None)
     if short is not None or not rows:
         raise ValueError(f"--labels={path}, line {short or 1}: expected lines of file,label")
-    found: dict[str, str] = {}
-    for number, (file, label, *_) in enumerate(rows, start=1):
-        if found.setdefault(file, label.strip()) != label.strip():
-            raise ValueError(
-                f"--labels={path}, line {number}: {file} is {label.strip()!r}, and {found[file]!r} above; keep one"
-            )
-    if rows[0][:2] == ["file", "label"]:
-        del found["file"]
-    return found
+    return [(row[0], row[1].strip()) for row in rows if row[:2] != ["file", "label"]]
 
 
 class Table:
     """What files have, by their paths as a list beside them gives these: from any folder above, "./" or absolute."""
 
-    def __init__(self, rows: dict[str, Any], folder: Path):
-        """folder: of the list, from which "../" leads."""
-        self._rows, self._folder = {_parts(file, folder): value for file, value in rows.items()}, folder
+    def __init__(self, rows: Iterable[tuple[str, Any]], folder: Path):
+        """rows: (file, what it has); folder: of the list, from which "../" leads.
+
+        Raises:
+          ValueError: for a file that has two things.
+        """
+        self._folder = folder
+        self._rows: dict[tuple[str, ...], Any] = {}
+        for file, value in rows:
+            if (before := self._rows.setdefault(_parts(file, folder), value)) != value:
+                raise ValueError(f"--labels: {file} is listed twice, as {before!r} and as {value!r}; keep one")
         self._meant: dict[tuple[str, ...], str] = {}  # the file that an end of a path was taken for
 
     def of(self, name: str) -> Any:
@@ -160,7 +161,7 @@ class BoxLabels:
         except ValueError as error:
             raise ValueError(f"--labels={place}: {error}, as in the run; rename the class or leave it out") from error
         self._place, self._summarise = place, summarise
-        self._rows = Table({file: row for row, file in enumerate(self.annotations.file_names)}, place.parent)
+        self._rows = Table(((file, row) for row, file in enumerate(self.annotations.file_names)), place.parent)
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
         row = self.index(name)

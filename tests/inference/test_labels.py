@@ -92,7 +92,7 @@ def test_a_line_is_of_one_file(tmp_path):
     for name in ("1.jpg", "sub/1.jpg", "sub/2.jpg", "more/2.jpg", "again/../more/2.jpg"):
         save(tmp_path / name, np.zeros((4, 4)))
     (tmp_path / "link.jpg").symlink_to("more/2.jpg")
-    rows = Table({"1.jpg": "cat", "2.jpg": "dog"}, tmp_path)
+    rows = Table([("1.jpg", "cat"), ("2.jpg", "dog")], tmp_path)
     assert rows.of(str(tmp_path / "1.jpg")) == "cat" and rows.of(str(tmp_path / "sub" / "1.jpg")) is None
     for same in ("more/2.jpg", "again/../more/2.jpg", "link.jpg"):
         assert rows.of(str(tmp_path / same)) == "dog"
@@ -101,10 +101,10 @@ def test_a_line_is_of_one_file(tmp_path):
 
 
 def test_a_file_of_two_labels_is_refused(tmp_path):
-    (tmp_path / "list.csv").write_text("file,label\n1.jpg,cat\n1.jpg, cat\n")
+    (tmp_path / "list.csv").write_text("file,label\n1.jpg,cat\n1.jpg, cat\n", encoding="utf-16")
     assert ClassLabels(tmp_path / "list.csv", ("cat", "dog")).targets("1.jpg", (4, 4)) == {"label": 0}
-    (tmp_path / "list.csv").write_text("1.jpg,cat\n2.jpg,dog\n1.jpg,dog\n")
-    with pytest.raises(ValueError, match="line 3: 1.jpg is 'dog', and 'cat' above; keep one"):
+    (tmp_path / "list.csv").write_text("1.jpg,cat\n2.jpg,dog\n./1.jpg,dog\n")
+    with pytest.raises(ValueError, match="./1.jpg is listed twice, as 'cat' and as 'dog'; keep one"):
         ClassLabels(tmp_path / "list.csv", ("cat", "dog"))
 
 

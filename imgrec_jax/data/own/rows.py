@@ -5,6 +5,7 @@ Everything a table says is text: `007` and `NA` are names.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -32,7 +33,7 @@ def rows_of(store: Store, name: str, title: str) -> Iterable[dict[str, str]]:
     Raises:
       ValueError: with `title`, for what is no table.
     """
-    return _rows(_text(_bytes_of(store, name), title), title)
+    return _rows(text_of(_bytes_of(store, name), title), title)
 
 
 def first_rows(store: Store, name: str) -> list[dict[str, str]]:
@@ -45,9 +46,14 @@ def _bytes_of(store: Store, name: str) -> bytes:
     return read_regular(store.root / name, "a table", _MOST_TABLE_BYTES) if store.root.is_dir() else store.read(name)
 
 
-def _text(data: bytes, name: str) -> str:
+def text_of(data: bytes, name: str) -> str:
+    """A file of text: UTF-8, or UTF-16 with a byte-order mark, as spreadsheets write it.
+
+    Raises:
+      ValueError: naming the file, for anything else.
+    """
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
 
