@@ -9,6 +9,7 @@ import numpy as np
 from imgrec_jax.data.files import stamp
 from imgrec_jax.data.own.division import canonical_split
 from imgrec_jax.data.own.listing import UNKNOWN, Listing, Reading
+from imgrec_jax.data.own.rows import check_marks, check_names
 from imgrec_jax.data.own.stores import Store
 
 
@@ -26,7 +27,7 @@ def read_arrays(path: Path, reading: Reading) -> Listing:
     sets = _npz_sets(arrays)
     if not sets:
         raise ValueError(f"{path} has the arrays {sorted(arrays)}; expected train_images, train_labels, val_images, ...")
-    marks = []
+    marks, raw, names = [], [], set()
     for split, images, labels, groups in sets:
         x, y = arrays[images], arrays[labels]
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
@@ -37,9 +38,11 @@ def read_arrays(path: Path, reading: Reading) -> Listing:
         if x.dtype.kind != "f" and x.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"{path}: {images} is of {x.dtype}; expected uint8, uint16 or floats of 0..1")
         if y.ndim == 2:
-            marks.append(_marks_of(y, f"{path}: {labels}"))
+            raw.append(y)
+            marks.append(_marks_of(y, f"{path}: {labels}", reading.minus_one))
         members = [_array_text(g) for g in arrays[groups].ravel().tolist()] if groups in arrays else [""] * len(x)
         said = [_array_text(label) for label in y.tolist()] if y.ndim == 1 else [""] * len(y)
+        names |= {*said}
         if classes and (strange := sorted({text for text in said if text.isdigit() and int(text) >= len(classes)})):
             raise ValueError(
                 f"{path}: {labels} holds {', '.join(strange[:5])}; expected 0 to {len(classes) - 1}, as class_names has "
@@ -53,6 +56,10 @@ def read_arrays(path: Path, reading: Reading) -> Listing:
     if marks:
         listing.marks = np.concatenate(marks)
         listing.mark_names = tuple(classes) or tuple(map(str, range(listing.marks.shape[1])))
+        for name, column in zip(listing.mark_names, np.concatenate(raw).T, strict=False):
+            check_marks(str(path), name, {_array_text(value) for value in np.unique(column).tolist()}, reading)
+    else:
+        check_names(str(path), "the label", names, reading)
     if (listing.marks is not None) != reading.multi_label:
         given = "several labels" if listing.marks is not None else "one label"
         raise ValueError(
@@ -70,8 +77,8 @@ def _array_text(value: object) -> str:
     return str(value)
 
 
-def _marks_of(values: np.ndarray, title: str) -> np.ndarray:
-    """[N, K] of 1, 0, and -1 or NaN for what is unknown -> int8 marks."""
+def _marks_of(values: np.ndarray, title: str, minus_one: str) -> np.ndarray:
+    """[N, K] of 1, 0, and -1 or NaN for what is unknown -> int8 marks; minus_one: see `Reading`."""
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{title} is of {values.dtype}; expected [N, K] numbers: 0, 1, and -1 or NaN for what is unknown")
     unknown = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
@@ -80,7 +87,8 @@ def _marks_of(values: np.ndarray, title: str) -> np.ndarray:
         raise ValueError(
             f"{title}[{row}, {column}]={values[row, column].item()!r}; expected 0, 1, and -1 or NaN for what is unknown"
         )
-    return np.where(unknown, UNKNOWN, values).astype(np.int8)
+    known = np.where(values == UNKNOWN, int(minus_one), values) if minus_one in ("0", "1") else values
+    return np.where(unknown, UNKNOWN, known).astype(np.int8)
 
 
 def _npz_sets(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, str, str]]:

@@ -7,7 +7,7 @@ one npz is opened. What can be neither is a stray, and told.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from imgrec_jax.data.own import dicom
@@ -15,11 +15,12 @@ from imgrec_jax.data.own.arrays import read_arrays
 from imgrec_jax.data.own.division import canonical_split, group_finder, split_in
 from imgrec_jax.data.own.folders import read_folders
 from imgrec_jax.data.own.listing import PICTURES, Listing, Reading, joined
-from imgrec_jax.data.own.rows import FILE, LABEL, SPLIT, TABLES, column, first_rows
+from imgrec_jax.data.own.rows import TABLES
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store
-from imgrec_jax.data.own.tables import find, read_table
+from imgrec_jax.data.own.tables import Table, check_values, read_table
 
 _PLAIN = Reading()
+EXPECTED = "expected one table of file,label[,split], or one of each split: train.csv, val.csv, test.csv"
 
 
 def read(root: Path, reading: Reading = _PLAIN) -> Listing:
@@ -31,7 +32,8 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     """
     find_group = group_finder(reading.group)
     if root.is_file() and root.suffix.lower() in TABLES:
-        return _by_header(read_table(folder_store(root.parent, reading.max_pixels, {}), root.name, reading, str(root)), reading)
+        store = folder_store(root.parent, reading.max_pixels, {})
+        return _by_header(_of_tables({"": Table(store, root.name, str(root), reading)}, store, reading), reading)
     if root.is_file() and root.suffix.lower() == ".npz":
         return read_arrays(root, reading)
     store = open_store(root, reading.max_pixels)
@@ -39,21 +41,19 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     inner = None if pictures else _only_file(store)
     if inner is not None and root.is_dir():
         return read(root / inner, reading)
-    there = _tables_at_top(store)
-    of_splits = _tables_of_splits(store, there, pictures, reading.multi_label)
-    table = None if of_splits else _only_table(store, there, pictures, reading.multi_label)
-    used = {table, *of_splits.values()}
+    looked = _Looked(store, pictures, reading)
+    tables = looked.of_splits() or looked.alone()
+    used = {table.name for table in tables.values()}
     others = sorted(store.stamps.keys() - set(pictures) - used) if len(pictures) < len(store.stamps) else []
-    if of_splits:
-        listing = joined({split: read_table(store, name, reading, store.path(name)) for split, name in of_splits.items()})
-    elif table:
-        listing = read_table(store, table, reading, store.path(table))
+    if tables:
+        listing = _of_tables(tables, store, reading)
+        if unnamed := sorted(set(pictures) - set(listing.names)):
+            listing.notes.append(f"{len(unnamed):,} images are in no row of {listing.title}, e.g. {unnamed[0]}: passed over")
     else:
-        listing = read_folders(store, pictures)
-        if len(there) > 1 and len(set(listing.labels)) < 2:
+        listing = read_folders(store, pictures, looked.unused())
+        if len(looked.names) > 1 and len(set(listing.labels)) < 2:
             raise ValueError(
-                f"{root} has the tables {', '.join(there[:5])}, and its folders tell no classes; expected one table of "
-                "file,label[,split], or one of each split: train.csv, val.csv, test.csv"
+                f"{root} has the tables {', '.join(looked.names[:5])}, and its folders tell no classes; {EXPECTED}"
             )
         if reading.group:
             listing.groups = [find_group(name) for name in listing.names]
@@ -61,6 +61,13 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     if others:
         listing.notes.append(f"{len(others):,} files are no images by their names, e.g. {others[0]}: passed over")
     return listing
+
+
+def _of_tables(tables: dict[str, Table], store: Store, reading: Reading) -> Listing:
+    """One listing of {split: table}; "" is what the rows say."""
+    check_values(list(tables.values()), reading)
+    parts = {split: read_table(table, store, reading) for split, table in tables.items()}
+    return joined(parts) if len(parts) > 1 or "" not in parts else parts[""]
 
 
 def _by_header(listing: Listing, reading: Reading) -> Listing:
@@ -86,76 +93,121 @@ def _only_file(store: Store) -> str | None:
     return whole[0] if len(whole) == 1 else None
 
 
-def _tables_at_top(store: Store) -> list[str]:
-    """The tables that lie at the top, or in the folder that everything lies in."""
+class _Looked:
+    """The tables of a folder or archive that may tell of its images, looked at."""
+
+    def __init__(self, store: Store, pictures: Sequence[str], reading: Reading):
+        self._store, self._pictures = store, frozenset(pictures)
+        self._several = len({name.rpartition("/")[0] for name in pictures}) > 1  # folders
+        self._top, self.names = _tables_of(store)
+        self._tables: dict[str, Table] = {}
+        self._wrong: dict[str, str] = {}  # {table that cannot be read, or tells nothing of the images: why}
+        for name in self.names:
+            try:
+                table = self._tables[name] = Table(store, name, store.path(name), reading)
+            except ValueError as error:
+                self._wrong[name] = str(error)
+                continue
+            if why := table.why_not() or self._names_nothing(table):
+                self._wrong[name] = f"{table.title} {why}"
+        self._good = [table for table in self._tables.values() if table.name not in self._wrong]
+
+    def _names_nothing(self, table: Table) -> str:
+        """Why a table with the columns is of no image here; "" where it is of some."""
+        absent = [row.get(str(table.file), "") for row, (name, _) in self._pairs(table) if name not in self._pictures]
+        # numbers are found by chance, too
+        least = max(len(table.rows) / 2, len(self._pictures) / 10) if table.file == "id" else 1
+        if len(table.rows) - len(absent) >= least:
+            return ""
+        return next((wrong for _, wrong in table.named if wrong), f"names files that are not there, e.g. {absent[0]}")
+
+    @staticmethod
+    def _pairs(table: Table) -> Iterable[tuple[dict[str, str], tuple[str, str]]]:
+        return zip(table.rows, table.named, strict=True)
+
+    def _split(self, name: str) -> str:
+        return split_in(PurePosixPath(name[len(self._top) :]).with_suffix(""))
+
+    def of_splits(self) -> dict[str, Table]:
+        """{split: table} where several tables are called after splits, one of them after training; {} for anything else.
+
+        A table without labels, as a test split of a competition has it, is left out.
+
+        Raises:
+          ValueError: for one of another split that cannot be used: its images would be none, and others cut in their place.
+        """
+        of: dict[str, list[Table]] = {}
+        for table in self._good:
+            if split := self._split(table.name):
+                of.setdefault(split, []).append(table)
+        for name, why in self._wrong.items() if of else ():
+            unlabelled = name in self._tables and not self._tables[name].has_labels
+            if (split := self._split(name)) and split not in of and not (split == "test" and unlabelled):
+                beside = next(iter(of.values()))[0].title
+                raise ValueError(f"{why}; by its name it is a split, as {beside}: correct it, or move it away")
+        for split, tables in of.items():  # train.csv before train_extra.csv
+            of[split] = [table for table in tables if canonical_split(PurePosixPath(table.name).stem)] or tables
+        if len(self.names) < 2 or "train" not in of or any(len(tables) > 1 for tables in of.values()):
+            return {}
+        return {split: tables[0] for split, tables in of.items()}
+
+    def alone(self) -> dict[str, Table]:
+        """{"": the one table} of images in one folder, or whose labels the folders do not tell; {} for none.
+
+        Raises:
+          ValueError: where folders tell splits, and the table other labels than they but no splits; for several such tables.
+        """
+        if len(self.names) == 1 and not self._several:
+            if not self._tables:
+                raise ValueError(self._wrong[self.names[0]])
+            table = next(iter(self._tables.values()))
+            return {"": table} if table.file else {}
+        telling = [table for table in self._good if not self._several or not self._agrees(table)]
+        if len(telling) > 1:
+            raise ValueError(
+                f"{self._store.root} has the tables {', '.join(t.name for t in telling[:5])}, each with labels of its own; "
+                f"{EXPECTED}; or give the one that is meant as config.data.manual_dir"
+            )
+        for table in telling:
+            found = [name for name, _ in table.named if name in self._pictures]
+            split_of = {name: set(map(canonical_split, name.split("/")[:-1])) - {None} for name in found}
+            torn = [name for name, splits in split_of.items() if splits]
+            if torn and not _tells_more(table) and len(set.union(*split_of.values())) > 1:
+                raise ValueError(
+                    f"{table.title} tells the labels, but no splits, and {torn[0]} lies in a folder of one; add a column split"
+                )
+        return {"": telling[0]} if telling else {}
+
+    def _agrees(self, table: Table) -> bool:
+        """Whether a table says what the folders say, and no more."""
+        if _tells_more(table) or table.label is None:
+            return False
+        pairs = [(row.get(table.label), name) for row, (name, _) in self._pairs(table) if name in self._pictures]
+        return all(label in name.split("/")[:-1] for label, name in pairs)
+
+    def unused(self) -> str:
+        """Why a table that may tell of the images is passed over; "" where there is none."""
+        of_files = [why for name, why in self._wrong.items() if name not in self._tables or self._tables[name].file]
+        return next(iter(of_files or (self._wrong.values() if len(self._wrong) > 1 else ())), "")
+
+
+def _tells_more(table: Table) -> bool:
+    """Than labels."""
+    return bool(table.split or table.group or "group" in table.columns)
+
+
+def _tables_of(store: Store) -> tuple[str, list[str]]:
+    """(the folder that everything lies in, the tables in it; or those called metadata in folders of splits there)."""
     top = ""
     while len(tops := {name[len(top) :].partition("/")[0] for name in store.stamps}) == 1:
         deeper = f"{top}{next(iter(tops))}/"
         if not all(name.startswith(deeper) for name in store.stamps):
             break
         top = deeper
-    return [name for name in store.stamps if name.lower().endswith(TABLES) and "/" not in name[len(top) :]]
-
-
-def _tables_of_splits(store: Store, tables: Sequence[str], pictures: Sequence[str], multi_label: bool) -> dict[str, str]:
-    """{split: table} where several tables are called after splits, one of them after training; {} for anything else.
-
-    A table without labels, as a test split of a competition has it, is left out.
-    """
-    named: dict[str, list[str]] = {}
-    for name in tables:
-        stem = PurePosixPath(PurePosixPath(name).stem)
-        if (split := split_in(stem)) and _labels_pictures(store, name, pictures, multi_label):
-            named.setdefault(split, []).append(name)
-    for split, names in named.items():  # train.csv before train_extra.csv
-        named[split] = [name for name in names if canonical_split(PurePosixPath(name).stem)] or names
-    if len(tables) < 2 or "train" not in named or any(len(names) > 1 for names in named.values()):
-        return {}
-    return {split: names[0] for split, names in named.items()}
-
-
-def _labels_pictures(store: Store, table: str, pictures: Sequence[str], multi_label: bool) -> bool:
-    """Whether the first rows of a table name images that are there, and something of them."""
-    try:
-        rows = first_rows(store, table)
-    except ValueError:
-        return False
-    file = column(rows[0], FILE) if rows else None
-    if file is None or (column(rows[0], LABEL) is None and not (multi_label and len(rows[0]) > 2)):
-        return False
-    folder, there = PurePosixPath(table).parent, set(pictures)
-    return any(find(store, folder, row[file]) in there for row in rows)
-
-
-def _only_table(store: Store, tables: Sequence[str], pictures: Sequence[str], multi_label: bool) -> str | None:
-    """The one table at the top of a folder whose images lie in one folder, or whose labels the folders do not tell.
-
-    Raises:
-      ValueError: where folders tell splits, and the table other labels than they but no splits.
-    """
-    if len(tables) != 1:
-        return None
-    (table,), several = tables, len({name.rpartition("/")[0] for name in pictures}) > 1
-    try:
-        rows = first_rows(store, table)
-    except ValueError:
-        if several:  # any table may lie beside folders of classes
-            return None
-        raise
-    file = column(rows[0], FILE) if rows else None
-    if file is None or not several:
-        return table if file else None
-    label, there = column(rows[0], LABEL), set(pictures)
-    folder = PurePosixPath(table).parent
-    named = {found: row for row in rows if (found := find(store, folder, row[file])) in there}
-    if not named or (label is None and not multi_label):
-        return None
-    if column(rows[0], (*SPLIT, "group")):
-        return table
-    if label and all(row.get(label) in found.split("/")[:-1] for found, row in named.items()):
-        return None  # it says what the folders say
-    if torn := [found for found in named if any(map(canonical_split, found.split("/")[:-1]))]:
-        raise ValueError(
-            f"{store.path(table)} tells the labels, but no splits, and {torn[0]} lies in a folder of one; add a column split"
-        )
-    return table
+    # "submission": the form of a competition's answers
+    every = [n for n in store.stamps if n.lower().endswith(TABLES) and "submission" not in n.rpartition("/")[2].lower()]
+    at_top = [name for name in every if "/" not in name[len(top) :]]
+    inner = [name for name in every if name[len(top) :].count("/") == 1 and PurePosixPath(name).stem.lower() == "metadata"]
+    if at_top or not all(split_in(PurePosixPath(name[len(top) :]).parent) for name in inner):
+        return top, at_top
+    return top, inner

@@ -8,21 +8,29 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import itertools
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 from imgrec_jax.data.images import read_regular
 from imgrec_jax.data.own.listing import UNKNOWN, Reading
 from imgrec_jax.data.own.stores import Store
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
-FILE = ("file", "file_name", "filename", "path", "filepath", "file_path", "image", "image_path", "image_id", "img")
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
+FILE = (
+    "file", "file_name", "filename", "path", "filepath", "file_path", "image", "image_path", "image_id", "img", "image_name",
+    "image_file", "image_index", "img_path", "img_name", "id_code", "id",
+)  # fmt: skip
 LABEL = ("label", "class", "class_name", "category", "target")
+# Of these there may be one beside columns of marks, or beside LABEL.
+MORE_LABELS = (
+    "labels", "class_label", "label_name", "category_name", "diagnosis", "dx", "finding_labels", "breed", "species", "class_id",
+    "classid", "label_id",
+)  # fmt: skip
 SPLIT = ("split", "set", "subset")
 _MARKS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}
 _MOST_TABLE_BYTES = 2**31
-_ROWS_TRIED = 100  # of a table, to see what it is of
 BETWEEN = "\x1f"  # names of a list
 _FEW_ODD = 0.05  # of the rows of a column of marks: typing errors, and no column of something else
 
@@ -34,11 +42,6 @@ def rows_of(store: Store, name: str, title: str) -> Iterable[dict[str, str]]:
       ValueError: with `title`, for what is no table.
     """
     return _rows(text_of(_bytes_of(store, name), title), title)
-
-
-def first_rows(store: Store, name: str) -> list[dict[str, str]]:
-    """As `rows_of`, enough of them to see what a table is of."""
-    return list(itertools.islice(rows_of(store, name, name), _ROWS_TRIED))
 
 
 def _bytes_of(store: Store, name: str) -> bytes:
@@ -59,7 +62,7 @@ def text_of(data: bytes, name: str) -> str:
 
 
 def _rows(text: str, name: str) -> Iterable[dict[str, str]]:
-    if name.lower().endswith((".jsonl", ".ndjson")):
+    if name.lower().endswith(JSON_LINES):
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
                 try:
@@ -98,7 +101,9 @@ def names_in(text: str, separator: str) -> list[str]:
 
 
 def column(columns: Collection[str], names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in columns), None)
+    """The column of one of these names, as `Image Index` for "image_index"; the first name that there is."""
+    plain = {re.sub(r"[\s-]+", "_", column): column for column in columns}
+    return next((name for name in names if name in columns), next((plain[name] for name in names if name in plain), None))
 
 
 def mark(text: str, reading: Reading) -> int | None:
@@ -123,3 +128,37 @@ def is_nearly_marked(column: str, rows: Sequence[dict], reading: Reading) -> boo
     marks = [mark(row.get(column, ""), reading) for row in rows]
     odd = marks.count(None)
     return 0 < odd <= max(_FEW_ODD * len(marks), 1) and {0, 1} <= set(marks)
+
+
+def check_marks(where: str, label: str, texts: Collection[str], reading: Reading) -> None:
+    """texts: all cells of the marks of one label.
+
+    Raises:
+      ValueError: where -1 may stand for no: nothing else does, and nothing else is unknown.
+    """
+    other = {"", 0} & {text and mark(text, reading) for text in texts}  # what else is unknown, or no
+    if not reading.minus_one and {"-1", "-1.0"} & {*texts} and not other:
+        raise ValueError(
+            f"{where}: {label} is 1 and -1, and never 0: -1 stands for unknown; set config.data.options.minus_one=0 if it is "
+            "no, or minus_one=-1 if it is unknown"
+        )
+
+
+def check_names(where: str, label: str, names: Collection[str], reading: Reading) -> None:
+    """names: all that a column of one label an image has.
+
+    Raises:
+      ValueError: where -1 must be a class, as there is one other; where names of several labels stand in a cell.
+    """
+    others = {*names} - {"", "-1", "-1.0"}
+    if not reading.minus_one and {"-1", "-1.0"} & {*names} and len(others) == 1:
+        raise ValueError(
+            f"{where}: {label} is {others.pop()} and -1, and -1 stands for unknown: this is one class; set "
+            "config.data.options.minus_one to the name of another, e.g. no"
+        )
+    parts = {name: names_in(name, reading.separator) for name in sorted(others) if not name.startswith(BETWEEN)}
+    if several := next((name for name, found in parts.items() if len(found) > 1 and others & {*found}), None):
+        raise ValueError(
+            f"{where}: {label} is {several!r}, which are several labels an image: use "
+            "--config=configs/image_folder.py:multi_label"
+        )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import functools
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from imgrec_jax.data.files import stamp
-from imgrec_jax.data.own.division import canonical_split, group_finder
-from imgrec_jax.data.own.listing import PICTURES, UNKNOWN, Listing, Reading
+from imgrec_jax.data.own.division import canonical_split, group_finder, split_in
+from imgrec_jax.data.own.listing import UNKNOWN, Listing, Reading
+from imgrec_jax.data.own.naming import named
 from imgrec_jax.data.own.rows import (
     BETWEEN,
     FILE,
+    JSON_LINES,
     LABEL,
+    MORE_LABELS,
     SPLIT,
+    check_marks,
+    check_names,
     column,
     is_nearly_marked,
     mark,
@@ -24,39 +31,74 @@ from imgrec_jax.data.own.rows import (
 from imgrec_jax.data.own.stores import Store
 
 
-def read_table(store: Store, name: str, reading: Reading, title: str) -> Listing:
-    """A table of `file, label[, split][, group]`, or of `file` and a column of 0, 1, -1 or nothing for each label."""
-    rows = list(rows_of(store, name, title))
-    if not rows:
-        raise ValueError(f"{title} has no rows; expected a header, file,label[,split][,group], and a row an image")
-    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in ("#", "")]
-    file, label, split = column(columns, FILE), column(columns, LABEL), column(columns, SPLIT)
-    if file is None:
-        raise ValueError(f"{title} has the columns {columns}; expected one of {FILE} for the files, and a header")
-    group = (
-        reading.group.lower()
-        if reading.group.lower() in columns
-        else "group"
-        if not reading.group and "group" in columns
-        else ""
-    )
-    others = [column for column in columns if column not in (file, label, split, group, "group")]
-    odd = {column: no_mark(column, rows, reading) for column in others}
-    marked = [column for column, why in odd.items() if not why]
-    if label is None and not (reading.multi_label and marked):
-        raise ValueError(
-            f"{title} has the columns {columns}; expected one of {LABEL} for the classes"
-            + (f". Its columns {marked[:5]} look like several labels an image: use --config=configs/image_folder.py:multi_label"
-               if marked else " (or, with image_folder.py:multi_label, a column of 0 and 1 for each label)")
-        )  # fmt: skip
-    listing, folder = Listing(title, store), PurePosixPath(name).parent
+class Table:
+    """A table, looked at.
+
+    Attributes:
+      name, title: of the file, in its store and in messages.
+      columns, rows: of texts; of a table without a column of files the first row alone.
+      file, label, split: the columns of these, or None.
+      marks: {column that may be of marks: why it is none, or ""}.
+    """
+
+    def __init__(self, store: Store, name: str, title: str, reading: Reading):
+        """Raises ValueError for what is no table, or has no rows."""
+        self._store, self.name, self.title = store, name, title
+        rows = iter(rows_of(store, name, title))
+        self.rows = [first] if (first := next(rows, None)) is not None else []
+        if not self.rows:
+            raise ValueError(f"{title} has no rows; expected a header, file,label[,split][,group], and a row an image")
+        if column(self.rows[0], FILE) or name.lower().endswith(JSON_LINES):  # else it is of something else, and perhaps long
+            self.rows += rows
+        self.columns = [key for key in dict.fromkeys(key for row in self.rows for key in row) if key not in ("#", "")]
+        self.file, self.split, sure = (column(self.columns, names) for names in (FILE, SPLIT, LABEL))
+        group = reading.group.lower()
+        self.group = group if group in self.columns else "group" if not group and "group" in self.columns else ""
+        others = [key for key in self.columns if key not in (self.file, sure, self.split, self.group, "group")]
+        self.marks = {key: no_mark(key, self.rows, reading) for key in others} if self.file else {}
+        self.marked = [key for key, why in self.marks.items() if not why]
+        self._multi_label = reading.multi_label
+        self.label = sure if sure or (reading.multi_label and self.marked) else column(self.columns, MORE_LABELS)
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label is not None or (self._multi_label and bool(self.marked))
+
+    @functools.cached_property
+    def named(self) -> list[tuple[str, str]]:
+        """See `naming.named`; of each row."""
+        folder, mine = PurePosixPath(self.name).parent, split_in(PurePosixPath(self.name).with_suffix(""))
+        splits = [canonical_split(row.get(self.split or "", "")) or mine for row in self.rows]
+        return named(self._store, folder, [row.get(self.file or "", "") for row in self.rows], splits)
+
+    def why_not(self) -> str:
+        """Why it tells nothing of images; "" where it has the columns."""
+        if self.file is None:
+            return f"has the columns {self.columns}; expected one of {FILE} for the files, and a header"
+        if self.has_labels:
+            return ""
+        marked = f". Its columns {self.marked[:5]} look like several labels an image: use " if self.marked else ""
+        other = "--config=configs/image_folder.py:multi_label"
+        mark = f"{marked}{other}" if marked else " (or, with image_folder.py:multi_label, a column of 0 and 1 for each label)"
+        return f"has the columns {self.columns}; expected one of {(*LABEL, *MORE_LABELS)} for the classes{mark}"
+
+
+def read_table(table: Table, store: Store, reading: Reading) -> Listing:
+    """A table of `file, label[, split][, group]`, or of `file` and a column of 0, 1, -1 or nothing for each label.
+
+    Raises:
+      ValueError: for columns that are missing or make no sense.
+    """
+    if why := table.why_not():
+        raise ValueError(f"{table.title} {why}")
+    title, file, label, split, group = table.title, str(table.file), table.label, table.split, table.group
+    listing = Listing(title, store)
     find_group, members, kept = group_finder(reading.group), [], []
     seen: dict[str, str] = {}
-    for row in rows:
-        found = find(store, folder, row.get(file, ""))
+    for row, (found, wrong) in zip(table.rows, table.named, strict=True):
         where = f"line {row['#']}"
-        if not row.get(file):
-            listing.strays.append((f"{title}, {where}", "names no file"))
+        if wrong or not row.get(file):
+            listing.strays.append((f"{title}, {where}", wrong or "names no file"))
             continue
         if found in seen:
             listing.strays.append((f"{title}, {where}", f"names {row[file]} again, after {seen[found]}"))
@@ -80,16 +122,30 @@ def read_table(store: Store, name: str, reading: Reading, title: str) -> Listing
         members.append([] if no_names else None if one in ("", "-1") else names_in(one, reading.separator))
         kept.append(row)
     if reading.multi_label:
-        _set_marks(listing, kept, marked if label is None else [], members, reading)
+        _set_marks(listing, kept, table.marked if label is None else [], members, reading)
         if not label and (
-            typed := [f"{column!r}: {why}" for column, why in odd.items() if is_nearly_marked(column, rows, reading)]
+            typed := [
+                f"{column!r}: {why}" for column, why in table.marks.items() if is_nearly_marked(column, table.rows, reading)
+            ]
         ):
             raise ValueError(f"{title}: of the labels {'; '.join(typed)}; correct it, or call the column file or group")
-        listing.notes += [f"the column {column!r} is no label: {why}" for column, why in odd.items() if why and not label]
+        listing.notes += [
+            f"the column {column!r} is no label: {why}" for column, why in table.marks.items() if why and not label
+        ]
     on_disk = store.root.is_dir()  # an archive has listed all that it has
     absent = [found for found in listing.names if found not in store.stamps]
     store.stamps.update({found: stamp(store.root / found) if on_disk else (-1, -1) for found in absent})
     return listing
+
+
+def check_values(tables: Sequence[Table], reading: Reading) -> None:
+    """Raises ValueError for values that cannot be meant, in the tables of one set."""
+    where, label = " and ".join(table.title for table in tables), tables[0].label
+    if label is None:
+        for key in tables[0].marked:
+            check_marks(where, key, {row.get(key, "") for table in tables for row in table.rows}, reading)
+    elif not reading.multi_label:
+        check_names(where, label, {row.get(table.label or "", "") for table in tables for row in table.rows}, reading)
 
 
 def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: list, reading: Reading) -> None:
@@ -108,13 +164,3 @@ def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: l
             else:
                 listing.marks[i, [column[name] for name in names]] = 1
     listing.labels = [""] * len(rows)
-
-
-def find(store: Store, folder: PurePosixPath, text: str) -> str:
-    """The name in the store of a file that a table names: from the table's folder, or absolute; perhaps without its suffix."""
-    text = text if store.root.is_dir() and Path(text).is_absolute() else str(folder / text.replace("\\", "/"))
-    there = (lambda name: (store.root / name).is_file()) if store.root.is_dir() else store.stamps.__contains__
-    if not text.lower().endswith(PICTURES) and not there(text):
-        named = (text + spelled for suffix in PICTURES for spelled in (suffix, suffix.upper()))
-        return next(filter(there, named), text)
-    return text

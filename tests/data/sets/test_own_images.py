@@ -851,7 +851,7 @@ def test_a_table_of_a_competition_s_test_split_is_left_out(tmp_path):
 def test_tables_that_cannot_be_taken_together_are_named(tmp_path):
     root = two_tables(tmp_path / "d", stems=("first", "second"))
     with pytest.raises(
-        ValueError, match=r"has the tables first\.csv, second\.csv, and its folders tell no classes; expected one"
+        ValueError, match=r"has the tables first\.csv, second\.csv, each with labels of its own; expected one table"
     ):
         survey(root, tmp_path)
 
@@ -928,3 +928,200 @@ def test_labels_of_arrays(tmp_path, labels, classes, names):
             survey(tmp_path / "d.npz", tmp_path)
     else:
         assert survey(tmp_path / "d.npz", tmp_path).class_names == names
+
+
+# As competitions and archives distribute their sets
+
+
+def images_in(root, *patterns, count=6):
+    """PATTERN with {} for 0 to `count`."""
+    for number, pattern in enumerate(patterns):
+        for n in range(count):
+            write(root / pattern.format(n), encoded(pixels("cat", 100 * number + n)))
+    return root
+
+
+def rows(header, line, count=6):
+    return "\n".join([header, *(line.format(n, "ab"[n % 2]) for n in range(count))]).encode()
+
+
+SUBMISSION = ("sample_submission.csv", b"id_code,diagnosis\n0b,a")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tables"),
+    [
+        (("train_images/{}a.png", "test_images/{}b.png"),
+         [("train.csv", rows("id_code,diagnosis", "{}a,{}")), ("test.csv", b"id_code\n0b"), SUBMISSION]),
+        (("train_images/{}a.jpg", "test_images/{}b.jpg"), [("train.csv", rows("image_id,label", "{}a.jpg,{}"))]),
+        (("train_images/{}a.jpg", "extra_images/{}b.jpg"), [("train.csv", rows("image_id,label", "{}a.jpg,{}"))]),
+        (("train/{}a.jpg", "test/{}b.jpg"), [("labels.csv", rows("id,breed", "{}a,{}")), SUBMISSION]),
+        (("train/{}.jpg", "test/{}.jpg"), [("train.csv", rows("id,label", "{}.jpg,{}"))]),
+        (("X_part_1/I_{}a.jpg", "X_part_2/I_{}b.jpg"), [("X_metadata.csv", rows("lesion,image_id,dx", "l,I_{}a,{}"))]),
+        (("images_001/images/{}a.png", "images_002/images/{}b.png"),
+         [("Data.csv", rows("Image Index,Finding Labels,Age", "{}a.png,{},3"))]),
+        (("images/{}a.png", "images/{}b.png"), [("labels.csv", rows("file,label", "{}a.png,{}"))]),
+        (("train/{}.jpg", "test/{}.jpg"), [("train/metadata.csv", rows("file_name,label", "{}.jpg,{}"))]),
+    ],
+    ids=["APTOS", "Cassava", "one table", "dog breeds", "names of both splits", "HAM10000", "NIH", "bare names", "metadata"],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_tables_beside_folders_of_parts(tmp_path, patterns, tables, packed):
+    root = images_in(tmp_path / "d", *patterns)
+    for name, data in tables:
+        write(root / name, data)
+    root = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", root)) if packed else root
+    found = read_listing(root)
+    names = sorted(patterns[0].format(n) for n in range(6))
+    assert sorted(found.names) == names and [found.labels[found.names.index(name)] for name in names] == [*"ababab"]
+    assert any("6 images are in no row of" in note for note in found.notes)
+    assert survey(root, tmp_path).class_names == ("a", "b")
+
+
+def test_metadata_of_each_split(tmp_path):
+    root = images_in(tmp_path / "d", "train/{}.jpg", "validation/{}.jpg")
+    for split in ("train", "validation"):
+        write(root / split / "metadata.csv", rows("file_name,label", "{}.jpg,{}"))
+    found = read_listing(root)
+    assert sorted(zip(found.names, found.splits, strict=True))[5:7] == [
+        ("train/5.jpg", "train"),
+        ("validation/0.jpg", "validation"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["CheXpert-v1.0-small", "renamed"])
+def test_a_table_that_names_the_folder_it_lies_in(tmp_path, name):
+    root = images_in(tmp_path / name, "train/p{}/study1/view1.jpg", "valid/p{}/study1/view1.jpg")
+    for split in ("train", "valid"):
+        text = rows("Path,Age,Edema", f"CheXpert-v1.0-small/{split}/p{{0}}/study1/view1.jpg,5{{0}},{{1}}")
+        write(root / f"{split}.csv", text.replace(b",a", b",0.0").replace(b",b", b",1.0"))
+    found = read_listing(root, Reading(multi_label=True))
+    assert {n.split("/")[0]: s for n, s in zip(found.names, found.splits, strict=True)} == {
+        "train": "train",
+        "valid": "validation",
+    }
+    assert len(found.names) == 12 and found.mark_names == ("edema",)
+
+
+def test_files_of_one_name_are_asked_for(tmp_path):
+    root = images_in(tmp_path / "d", "x/{}.jpg", "y/{}.jpg")
+    write(root / "labels.csv", rows("file,label", "{}.jpg,{}"))
+    with pytest.raises(ValueError, match="labels.csv, line 2: names 0.jpg, which lies at x/0.jpg and y/0.jpg; give the path"):
+        survey(root / "labels.csv", tmp_path)
+    write(root / "0.jpg", encoded(pixels("cat", 50)))  # the table is of this place: others are not looked for elsewhere
+    with pytest.raises(ValueError, match="5 of 6 files .*\n.*/1.jpg: is not there"):
+        survey(root / "labels.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tables", "message"),
+    [
+        (("train/cat.{}.jpg", "test1/{}.jpg"), {"sampleSubmission.csv": b"id,label\n0,0"}, "folders test1, train are parts"),
+        (("cars_train/cars_train/{}.jpg", "cars_test/cars_test/{}.jpg"), {}, "cars_test, cars_train are parts of one set"),
+        (("train/{}.jpg", "val/{}.jpg"), {}, "train, val are parts of one set, and no classes; expected DIR/CLASS"),
+        (("images_1/{}.jpg", "images_2/{}.jpg"), {}, "images_1, images_2 are parts"),
+        (("S_part_1/{}.jpg", "S_part_2/{}.jpg"), {"m.csv": rows("image_id,kind", "{},{}")}, r"m.csv has the columns .*'kind'"),
+        (
+            ("S_part_1/{}.jpg", "S_part_2/{}.jpg"),
+            {"m.csv": rows("file,label", "x{},{}")},
+            "m.csv names files that are not there",
+        ),
+        (
+            ("images/a_{}.jpg", "annotations/trimaps/a_{}.png"),
+            {},
+            "folders annotations and images.*configs/own_segmentation.py",
+        ),
+        (("images/a_{}.jpg",), {"annotations/a.json": b"{}"}, "folders annotations and images.*configs/own_detection.py"),
+    ],
+)
+def test_folders_of_parts_are_no_classes(tmp_path, patterns, tables, message):
+    root = images_in(tmp_path / "d", *patterns)
+    for name, data in tables.items():
+        write(root / name, data)
+    with pytest.raises(ValueError, match=message):
+        read_listing(root)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "labels", "splits"),
+    [
+        ([f"seg_{s}/seg_{s}/{c}/{{}}.jpg" for s in ("train", "test") for c in ("sea", "road")],
+         {"sea", "road"}, {"train", "test"}),
+        ([*(f"seg_{s}/{c}/{{}}.jpg" for s in ("train", "test") for c in ("sea", "road")), "seg_pred/{}.jpg"],
+         {"sea", "road"}, {"train", "test"}),
+        (["a/abbey/{}.jpg", "a/alley/{}.jpg", "b/barn/indoor/{}.jpg"], {"abbey", "alley", "barn_indoor"}, {""}),
+        (["images/banded/{}.jpg", "images/dotted/{}.jpg"], {"banded", "dotted"}, {""}),
+        (["test_positive/{}.jpg", "test_negative/{}.jpg"], {"test_positive", "test_negative"}, {""}),
+        (["part_1/{}.jpg", "part_2/{}.jpg"], {"part_1", "part_2"}, {""}),
+    ],
+    ids=["Intel", "to predict", "SUN397", "DTD", "tests", "parts"],
+)  # fmt: skip
+def test_folders_around_classes(tmp_path, patterns, labels, splits):
+    root = images_in(tmp_path / "d", *patterns)
+    if "images/" in patterns[0]:
+        write(root / "labels" / "train1.txt", b"banded/0.jpg")
+    found = read_listing(root)
+    assert set(found.labels) == labels and set(found.splits) == splits and not found.strays
+    assert len(found.names) == 6 * len([pattern for pattern in patterns if "pred" not in pattern])
+
+
+def test_every_row_of_a_table_is_compared_with_the_folders(tmp_path):
+    names = [f"{label}/{n:03}.png" for label in "ab" for n in range(120)]
+    for name in names:
+        write(tmp_path / "d" / name, b"")
+    lines = [f"{name},{name[0]}" for name in names]
+    lines[-1] = lines[-1][:-1] + "a"  # was corrected
+    write(tmp_path / "d" / "labels.csv", "\n".join(["file,label", *lines]).encode())
+    found = read_listing(tmp_path / "d")
+    assert found.labels[found.names.index("b/119.png")] == "a"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (rows("file,label", "images/{}.png,{}").decode().encode("utf-16"), ""),
+        (rows("file,labels", "images/{}.png,{}"), ""),
+        (rows("file,label", "images/{}.png,{}").replace(b"a\n", b"\xe4\n"), "val.csv is no UTF-8 text"),
+        (b"", "val.csv has no rows"),
+        (rows("file,klass,age", "images/{}.png,{},3"), "val.csv has the columns .*'klass', 'age'.*; expected one of"),
+        (rows("datei,label", "images/{}.png,{}"), "val.csv has the columns .*'datei'"),
+        (rows("file,label", "imgs/{}.png,{}"), "val.csv names files that are not there, e.g. imgs/0.png"),
+    ],
+    ids=["UTF-16", "labels", "latin-1", "empty", "columns", "files", "paths"],
+)
+def test_a_table_of_a_split_is_used_or_named(tmp_path, data, message):
+    root = images_in(tmp_path / "d", "images/{}.png", "more/{}.png")
+    write(root / "train.csv", rows("file,label", "more/{}.png,{}"))
+    write(root / "val.csv", data)
+    if not message:
+        found = read_listing(root)
+        assert found.splits == ["train"] * 6 + ["validation"] * 6 and set(found.labels) == {"a", "b"}
+        return
+    with pytest.raises(ValueError, match=f"{message}.*by its name it is a split, as .*train.csv: correct it, or move it away"):
+        read_listing(root)
+
+
+def test_minus_one_that_can_only_mean_no_is_asked_for(tmp_path):
+    root = images_in(tmp_path / "d", "{}.png", count=12)
+    lines = [f"{n}.png,{-1 if n % 2 else 1},{1 if n % 3 else -1},{n % 3 - 1}" for n in range(12)]
+    table = write(root / "t.csv", "\n".join(["image_id,smiling,male,old", *lines]).encode())
+    with pytest.raises(ValueError, match="t.csv: smiling is 1 and -1, and never 0.*data.options.minus_one=0 if"):
+        survey(root, tmp_path, multi_label=True)
+    assert (survey(root, tmp_path, {"minus_one": "0"}, multi_label=True).labels[:, :2] >= 0).all()
+    assert (survey(root, tmp_path, {"minus_one": "-1"}, multi_label=True).labels == -1).any()
+    write(table, rows("file,label", "{}.png,{}", 12).replace(b",a", b",-1").replace(b",b", b",1"))
+    for path in (root, npz(tmp_path / "a.npz", images=np.zeros((12, 8, 8), np.uint8), labels=np.arange(12) % 2 * 2 - 1)):
+        with pytest.raises(ValueError, match="abel is 1 and -1, and -1 stands for unknown.*data.options.minus_one to the name"):
+            survey(path, tmp_path)
+        assert survey(path, tmp_path, {"minus_one": "no"}).class_names == ("1", "no")
+    marks = npz(tmp_path / "b.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.array([[1, 0], [-1, 1], [1, 0], [-1, 1]]))
+    with pytest.raises(ValueError, match="b.npz: 0 is 1 and -1, and never 0"):
+        read_listing(marks, Reading(multi_label=True))
+    assert (read_listing(marks, Reading(multi_label=True, minus_one="0")).marks[:, 0] == [1, 0, 1, 0]).all()
+
+
+def test_several_labels_in_a_cell_of_one_are_told(tmp_path):
+    root = images_in(tmp_path / "d", "{}.png")
+    write(root / "t.csv", rows("file,label", "{}.png,{}").replace(b"0.png,a", b"0.png,a|b"))
+    with pytest.raises(ValueError, match=r"label is 'a\|b', which are several labels an image: use .*:multi_label"):
+        survey(root, tmp_path)
