@@ -7,6 +7,7 @@ one npz is opened. What can be neither is a stray, and told.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -47,7 +48,7 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     others = sorted(store.stamps.keys() - set(pictures) - used) if len(pictures) < len(store.stamps) else []
     if tables:
         listing = _of_tables(tables, store, reading)
-        if unnamed := sorted(set(pictures) - set(listing.names)):
+        if unnamed := sorted(set(pictures) - set(map(looked.inside, listing.names))):
             listing.notes.append(f"{len(unnamed):,} images are in no row of {listing.title}, e.g. {unnamed[0]}: passed over")
     else:
         listing = read_folders(store, pictures, looked.unused())
@@ -114,16 +115,21 @@ class _Looked:
 
     def _names_nothing(self, table: Table) -> str:
         """Why a table with the columns is of no image here; "" where it is of some."""
-        absent = [row.get(str(table.file), "") for row, (name, _) in self._pairs(table) if name not in self._pictures]
+        absent = [row.get(str(table.file), "") for row, name in self._pairs(table) if name not in self._pictures]
         # numbers are found by chance, too
         least = max(len(table.rows) / 2, len(self._pictures) / 10) if table.file == "id" else 1
         if len(table.rows) - len(absent) >= least:
             return ""
         return next((wrong for _, wrong in table.named if wrong), f"names files that are not there, e.g. {absent[0]}")
 
-    @staticmethod
-    def _pairs(table: Table) -> Iterable[tuple[dict[str, str], tuple[str, str]]]:
-        return zip(table.rows, table.named, strict=True)
+    def inside(self, name: str) -> str:
+        """A name as the store lists it, where a table's is absolute or leaves its folder."""
+        outside = self._store.root.is_dir() and (os.path.isabs(name) or ".." in name)
+        return Path(os.path.relpath(self._store.root / name, self._store.root)).as_posix() if outside else name
+
+    def _pairs(self, table: Table) -> Iterable[tuple[dict[str, str], str]]:
+        """(row, the file that it names)."""
+        return zip(table.rows, (self.inside(name) for name, _ in table.named), strict=True)
 
     def _split(self, name: str) -> str:
         return split_in(PurePosixPath(name[len(self._top) :]).with_suffix(""))
@@ -169,7 +175,7 @@ class _Looked:
                 f"{EXPECTED}; or give the one that is meant as config.data.manual_dir"
             )
         for table in telling:
-            found = [name for name, _ in table.named if name in self._pictures]
+            found = [name for _, name in self._pairs(table) if name in self._pictures]
             split_of = {name: set(map(canonical_split, name.split("/")[:-1])) - {None} for name in found}
             torn = [name for name, splits in split_of.items() if splits]
             if torn and not _tells_more(table) and len(set.union(*split_of.values())) > 1:
@@ -182,7 +188,7 @@ class _Looked:
         """Whether a table says what the folders say, and no more."""
         if _tells_more(table) or table.label is None:
             return False
-        pairs = [(row.get(table.label), name) for row, (name, _) in self._pairs(table) if name in self._pictures]
+        pairs = [(row.get(table.label), name) for row, name in self._pairs(table) if name in self._pictures]
         return all(label in name.split("/")[:-1] for label, name in pairs)
 
     def unused(self) -> str:

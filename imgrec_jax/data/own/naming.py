@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from imgrec_jax.data.own.division import split_in
+from imgrec_jax.data.own.division import canonical_split, split_in
 from imgrec_jax.data.own.listing import PICTURES
 from imgrec_jax.data.own.stores import Store
 from imgrec_jax.data.walking import walk
@@ -19,7 +19,7 @@ def named(store: Store, folder: PurePosixPath, texts: Sequence[str], splits: Seq
     """(name in the store, what is wrong with it) of each file that a table in `folder` names; wrong is "" for most.
 
     From the table's folder or absolute, perhaps without its suffix. Where none of the files is there, the table was written
-    for another place: without the folder in front, in which the set was packed; or by an end of the path that one file has.
+    for another place: without the folders in front, in which the set lay there; or by an end of the path that one file has.
 
     Args:
       splits: of each file, "" where nothing tells; it decides where several files have an end.
@@ -77,10 +77,11 @@ class _Places:
         parts = PurePosixPath(text.replace("\\", "/")).parts
         if not parts:
             return "", ""
-        # "x.png" of "any/x.png" may be another file
-        if len(parts) > 1 and parts[0] not in self._tops and (len(parts) > 2 or parts[0] in self._own):
-            inside = self._spelled(str(self._folder.joinpath(*parts[1:])))
-            if self.there(inside) or inside in self._by_end.get(posixpath.basename(inside), ()):
+        for n in range(1, len(parts)):  # what is left may lie here; "x.png" of "any/x.png" may be another file
+            if parts[n - 1] in self._tops or canonical_split(parts[n - 1]):
+                break
+            inside = self._spelled(str(self._folder.joinpath(*parts[n:])))
+            if (n < len(parts) - 1 or parts[n - 1] in self._own) and self.there(inside):
                 return inside, ""
         end = "/" + "/".join(parts)
         found = [

@@ -978,6 +978,14 @@ def test_tables_beside_folders_of_parts(tmp_path, patterns, tables, packed):
     assert survey(root, tmp_path).class_names == ("a", "b")
 
 
+def test_a_table_of_another_split_s_files_is_none_of_these(tmp_path):
+    root = images_in(tmp_path / "d", "cat/{}.jpg", "dog/{}.jpg")
+    write(root / "train.csv", rows("file,label", "cat/{}.jpg,{}"))
+    write(root / "val.csv", rows("file,label", "val/cat/{}.jpg,{}"))
+    with pytest.raises(ValueError, match="val.csv names files that are not there, e.g. val/cat/0.jpg"):
+        read_listing(root)
+
+
 def test_metadata_of_each_split(tmp_path):
     root = images_in(tmp_path / "d", "train/{}.jpg", "validation/{}.jpg")
     for split in ("train", "validation"):
@@ -990,16 +998,19 @@ def test_metadata_of_each_split(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["CheXpert-v1.0-small", "renamed"])
-def test_a_table_that_names_the_folder_it_lies_in(tmp_path, name):
+@pytest.mark.parametrize("above", ["CheXpert-v1.0-small", "/home/me/CheXpert", "C:\\\\data", "{here}", "../{name}"])
+def test_a_table_that_names_the_folder_it_lies_in(tmp_path, name, above):
     root = images_in(tmp_path / name, "train/p{}/study1/view1.jpg", "valid/p{}/study1/view1.jpg")
     for split in ("train", "valid"):
-        text = rows("Path,Age,Edema", f"CheXpert-v1.0-small/{split}/p{{0}}/study1/view1.jpg,5{{0}},{{1}}")
+        place = above.format(here=tmp_path / name, name=name)
+        text = rows("Path,Age,Edema", f"{place}/{split}/p{{0}}/study1/view1.jpg,5{{0}},{{1}}")
         write(root / f"{split}.csv", text.replace(b",a", b",0.0").replace(b",b", b",1.0"))
     found = read_listing(root, Reading(multi_label=True))
-    assert {n.split("/")[0]: s for n, s in zip(found.names, found.splits, strict=True)} == {
+    assert {n.split("/")[-4]: s for n, s in zip(found.names, found.splits, strict=True)} == {
         "train": "train",
         "valid": "validation",
     }
+    assert not any("in no row" in note for note in found.notes) and all(map(found.store.read, found.names))
     assert len(found.names) == 12 and found.mark_names == ("edema",)
 
 
