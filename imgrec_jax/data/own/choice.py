@@ -8,7 +8,7 @@ one npz is opened. What can be neither is a stray, and told.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from imgrec_jax.data.own import dicom
@@ -101,7 +101,9 @@ class _Looked:
         self._store, self._pictures = store, frozenset(pictures)
         self._several = len({name.rpartition("/")[0] for name in pictures}) > 1  # folders
         self._top, self.names = _tables_of(store)
+        self._on_disk = store.root.is_dir()
         self._tables: dict[str, Table] = {}
+        self._named: dict[str, list[tuple[dict[str, str], str]]] = {}
         self._wrong: dict[str, str] = {}  # {table that cannot be read, or tells nothing of the images: why}
         for name in self.names:
             try:
@@ -124,12 +126,16 @@ class _Looked:
 
     def inside(self, name: str) -> str:
         """A name as the store lists it, where a table's is absolute or leaves its folder."""
-        outside = self._store.root.is_dir() and (os.path.isabs(name) or ".." in name)
-        return Path(os.path.relpath(self._store.root / name, self._store.root)).as_posix() if outside else name
+        if not self._on_disk or not (".." in name or os.path.isabs(name)):
+            return name
+        return Path(os.path.relpath(self._store.root / name, self._store.root)).as_posix()
 
-    def _pairs(self, table: Table) -> Iterable[tuple[dict[str, str], str]]:
+    def _pairs(self, table: Table) -> list[tuple[dict[str, str], str]]:
         """(row, the file that it names)."""
-        return zip(table.rows, (self.inside(name) for name, _ in table.named), strict=True)
+        if table.name not in self._named:
+            names = map(self.inside, [name for name, _ in table.named])
+            self._named[table.name] = list(zip(table.rows, names, strict=True))
+        return self._named[table.name]
 
     def _split(self, name: str) -> str:
         return split_in(PurePosixPath(name[len(self._top) :]).with_suffix(""))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from imgrec_jax.data.own.division import canonical_split, split_in
 from imgrec_jax.data.own.listing import PICTURES
@@ -13,6 +14,7 @@ from imgrec_jax.data.own.stores import Store
 from imgrec_jax.data.walking import walk
 
 _NOWHERE = (-1, -1)
+_ENDS = {end: rank for rank, end in enumerate(end for suffix in PICTURES for end in (suffix, suffix.upper()))}
 
 
 def named(store: Store, folder: PurePosixPath, texts: Sequence[str], splits: Sequence[str]) -> list[tuple[str, str]]:
@@ -42,19 +44,35 @@ class _Places:
 
     def plain(self, text: str) -> str:
         """The name that is meant, whether it is there or not."""
-        absolute = self._on_disk and Path(text).is_absolute()
+        absolute = self._on_disk and os.path.isabs(text)
         return self._spelled(text if absolute else str(self._folder / text.replace("\\", "/")))
 
     def there(self, name: str) -> bool:
         if (stamp := self._store.stamps.get(name)) is not None:
             return stamp != _NOWHERE
-        unlisted = not self._listed or ".." in name or os.path.isabs(name)
-        return bool(name) and self._on_disk and unlisted and os.path.isfile(os.path.join(self._store.root, name))
+        return bool(name) and not self._is_listed(name) and os.path.isfile(os.path.join(self._store.root, name))
 
     def _spelled(self, name: str) -> str:
+        """The name with its suffix, where it is there with one alone."""
         if name.lower().endswith(PICTURES) or self.there(name):
             return name
-        return next(filter(self.there, (name + end for suffix in PICTURES for end in (suffix, suffix.upper()))), name)
+        if self._is_listed(name):
+            return min(self._by_stem.get(name, ((0, name),)))[1]
+        return next(filter(self.there, (name + end for end in _ENDS)), name)
+
+    def _is_listed(self, name: str) -> bool:
+        """Whether the store's list says if it is there."""
+        return not self._on_disk or (self._listed and ".." not in name and not os.path.isabs(name))
+
+    @functools.cached_property
+    def _by_stem(self) -> dict[str, list[tuple[int, str]]]:
+        """{path without suffix: (the rank of its suffix, path)}."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for name, stamp in self._store.stamps.items():
+            stem, dot, end = name.rpartition(".")
+            if (rank := _ENDS.get(dot + end)) is not None and stamp != _NOWHERE:
+                found.setdefault(stem, []).append((rank, name))
+        return found
 
     def look_below(self) -> None:
         """Lists what `elsewhere` looks through."""

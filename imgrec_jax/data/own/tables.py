@@ -68,7 +68,7 @@ class Table:
     def named(self) -> list[tuple[str, str]]:
         """See `naming.named`; of each row."""
         folder, mine = PurePosixPath(self.name).parent, split_in(PurePosixPath(self.name).with_suffix(""))
-        splits = [canonical_split(row.get(self.split or "", "")) or mine for row in self.rows]
+        splits = [(canonical_split(row.get(self.split, "")) if self.split else "") or mine for row in self.rows]
         return named(self._store, folder, [row.get(self.file or "", "") for row in self.rows], splits)
 
     def why_not(self) -> str:
