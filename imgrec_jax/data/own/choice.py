@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from imgrec_jax.data.own import dicom
 from imgrec_jax.data.own.arrays import read_arrays
 from imgrec_jax.data.own.division import canonical_split, group_finder, split_in
-from imgrec_jax.data.own.folders import read_folders
+from imgrec_jax.data.own.folders import may_be_class, read_folders
 from imgrec_jax.data.own.listing import PICTURES, Listing, Reading, joined
 from imgrec_jax.data.own.rows import TABLES
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store
@@ -52,9 +52,11 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
             listing.notes.append(f"{len(unnamed):,} images are in no row of {listing.title}, e.g. {unnamed[0]}: passed over")
     else:
         listing = read_folders(store, pictures, looked.unused())
-        if len(looked.names) > 1 and len(set(listing.labels)) < 2:
+        told = set(listing.labels)
+        if len(told) < 2 and (len(looked.names) > 1 or (looked.wrong and not any(map(may_be_class, told)))):
             raise ValueError(
                 f"{root} has the tables {', '.join(looked.names[:5])}, and its folders tell no classes; {EXPECTED}"
+                f"{'; '.join(['', *looked.wrong.values()])}"
             )
         if reading.group:
             listing.groups = [find_group(name) for name in listing.names]
@@ -104,16 +106,16 @@ class _Looked:
         self._on_disk = store.root.is_dir()
         self._tables: dict[str, Table] = {}
         self._named: dict[str, list[tuple[dict[str, str], str]]] = {}
-        self._wrong: dict[str, str] = {}  # {table that cannot be read, or tells nothing of the images: why}
+        self.wrong: dict[str, str] = {}  # {table that cannot be read, or tells nothing of the images: why}
         for name in self.names:
             try:
                 table = self._tables[name] = Table(store, name, store.path(name), reading)
             except ValueError as error:
-                self._wrong[name] = str(error)
+                self.wrong[name] = str(error)
                 continue
             if why := table.why_not() or self._names_nothing(table):
-                self._wrong[name] = f"{table.title} {why}"
-        self._good = [table for table in self._tables.values() if table.name not in self._wrong]
+                self.wrong[name] = f"{table.title} {why}"
+        self._good = [table for table in self._tables.values() if table.name not in self.wrong]
 
     def _names_nothing(self, table: Table) -> str:
         """Why a table with the columns is of no image here; "" where it is of some."""
@@ -152,7 +154,7 @@ class _Looked:
         for table in self._good:
             if split := self._split(table.name):
                 of.setdefault(split, []).append(table)
-        for name, why in self._wrong.items() if of else ():
+        for name, why in self.wrong.items() if of else ():
             unlabelled = name in self._tables and not self._tables[name].has_labels
             if (split := self._split(name)) and split not in of and not (split == "test" and unlabelled):
                 beside = next(iter(of.values()))[0].title
@@ -171,7 +173,7 @@ class _Looked:
         """
         if len(self.names) == 1 and not self._several:
             if not self._tables:
-                raise ValueError(self._wrong[self.names[0]])
+                raise ValueError(self.wrong[self.names[0]])
             table = next(iter(self._tables.values()))
             return {"": table} if table.file else {}
         telling = [table for table in self._good if not self._several or not self._agrees(table)]
@@ -199,8 +201,8 @@ class _Looked:
 
     def unused(self) -> str:
         """Why a table that may tell of the images is passed over; "" where there is none."""
-        of_files = [why for name, why in self._wrong.items() if name not in self._tables or self._tables[name].file]
-        return next(iter(of_files or (self._wrong.values() if len(self._wrong) > 1 else ())), "")
+        of_files = [why for name, why in self.wrong.items() if name not in self._tables or self._tables[name].file]
+        return next(iter(of_files or (self.wrong.values() if len(self.wrong) > 1 else ())), "")
 
 
 def _tells_more(table: Table) -> bool:

@@ -129,6 +129,11 @@ def _are_parts(tops: Sequence[str], beside: bool) -> bool:
     return len(tops) > 1 and len(rests) == 1
 
 
+def may_be_class(name: str) -> bool:
+    """Whether a folder's name says more than that it holds images, or a part of them."""
+    return not (words := _words(name)) or not all(map(_is_of_parts, words))
+
+
 def _is_of_parts(word: str) -> bool:
     return word in _PARTS or word in _IMAGES or canonical_split(word) is not None
 
@@ -155,7 +160,9 @@ def _deeper(folders: Sequence[tuple[str, ...]], depth: int) -> bool:
 def _refuse_other_kinds(store: Store, pictures: Sequence[str], names: Collection[str]) -> None:
     """Raises ValueError for folders, of these lower-case names, of masks or boxes, whose folders are no classes."""
     held = {PurePosixPath(name).suffix.lower() for name in store.stamps if "annotations/" in name.lower()}
-    boxes, masks = bool(held & {".xml", ".json"}), any(end in IMAGES for end in held)
+    inner = {match[1] for name in pictures if (match := re.search(r"(?:^|/)images/([^/]+)/", name, re.I))}
+    classes = len([name for name in inner if not split_in(PurePosixPath(name))]) > 1
+    masks, boxes = any(end in IMAGES for end in held), bool(held & {".xml", ".json"}) and not classes
     for parts, there, config in (
         ({"images", "masks"}, True, "own_segmentation"),
         ({"jpegimages", "annotations"}, True, "own_detection"),

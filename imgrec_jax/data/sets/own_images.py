@@ -125,9 +125,10 @@ class OwnImages:
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
         request = self._request._replace(manual_dir=folder, fold="")
+        reading = self._reading._replace(minus_one=self._reading.minus_one or "-1")  # as in training: unknown
         made = OwnImages(
-            request, choice.read(folder, self._reading), class_names=self.class_names, size=self.size, channels=self.channels,
-            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, window=self._form.window, whole="test",
+            request, choice.read(folder, reading), class_names=self.class_names, size=self.size, channels=self.channels,
+            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=reading, window=self._form.window, whole="test",
         )  # fmt: skip
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)

@@ -573,6 +573,8 @@ def test_marks_of_test_sets_go_by_name(tmp_path):
     assert [other[i]["labels"].tolist() for i in range(2)] == [[0, 1], [1, 0]]
     other = found.other(marks(tmp_path / "e" / "u.csv", ("dog",), ["emu/000.png,1"]))
     assert other[0]["labels"].tolist() == [0, 1] and other[0]["label_known"].tolist() == [False, True]
+    other = found.other(marks(tmp_path / "e" / "w.csv", ("dog",), ["emu/000.png,1", "emu/001.png,-1"]))
+    assert len(other) == 1  # as in training, -1 is unknown
     with pytest.raises(ValueError, match=r"has the label 'emu', which training does not know; it has \['cat', 'dog'\]"):
         found.other(marks(tmp_path / "e" / "v.csv", ("emu",), ["emu/000.png,1"]))
     found = survey(tmp_path / "t.csv", tmp_path, {"class_names": ("dog", "cat")}, multi_label=True)
@@ -1042,6 +1044,11 @@ def test_files_of_one_name_are_asked_for(tmp_path):
             {},
             "folders annotations and images.*configs/own_segmentation.py",
         ),
+        (
+            ("images/train/{}.jpg", "images/val/{}.jpg"),
+            {"annotations/a.json": b""},
+            "annotations and images.*configs/own_detection",
+        ),
         (("images/a_{}.jpg",), {"annotations/a.json": b"{}"}, "folders annotations and images.*configs/own_detection.py"),
     ],
 )
@@ -1062,15 +1069,17 @@ def test_folders_of_parts_are_no_classes(tmp_path, patterns, tables, message):
          {"sea", "road"}, {"train", "test"}),
         (["a/abbey/{}.jpg", "a/alley/{}.jpg", "b/barn/indoor/{}.jpg"], {"abbey", "alley", "barn_indoor"}, {""}),
         (["images/banded/{}.jpg", "images/dotted/{}.jpg"], {"banded", "dotted"}, {""}),
+        (["images/cat/{}.jpg", "images/dog/{}.jpg"], {"cat", "dog"}, {""}),
         (["test_positive/{}.jpg", "test_negative/{}.jpg"], {"test_positive", "test_negative"}, {""}),
         (["part_1/{}.jpg", "part_2/{}.jpg"], {"part_1", "part_2"}, {""}),
     ],
-    ids=["Intel", "to predict", "SUN397", "DTD", "tests", "parts"],
+    ids=["Intel", "to predict", "SUN397", "DTD", "dogs", "tests", "parts"],
 )  # fmt: skip
 def test_folders_around_classes(tmp_path, patterns, labels, splits):
     root = images_in(tmp_path / "d", *patterns)
     if "images/" in patterns[0]:
         write(root / "labels" / "train1.txt", b"banded/0.jpg")
+        write(root / "annotations" / "cat" / "0.xml", b"")
     found = read_listing(root)
     assert set(found.labels) == labels and set(found.splits) == splits and not found.strays
     assert len(found.names) == 6 * len([pattern for pattern in patterns if "pred" not in pattern])
