@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from imgrec_jax.data.own import dicom
 from imgrec_jax.data.own.arrays import read_arrays
 from imgrec_jax.data.own.division import canonical_split, group_finder, split_in
-from imgrec_jax.data.own.folders import may_be_class, read_folders
+from imgrec_jax.data.own.folders import may_be_class, read_folders, splits_of
 from imgrec_jax.data.own.listing import PICTURES, Listing, Reading, joined
 from imgrec_jax.data.own.rows import TABLES
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store
@@ -182,15 +182,21 @@ class _Looked:
                 f"{self._store.root} has the tables {', '.join(t.name for t in telling[:5])}, each with labels of its own; "
                 f"{EXPECTED}; or give the one that is meant as config.data.manual_dir"
             )
-        for table in telling:
-            found = [name for _, name in self._pairs(table) if name in self._pictures]
-            split_of = {name: set(map(canonical_split, name.split("/")[:-1])) - {None} for name in found}
-            torn = [name for name, splits in split_of.items() if splits]
-            if torn and not _tells_more(table) and len(set.union(*split_of.values())) > 1:
+        for table in telling if self._several else ():
+            if not _tells_more(table) and (torn := self._torn(table)):
                 raise ValueError(
-                    f"{table.title} tells the labels, but no splits, and {torn[0]} lies in a folder of one; add a column split"
+                    f"{table.title} tells the labels, but no splits, and {torn} lies in a folder of one; add a column split"
                 )
         return {"": telling[0]} if telling else {}
+
+    def _torn(self, table: Table) -> str:
+        """The first of a table's files in the folder of a split, where there are several or these hold folders; "" for none."""
+        splits = splits_of({name[len(self._top) :].partition("/")[0] for name in self._pictures})
+        of = lambda folder: canonical_split(folder) or splits.get(folder)  # noqa: E731
+        names = [name for _, name in self._pairs(table) if name in self._pictures]
+        inside = {name: found for name in names if (found := set(map(of, name.split("/")[:-1])) - {None})}
+        alone = len(set().union(*inside.values())) < 2 and all(of(name.split("/")[-2]) for name in inside)
+        return "" if alone else next(iter(inside))
 
     def _agrees(self, table: Table) -> bool:
         """Whether a table says what the folders say, and no more."""

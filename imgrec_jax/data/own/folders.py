@@ -45,7 +45,7 @@ def read_folders(store: Store, pictures: Sequence[str], beside: str = "") -> Lis
         pairs = [pair for pair in zip(pictures, above, strict=True) if pair[1] in with_images]
         listing.notes.append(f"{len(pictures) - len(pairs):,} images of {left[0]} have no class, by its name: passed over")
         pictures, above, holders = [name for name, _ in pairs], [folder for _, folder in pairs], list(with_images.values())
-    splits = _splits_of(tops)
+    splits = splits_of(tops)
     named = [top for top in tops if splits[top]]
     holding = {p[depth] for p in holders if len(p) > depth + 1 and splits[p[depth]]}  # folders that may be classes
     as_splits = bool(named) and len(named) == len(tops) and ("train" in splits.values() or bool(holding))
@@ -94,7 +94,7 @@ def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[\W_\d]+", name.lower()) if word]
 
 
-def _splits_of(tops: Sequence[str]) -> dict[str, str | None]:
+def splits_of(tops: Collection[str]) -> dict[str, str | None]:
     """The split that each is: by its name; or by a word of it, where all have one, of training and of another."""
     words = {top: split_in(PurePosixPath(top)) or None for top in tops}
     if all(words.values()) and "train" in words.values() and len(set(words.values())) > 1:
@@ -107,7 +107,7 @@ def _to_predict(tops: Sequence[str], holders: Sequence[tuple[str, ...]], depth: 
     inner = {top: {p[depth + 1 :] for p in holders if p[depth : depth + 1] == (top,)} for top in tops}
     left = [top for top in tops if _TO_PREDICT & {*_words(top)} and inner[top] <= {(), (top,)}]
     others = [top for top in tops if top not in left]
-    found = len(left) == 1 and all(_splits_of(others).values()) and all(() not in inner[top] for top in others)
+    found = len(left) == 1 and all(splits_of(others).values()) and all(() not in inner[top] for top in others)
     return tuple(left) if found and others else ()
 
 

@@ -701,6 +701,13 @@ def test_a_table_that_forgets_the_splits_of_folders_is_refused(tmp_path):
         read_listing(labelled(tmp_path, ["train/0.jpg", "train/1.jpg", "test/2.jpg"]), Reading())
 
 
+@pytest.mark.parametrize("names", [["train/cat/0.jpg", "train/cat/1.jpg", "test/cat/2.jpg"], ["a_train/0.jpg", "a_test/1.jpg"]])
+def test_a_table_beside_splits_of_classes_needs_splits(tmp_path, names):
+    rows = [f"{name},{n % 2}" for n, name in enumerate(names) if "train" in name or len(names) == 2]
+    with pytest.raises(ValueError, match="labels.csv tells the labels, but no splits, and .*train/(cat/)?0.jpg lies in"):
+        read_listing(labelled(tmp_path, names, rows=rows), Reading())
+
+
 def test_a_table_in_an_archive_that_names_what_is_not_there(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("t.csv", "file,label\n0.png,a\n1.png,b")
