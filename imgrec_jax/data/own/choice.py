@@ -120,11 +120,15 @@ class _Looked:
     def _names_nothing(self, table: Table) -> str:
         """Why a table with the columns is of no image here; "" where it is of some."""
         absent = [row.get(str(table.file), "") for row, name in self._pairs(table) if name not in self._pictures]
-        # numbers are found by chance, too
-        least = max(len(table.rows) / 2, len(self._pictures) / 10) if table.file == "id" else 1
-        if len(table.rows) - len(absent) >= least:
+        least = 1.0
+        if table.file == "id":  # numbers, as of classes, are found by chance, too
+            least = max(len(table.rows) / 2, 0 if self._split(table.name) else len(self._pictures) / 10)
+        if (found := len(table.rows) - len(absent)) >= least:
             return ""
-        return next((wrong for _, wrong in table.named if wrong), f"names files that are not there, e.g. {absent[0]}")
+        odd = (
+            f"names files that are not there, e.g. {absent[0]}" if absent else f"names {found} of {len(self._pictures)} images"
+        )
+        return next((wrong for _, wrong in table.named if wrong), odd)
 
     def inside(self, name: str) -> str:
         """A name as the store lists it, where a table's is absolute or leaves its folder."""

@@ -995,6 +995,20 @@ def test_a_table_of_another_split_s_files_is_none_of_these(tmp_path):
         read_listing(root)
 
 
+def test_numbers_of_classes_are_no_files(tmp_path):
+    root = images_in(tmp_path / "d", "cat/{}.png", "dog/1{}.png", count=20)
+    write(root / "classes.csv", b"id,label\n0,dog\n1,cat")
+    found = read_listing(root)
+    assert [name.split("/")[0] for name in found.names] == found.labels and len(found.names) == 40
+
+
+def test_a_small_split_by_ids(tmp_path):
+    root = images_in(tmp_path / "d", "a_images/{}.png", count=40)
+    write(root / "train.csv", rows("id,label", "{}.png,{}", 38))
+    write(root / "val.csv", b"id,label\n38.png,a\n39.png,b")
+    assert read_listing(root).splits == ["train"] * 38 + ["validation"] * 2
+
+
 def test_metadata_of_each_split(tmp_path):
     root = images_in(tmp_path / "d", "train/{}.jpg", "validation/{}.jpg")
     for split in ("train", "validation"):
