@@ -22,10 +22,10 @@ FILE = (
     "file", "file_name", "filename", "path", "filepath", "file_path", "image", "image_path", "image_id", "img", "image_name",
     "image_file", "image_index", "img_path", "img_name", "id_code", "id",
 )  # fmt: skip
-LABEL = ("label", "class", "class_name", "category", "target")
+LABEL = ("label", "class", "class_name", "category", "target", "finding_labels")
 # Of these there may be one beside columns of marks, or beside LABEL.
 MORE_LABELS = (
-    "labels", "class_label", "label_name", "category_name", "diagnosis", "dx", "finding_labels", "breed", "species", "class_id",
+    "labels", "class_label", "label_name", "category_name", "diagnosis", "dx", "breed", "species", "class_id",
     "classid", "label_id",
 )  # fmt: skip
 SPLIT = ("split", "set", "subset")

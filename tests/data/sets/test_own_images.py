@@ -1161,6 +1161,12 @@ def test_minus_one_that_can_only_mean_no_is_asked_for(tmp_path):
     assert (read_listing(marks, Reading(multi_label=True, minus_one="0")).marks[:, 0] == [1, 0, 1, 0]).all()
 
 
+def test_findings_beside_a_column_of_noughts_are_the_labels(tmp_path):
+    root = images_in(tmp_path / "d", "images_001/images/{}.png", "images_002/images/1{}.png")
+    write(root / "Data_Entry.csv", rows("Image Index,Finding Labels,Follow-up #", "{}.png,{}|c,0"))
+    assert read_listing(root, Reading(multi_label=True)).mark_names == ("a", "b", "c")
+
+
 def test_several_labels_in_a_cell_of_one_are_told(tmp_path):
     root = images_in(tmp_path / "d", "{}.png")
     write(root / "t.csv", rows("file,label", "{}.png,{}").replace(b"0.png,a", b"0.png,a|b"))
