@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             line |= explain.figures_of_merit(at, heat) if arguments.merit else {}
             line |= {"randomised": explain.sanity(at, method, options)} if arguments.randomise else {}
             path = stem.with_name(f"{stem.name}.{method}.png")
-            drawing.save(path, explain.overlay(at.image, heat, f"{at.target.text}: {method}"))
+            drawing.save(path, explain.drawn(at, heat, method))
             np.save(path.with_suffix(".npy"), found.values)
             print(json.dumps({**line, "picture": str(path)}, ensure_ascii=False), flush=True)
     return 1 if faults.count or not count else 0

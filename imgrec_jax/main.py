@@ -8,6 +8,7 @@ A run that was stopped goes on when the same command is given again; --workdir a
 import contextlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from imgrec_jax.config import MAY_CHANGE, override
 from imgrec_jax.data import walking
-from imgrec_jax.overrides import configure, default_workdir
+from imgrec_jax.overrides import configure, default_workdir, settle_durations
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Interrupted, Stop, caught
 from imgrec_jax.run.writers import emit, silence
@@ -107,8 +109,11 @@ def choose_config() -> tuple[ConfigDict | None, list[str]]:
     None where a workdir brings its own.
     """
     if FLAGS.config is None:
-        if OVERRIDES:
-            raise SystemExit(f"error: --config.{next(iter(OVERRIDES))} needs a --config whose value it changes")
+        if others := [key for key in OVERRIDES if not key.startswith(MAY_CHANGE)]:
+            raise SystemExit(
+                f"error: --config.{others[0]} needs a --config whose value it changes; a run goes on with its own, but for "
+                f"{', '.join(MAY_CHANGE)}"
+            )
         return None, []
     try:
         return configure(FLAGS.config, OVERRIDES)
@@ -126,6 +131,9 @@ def act(config: ConfigDict | None, notes: Sequence[str], stop: Stop) -> None:
         folder = workdir.resolve(FLAGS.workdir or default_workdir(FLAGS.config))
         if config is None:
             config = workdir.read_config(folder)
+            for key, text in OVERRIDES.items():
+                override(config, key, text)
+            settle_durations(config, OVERRIDES)
             files = own.of_workdir(folder, config, workdir.read_card(folder).get("code", {}), FLAGS.allow_code)
     except Exception as error:
         raise _one_line(error) from error
@@ -152,7 +160,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             jax.config.update("jax_enable_x64", True)
         compiled.keep(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
-            return check_data(assemble.reports(config))
+            return check_data(assemble.reports(config, tell=True))
         # A run goes on with what it found in its data when it began.
         begun = workdir.exists(folder) and (FLAGS.mode != "train" or workdir.was_trained(folder))
         if begun and not FLAGS.restart:
@@ -204,7 +212,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             training.train(experiment, folder, say, restart=FLAGS.restart, stop=stop)
         if config.checkpoint.enabled:
             inside = "checkpoints, metrics.jsonl, config.json" if experiment is not None else "a folder a seed, metrics.jsonl"
-            say(f"in {folder}: {inside}; to evaluate: imgrec --workdir={folder} --mode=eval")
+            say(f"in {folder}: {inside}; to evaluate: imgrec --workdir={shlex.quote(str(folder))} --mode=eval")
     except Interrupted:
         say(f"{stop.word}; nothing of this is kept, and the same command starts again")
     except Exception as error:

@@ -17,6 +17,7 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
 
     notes: list[str | None] = []
     config = modernise(load(name))
+    given: set[str] = set()
     opened = any(key not in flatten(config) or key.endswith((".name", ".kind")) for key in overrides)
     if opened:
         from imgrec_jax.assemble import components, values
@@ -24,11 +25,12 @@ def configure(name: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, list
         notes = [components.switch(config, key, overrides[key]) for key in components.SWITCHES if key in overrides]
         if "schedule.name" in overrides:
             notes.append(values.switch_schedule(config, overrides["schedule.name"]))
+        given = set(flatten(config))
         config = components.complete(config, settle=False)
     for key, text in overrides.items():
         override(config, key, text)
     if opened:
-        components.close(config)
+        components.close(config, given)
     settle_durations(config, overrides)
     return config, [note for note in notes if note]
 

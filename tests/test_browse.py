@@ -3,6 +3,7 @@
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 
@@ -86,3 +87,13 @@ def test_several_labels_an_image_are_checked_and_written(tmp_path):
     assert report.counts == {"a": 2, "b": 1} and not report.findings
     _, path = split_files.write(source, tmp_path, "test")
     assert path.read_text().split() == ["file,a,b", "test/00000.png,1,0", "test/00001.png,1,", "test/00002.png,0,0"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_sixteen_bits_are_written_with_all_of_them(tmp_path, channels):
+    image = np.random.default_rng(0).integers(0, 65536, (9, 7, channels), dtype=np.uint16)
+    split_files._png(tmp_path / "a.png", (image / np.float32(65535)).astype(np.float32))
+    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).reshape(9, 7, channels)[..., ::-1]
+    np.testing.assert_array_equal(read, image)
+    split_files._png(tmp_path / "b.png", (image >> 8).astype(np.uint8))
+    assert cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint8

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from imgrec_jax import assemble
+from imgrec_jax.overrides import configure
 from tests.data import coco_folder
+from tests.data.own.make import folder, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,3 +83,18 @@ def test_training_stops_on_a_bad_box_unless_it_may_be_dropped(tmp_path):
     config.data.train_split, config.data.drop_degenerate_boxes = "train[2:3]", True  # 7.jpg, which holds both
     boxes = assemble.build(config).data.train.batch(0)
     assert boxes["box_valid"].sum() == 1  # 91 is cut at the border, 40 has no area to keep
+
+
+def test_what_a_training_says_at_its_start_is_said(tmp_path, capfd):
+    folder(tmp_path / "d", {"cat": 6, "dog": 6}, "train")
+    folder(tmp_path / "d", {"cat": 5, "dog": 4}, "val", 4)
+    write(tmp_path / "d" / "train" / "cat" / "broken.png", b"no image")
+    overrides = {"data.manual_dir": str(tmp_path / "d"), "data.bad_files": "skip", "data.data_dir": str(tmp_path / "cache")}
+    config, _ = configure("image_folder", overrides)
+    assert [len(report.bad()) for report in assemble.reports(config, tell=True)] == [0, 0]
+    found = lambda: [line for line in capfd.readouterr().err.splitlines() if line.startswith("found: ")]  # noqa: E731
+    said = found()
+    assemble.build(config)
+    assert said == found()
+    for line in ("1 of 22 files are left out", "leakage: 4 files are equal to one of another split", "splits: train 12"):
+        assert any(line in found for found in said)

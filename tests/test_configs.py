@@ -7,8 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from imgrec_jax import assemble
+from imgrec_jax import config as config_lib
 from imgrec_jax.assemble import data, values
 from imgrec_jax.config import flatten
+from imgrec_jax.overrides import configure
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = {
@@ -100,3 +102,16 @@ def test_blood_cells_by_one_stage_and_by_two_differ_in_the_detector_alone():
     assert {key for key in one.keys() | two.keys() if one.get(key) != two.get(key)} == {
         key for key in one.keys() | two.keys() if key.startswith(of_the_detector)
     }
+
+
+@pytest.mark.parametrize("name", [f"{n}:{v}" if v else n for n, variants in VARIANTS.items() for v in variants])
+def test_an_option_of_a_component_that_the_config_does_not_write_can_be_given(name):
+    before = flatten(config_lib.load(name))
+    whole = flatten(assemble.complete(config_lib.load(name), settle=False))
+    absent = [key for key, value in whole.items() if key not in before and isinstance(value, int | float | str) and value != ""]
+    assert absent
+    config, _ = configure(name, {absent[0]: str(whole[absent[0]])})
+    assert {key for key, value in before.items() if value != {}} <= flatten(config).keys()  # also what the data are to tell
+    with config.unlocked():
+        config.data.manual_dir = config.data.manual_dir or "given on the command line"
+    assemble.check(assemble.complete(config))

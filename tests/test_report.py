@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from imgrec_jax import report, stats
-from imgrec_jax.pages import html
+from imgrec_jax.pages import evidence, html
+from imgrec_jax.pages import report as page
 from tests import chromium, small_runs
 
 
@@ -57,7 +58,7 @@ def test_the_numbers_of_the_best_checkpoint_are_its_own():
     assert re.search("<td>accuracy</td>" + "".join(f"<td>0.{n}00</td>" for n in (81, 92, 82, 94)), text)
     assert "Test accuracy at step 22 0.9400: 94 of 100" in text
     assert report._shown(records, 22, "test")["by_class"] == {"cat": 22}
-    assert "(Wilson)" not in report._result(30, records, [])  # no record is of that state
+    assert "(Wilson)" not in page._result(30, records, [])  # no record is of that state
     body = report._side_by_side({"a": records, "b": records})
     assert all(f"<h3>{split}</h3>" in body for split in ("clinic", "best_clinic", "best_test")) and "<h3>train" not in body
 
@@ -141,3 +142,21 @@ def test_the_report_opens_without_a_word_or_a_request_on_a_phone_and_on_a_desk(f
 @pytest.mark.parametrize("shape", [(1, 5000, 3), (5000, 1, 3)])
 def test_a_picture_that_is_a_line_is_one(shape):
     assert html.picture(np.zeros(shape, np.uint8), "thin").startswith("<figure><img")
+
+
+def test_several_labels_have_no_interval_over_label_decisions_and_a_column_a_score():
+    record = {
+        "split": "test", "step": 3, "accuracy": 0.5, "accuracy_correct": 27, "accuracy_count": 54,
+        "mAP": 0.4, "mAP_low": 0.3, "mAP_high": 0.6, "per_label": {"a": {"AP": 0.25, "yes": 3}},
+    }  # fmt: skip
+    said = page._result(3, [record], [])
+    assert "Wilson" not in said and "Test mAP at step 3 0.4000, 95 % interval 0.3000 to 0.6000 (bootstrap over images)" in said
+    assert "<th>AP</th><th>yes</th>" in page._lists(record) and "{" not in page._lists(record)
+    one = {key: value for key, value in record.items() if "mAP" not in key and key != "per_label"}
+    assert "27 of 54" in page._result(3, [one], [])
+
+
+def test_a_mean_over_classes_is_undefined_for_a_draw_without_one():
+    there = np.array([[True, False, True], [True, False, False]])  # the second class is nowhere
+    mean = evidence._of_all_classes(lambda weights: float(weights[0]), there)
+    assert mean(np.array([2, 0])) == 2.0 and mean(np.array([0, 2])) is None

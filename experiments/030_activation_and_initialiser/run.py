@@ -3,7 +3,8 @@
     python experiments/030_activation_and_initialiser/run.py [--quick]
 
 sigmoid, tanh and ReLU x four initialisers x 2, 4 and 8 convolutions without normalisation, SGD with momentum, 10,000 digits,
-three epochs, five seeds; the eight are padded, since nothing would be left of the picture. Each is run with two learning rates, of which train[55000:] chooses.
+three epochs, five seeds; the eight are padded, since nothing would be left of the picture. Each is run with
+two learning rates, of which train[55000:] chooses.
 """
 
 import sys

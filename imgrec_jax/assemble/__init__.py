@@ -118,10 +118,29 @@ def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     return as_trained.remembered(found.remembered(complete(modernise(config), settle=False), before), before)
 
 
-def reports(config: ConfigDict) -> Iterator[Report | ExamplesReport]:
-    """The sanity report of every split that a config names, one at a time."""
+def reports(config: ConfigDict, *, tell: bool = False) -> Iterator[Report | ExamplesReport]:
+    """The sanity report of every split that a config names, one at a time.
+
+    tell: what a training says of its data at its start is said, too; what stops one, beside errors of the reports, is raised.
+    """
     check(config)
-    return data.reports(config)
+    return _reports(config, tell)
+
+
+def _reports(config: ConfigDict, tell: bool) -> Iterator[Report | ExamplesReport]:
+    config, survey = _surveyed(config, tell)
+    source, eval_sources = data.open_sources(config, survey)
+    errors = 0
+    for report in data.reports(config, source, eval_sources):
+        errors += len(report.bad())
+        yield report
+    if tell:
+        try:
+            data.check_overlap(config, source, eval_sources)
+        except ConfigError as error:  # of the config, and not of the data
+            _warn(f"{error}; a training does not begin")
+        if not errors:
+            data.check_detection(config, source, eval_sources, _warn)
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -169,11 +188,7 @@ def _opened(config: ConfigDict) -> _Opened:
         layout = make_layout(config.parallel.mode, config.parallel.fsdp)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    survey = data.survey(config)
-    if survey is not None:
-        config = found.with_values(config, survey.found)
-        _say_found(survey)
-        check(config)
+    config, survey = _surveyed(config, tell=True)
     source, eval_sources = data.open_sources(config, survey)
     data.check_overlap(config, source, eval_sources)
     data.check_detection(config, source, eval_sources, _warn)
@@ -234,10 +249,16 @@ def _experiment(opened: _Opened) -> Experiment:
     )
 
 
-def _say_found(survey: data.Survey) -> None:
-    """What was found in the user's own data, on stderr."""
-    if jax.process_index() == 0:
+def _surveyed(config: ConfigDict, tell: bool) -> tuple[ConfigDict, data.Survey | None]:
+    """(the config with what was found in the user's own data, what found it); tell: on stderr, what it was."""
+    survey = data.survey(config)
+    if survey is None:
+        return config, None
+    config = found.with_values(config, survey.found)
+    if tell and jax.process_index() == 0:
         emit("\n".join(f"found: {line}" for line in survey.lines), sys.stderr)
+    check(config)
+    return config, survey
 
 
 def _warn(line: str) -> None:

@@ -5,7 +5,7 @@ every one has a key; `switch` changes a name and drops the options that the new 
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -144,15 +144,18 @@ def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
     return config
 
 
-def close(config: ConfigDict) -> None:
-    """Takes away, in place, the options that must be given and were not, and empty sections of further options."""
+def close(config: ConfigDict, given: Collection[str] = ()) -> None:
+    """Takes away, in place, the options that must be given and were not, and empty sections of further options, unless the
+    config had them itself (`given`: its keys before): what the data are to tell."""
     with config.unlocked():
         for _, key, options_of in COMPONENTS:
             section = _section(config, key)
             for name, option in (options_of(config) or {}).items():
                 must = option.default is inspect.Parameter.empty
-                if name in section and (
-                    (must and section[name] is None) or (isinstance(option.default, Mapping) and not section[name])
+                if (
+                    name in section
+                    and f"{key}.{name}" not in given
+                    and ((must and section[name] is None) or (isinstance(option.default, Mapping) and not section[name]))
                 ):
                     del section[name]
 

@@ -337,9 +337,8 @@ def _check_evaluated_masks(config: ConfigDict, evaluated: dict[str, DetectionSou
             warn(f"{line}; segm_AP counts them as objects that nothing finds")
 
 
-def reports(config: ConfigDict) -> Iterator[check_data.Report | ExamplesReport]:
+def reports(config: ConfigDict, train: Source, evals: dict[str, Source]) -> Iterator[check_data.Report | ExamplesReport]:
     """The sanity report of every split, with every file read."""
-    train, evals = open_sources(config)
     seen: dict[bytes, tuple[str, str]] = {}
     for source in (train, *evals.values()):
         if "annotations" in source.info.meta and TARGETS[config.task] == ("boxes",):

@@ -111,9 +111,10 @@ def _labels(info: SourceInfo, rows: dict) -> Values:
 
 
 def _map(probs: np.ndarray, yes: np.ndarray, known: np.ndarray, weights: np.ndarray) -> float | None:
-    """Mean average precision of weighted examples."""
+    """Mean average precision of weighted examples; None where it would leave out a label, and be the mean of others."""
     each = [
         stats.average_precision(probs[at, n], yes[at, n], weights[at]) for n in range(probs.shape[1]) for at in [known[:, n]]
     ]
     there = [value for value in each if value is not None]
-    return float(np.mean(there)) if there else None
+    whole = int((yes & known).any(0).sum())  # labels that have a positive
+    return float(np.mean(there)) if there and len(there) == whole else None

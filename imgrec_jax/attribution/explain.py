@@ -117,11 +117,16 @@ def prepare(
     floats = {**batch, "image": seen[None]}
     predictions = jax.device_get(jax.jit(run.task.predict)(run.on_device, floats))
     inside = tuple(map(int, batch["image_size"][0] if "image_size" in batch else seen.shape[:2]))
-    return Explained(seen, floats, run.on_device, _target(run, picture.name, predictions, options, inside))
+    return Explained(seen, floats, run.on_device, _target(run, picture.name, predictions, options, inside, image.shape), inside)
 
 
-def _target(run: Predictor, file: str, predictions: dict[str, Any], options: Options, inside: tuple[int, ...]) -> Target:
-    """What the options ask for, else what the run is surest of. inside: (H, W) of the image without what it is padded with."""
+def _target(
+    run: Predictor, file: str, predictions: dict[str, Any], options: Options, inside: tuple[int, ...], size: tuple[int, ...]
+) -> Target:
+    """What the options ask for, else what the run is surest of.
+
+    inside: (H, W) of the image, as the network sees it, without what it is padded with; size: (H, W, ...) of the file.
+    """
     names = list(run.class_names)
     wanted = None if options.class_name is None else _class_of(run, options.class_name)
     if "boxes" in predictions:
@@ -132,7 +137,8 @@ def _target(run: Predictor, file: str, predictions: dict[str, Any], options: Opt
             raise ValueError(f"{file}: --box={options.box}, and the run finds {len(rows)} boxes{kind} (the first is 0)")
         row = rows[options.box]
         name = names[labels[row] - 1] if names else str(labels[row])
-        place = ", ".join(f"{v:.0f}" for v in boxes[row])
+        there = boxes[row] * np.tile([size[1] / inside[1], size[0] / inside[0]], 2)  # as `predict` says it
+        place = ", ".join(f"{v:.0f}" for v in there)
         return targets.of_box(run.task, int(labels[row]), f"{name} {scores[row]:.2f} at {place}", boxes[row])
     if "segmentation" in predictions:
         classes = np.full(predictions["segmentation"][0].shape, -1)  # what is padded is of no class
@@ -184,6 +190,12 @@ def overlay(image: np.ndarray, heat: np.ndarray, text: str) -> np.ndarray:
     grey = picture.astype(np.float32).mean(axis=2, keepdims=True)
     strength = 0.25 + 0.45 * large[..., None]
     return drawing.caption((colours * strength + grey * (1 - strength)).astype(np.uint8), [(text, None)])
+
+
+def drawn(at: Explained, heat: np.ndarray, method: str) -> np.ndarray:
+    """The image under its heat [H, W], without what it is padded with; uint8 RGB."""
+    height, width = at.inside or at.image.shape[:2]
+    return overlay(at.image[:height, :width], heat[:height, :width], f"{at.target.text}: {method}")
 
 
 def figures_of_merit(at: Explained, heat: np.ndarray) -> dict[str, float]:

@@ -110,12 +110,14 @@ class Explained(NamedTuple):
       batch: of one row, whose image is replaced.
       variables: of the model.
       target: what is explained.
+      inside: (H, W) of the image without what it is padded with; () for all of it.
     """
 
     image: np.ndarray
     batch: Mapping[str, Any]
     variables: Any
     target: Target
+    inside: tuple[int, ...] = ()
 
     def score(self) -> Score:
         return Partial(_of_images, self.target.score, self.variables, self.batch)

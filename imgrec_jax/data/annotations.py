@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,19 @@ def _as_bytes(segmentation: Segmentation | None) -> bytes:
 def _encoded(counts: str | bytes) -> bytes:
     """Compressed run lengths as bytes; json has them as text."""
     return counts.encode() if isinstance(counts, str) else counts
+
+
+def refuse_shares(boxes: Iterable[Sequence[float]], where: str) -> None:
+    """Raises ValueError for boxes that are all within 0..1, in fractions: shares of the image, where pixels are expected."""
+    within = []
+    for box in boxes:
+        if max(box) > 1:  # the first one, as a rule
+            return
+        within.append(box)
+    if not all(float(value).is_integer() for box in within for value in box):
+        raise ValueError(
+            f"{where}: every box lies within 0..1, e.g. {list(within[0])}; expected pixels; multiply by the size of each image"
+        )
 
 
 def to_xywh(boxes: np.ndarray) -> np.ndarray:

@@ -38,25 +38,25 @@ def list_files(root: str | Path, max_pixels: int = MAX_PIXELS) -> Files:
       FileNotFoundError: when there is no such folder or zip file.
     """
     root = Path(root).expanduser()
-    zips = [root] if root.is_file() else sorted(root.glob("*.zip"))
+    shown = [root] if root.is_file() else sorted(path for path in root.glob("*") if not is_hidden(path.name))
     if not root.is_dir() and not (root.is_file() and zipfile.is_zipfile(root)):
         raise FileNotFoundError(f"{root} is neither a folder nor a zip file; give the folder that holds images and masks")
     read: Callable[[PurePosixPath], bytes]
     size: Callable[[PurePosixPath], int]
-    if len(zips) == 1 and (root.is_file() or len(list(root.iterdir())) == 1):
+    if len(shown) == 1 and shown[0].is_file() and (root.is_file() or shown[0].suffix.lower() == ".zip"):
         try:
-            archive = zipfile.ZipFile(zips[0])
+            archive = zipfile.ZipFile(shown[0])
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise ValueError(f"{zips[0]}: no zip file that can be read ({error}); was it copied as a whole?") from error
-        found, read = archive.namelist(), functools.partial(read_member, archive, zips[0], max_pixels)
+            raise ValueError(f"{shown[0]}: no zip file that can be read ({error}); was it copied as a whole?") from error
+        found, read = archive.namelist(), functools.partial(read_member, archive, shown[0], max_pixels)
         size = lambda name: archive.getinfo(str(name)).file_size  # noqa: E731
     else:
         found = [name for name, there in walk(root).items() if there != (-1, -1)]
         read = lambda name: read_image_file(root / name, max_pixels)  # noqa: E731
         size = lambda name: (root / name).stat().st_size  # noqa: E731
     names = sorted(PurePosixPath(name) for name in found if not name.endswith("/"))
-    shown = [n for n in names if n.suffix.lower() in IMAGES and not any(map(is_hidden, n.parts))]
-    return Files(root, tuple(shown), read, size)
+    images = [n for n in names if n.suffix.lower() in IMAGES and not any(map(is_hidden, n.parts))]
+    return Files(root, tuple(images), read, size)
 
 
 def folders(root: Path) -> list[Path]:

@@ -85,6 +85,18 @@ def read_regular(path: Path, what: str, most: int | None = None) -> bytes:
         raise ValueError(f"{path} cannot be read ({error.strerror}); expected {what}") from error
 
 
+def read_text(path: Path, what: str, most: int | None = None) -> str:
+    """The UTF-8 text of a regular file, see `read_regular`; a byte-order mark is dropped.
+
+    Raises:
+      ValueError: for what is no such text, too; names the file.
+    """
+    try:
+        return read_regular(path, what, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
+
+
 def read_image_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     """The bytes of an image file; one with far more bytes than pixels is refused before it is read.
 
@@ -225,6 +237,15 @@ def _jpeg_damage(data: bytes) -> str | None:
         if found[0][-1] not in (0x01, 0xD8):
             at += max(int.from_bytes(data[at : at + 2], "big"), 2)
     return f"cut off after {len(data)} bytes, without an end marker"
+
+
+def palette_of(image: Any) -> np.ndarray | None:
+    """The colours uint8 [n, 3] of an opened PIL image with a palette; None for any other."""
+    if image.mode != "P" or image.palette is None:
+        return None
+    if image.palette.rawmode:  # of BMP and TIFF, whose palettes PIL keeps as they are stored until the pixels are wanted
+        image.load()
+    return np.frombuffer(image.palette.tobytes(), np.uint8).reshape(-1, len(image.palette.mode))[:256, :3]
 
 
 def is_deep(image: Any, data: bytes) -> bool:

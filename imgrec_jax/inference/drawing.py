@@ -19,6 +19,7 @@ from imgrec_jax.run.writers import emit
 
 JPEG_SIDE = 65_500  # pixels of the longest side that libjpeg writes
 READABLE = 320  # pixels of the longer side below which a picture is enlarged before anything is written on it
+DARK = 0.25  # of white: an image of more than 8 bits below it is shown brighter
 _GOLDEN = 0.618033988749895  # hues this far apart stay distinct for any number of classes
 
 Colour = tuple[int, int, int]
@@ -31,9 +32,20 @@ def colour_of(label: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def _white(image: np.ndarray) -> float:
+    """What all but a thousandth of the values lie below, a few hot pixels."""
+    step = max(int(np.sqrt(image.shape[0] * image.shape[1] / 1e5)), 1)
+    return float(np.quantile(image[::step, ::step], 0.999))
+
+
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 or float 0..1, [H, W] or [H, W, C] -> uint8 [H, W, 3]."""
+    """uint8 or float 0..1, [H, W] or [H, W, C] -> uint8 [H, W, 3].
+
+    A float image that uses less than a quarter of the range, as a camera of 10 to 14 bits in files of 16, is shown brighter.
+    """
     image = np.asarray(image)
+    if image.dtype != np.uint8 and 0 < (white := _white(image)) < DARK:
+        image = image / white
     image = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     image = image[..., None] if image.ndim == 2 else image
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image

@@ -11,8 +11,9 @@ Shape letters: H W image.
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import MAX_PIXELS
+from imgrec_jax.data.own.rows import text_of
 from imgrec_jax.data.sets import coco
 from imgrec_jax.data.sets.mask_folder import check_mask, targets_of
 from imgrec_jax.data.sets.own_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES
@@ -89,31 +91,54 @@ class ClassLabels:
         return self._names[text]
 
 
-def _read_csv(path: Path) -> dict[str, str]:
+def _read_csv(path: Path) -> list[tuple[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+        rows = [row for row in csv.reader(io.StringIO(text_of(path.read_bytes(), str(path)))) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"--labels={path} cannot be read as CSV ({error}); expected lines of file,label") from error
     short = next((number for number, row in enumerate(rows, start=1) if len(row) < 2), None)
     if short is not None or not rows:
         raise ValueError(f"--labels={path}, line {short or 1}: expected lines of file,label")
-    return {row[0]: row[1].strip() for row in rows if row[:2] != ["file", "label"]}
+    return [(row[0], row[1].strip()) for row in rows if row[:2] != ["file", "label"]]
 
 
 class Table:
     """What files have, by their paths as a list beside them gives these: from any folder above, "./" or absolute."""
 
-    def __init__(self, rows: dict[str, Any], folder: Path):
-        """folder: of the list, from which "../" leads."""
-        self._rows = {_parts(file, folder): value for file, value in rows.items()}
+    def __init__(self, rows: Iterable[tuple[str, Any]], folder: Path):
+        """rows: (file, what it has); folder: of the list, from which "../" leads.
+
+        Raises:
+          ValueError: for a file that has two things.
+        """
+        self._folder = folder
+        self._rows: dict[tuple[str, ...], Any] = {}
+        for file, value in rows:
+            if (before := self._rows.setdefault(_parts(file, folder), value)) != value:
+                raise ValueError(f"--labels: {file} is listed twice, as {before!r} and as {value!r}; keep one")
+        self._meant: dict[tuple[str, ...], str] = {}  # the file that an end of a path was taken for
 
     def of(self, name: str) -> Any:
-        """The entry of a file: of its whole path, else of the longest end that the table has, "b/c.png" or "c.png"; or None."""
-        for parts in (_parts(os.path.abspath(name)), _parts(os.path.realpath(name))):
-            found = next((self._rows[tail] for n in range(len(parts)) if (tail := parts[n:]) in self._rows), None)
-            if found is not None:
-                return found
+        """The entry of a file: of its whole path, else of the longest end that the table has, "b/c.png" or "c.png"; or None.
+
+        An end that is a file's path from the list's folder is that file alone.
+
+        Raises:
+          ValueError: for an end that another file had before.
+        """
+        file = os.path.realpath(name)
+        for parts in (_parts(os.path.abspath(name)), _parts(file)):
+            for tail in (parts[n:] for n in range(len(parts))):
+                if tail not in self._rows:
+                    continue
+                there = self._folder.joinpath(*tail)
+                if len(tail) < len(parts) and there.exists() and os.path.realpath(there) != file:
+                    continue
+                if (other := self._meant.setdefault(tail, file)) != file:
+                    raise ValueError(
+                        f"{name}: the labels name {'/'.join(tail)}, which {other} is, too; give paths with folders"
+                    )
+                return self._rows[tail]
         return None
 
 
@@ -136,7 +161,7 @@ class BoxLabels:
         except ValueError as error:
             raise ValueError(f"--labels={place}: {error}, as in the run; rename the class or leave it out") from error
         self._place, self._summarise = place, summarise
-        self._rows = Table({file: row for row, file in enumerate(self.annotations.file_names)}, place.parent)
+        self._rows = Table(((file, row) for row, file in enumerate(self.annotations.file_names)), place.parent)
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
         row = self.index(name)

@@ -88,9 +88,20 @@ def statistic(evidence: Evidence) -> tuple[str, Statistic]:
         return "AP", _average_precision(evidence)
     if "segmentation" in first:
         matrices = np.stack(confusions(evidence))
-        return "mean_iou", lambda weights: float(pixel_scores(np.tensordot(weights, matrices, 1))["mean_iou"])
+        there = (matrices.sum(1) + matrices.sum(2)) > 0
+        iou = _of_all_classes(lambda weights: float(pixel_scores(np.tensordot(weights, matrices, 1))["mean_iou"]), there)
+        return "mean_iou", iou
     right = correct(evidence)
     return "accuracy", lambda weights: float(weights @ right / weights.sum())
+
+
+def _of_all_classes(mean: Statistic, there: np.ndarray) -> Statistic:
+    """A mean over classes, None under weights that leave out every image of a class: it would be the mean of others.
+
+    there: bool [N, K], which classes an image has.
+    """
+    there = there[:, there.any(0)]
+    return lambda weights: mean(weights) if (weights @ there > 0).all() else None
 
 
 def correct(evidence: Evidence) -> np.ndarray:
@@ -129,7 +140,10 @@ def _average_precision(evidence: Evidence) -> Statistic:
     table = evidence.source.info.meta["annotations"].subset(evidence.indices)
     by_sorted_id = coco_eval.by_images(table.to_coco(), rows(evidence))
     order = np.argsort(table.image_ids, kind="stable")
-    return lambda weights: by_sorted_id(weights[order])
+    there = np.zeros((len(table.image_ids), len(table.category_ids) + 1), bool)
+    images = np.repeat(np.arange(len(table.image_ids)), np.diff(table.offsets))
+    there[images[~table.crowd], table.labels[~table.crowd]] = True
+    return _of_all_classes(lambda weights: by_sorted_id(weights[order]), there)
 
 
 def detection_errors(evidence: Evidence, threshold: float) -> list[errors.ImageErrors]:

@@ -109,8 +109,14 @@ def _result(step: int, records: Records, found: Sequence[Evidence]) -> str:
     names = list(dict.fromkeys(name for values in columns.values() for name in values))
     body = html.table(("metric", *columns), [(name, *(values.get(name) for values in columns.values())) for name in names])
     test = _shown(records, step, "test")
-    lines = [interval_line(evidence) for evidence in found if not (evidence.split == "test" and test.get("accuracy_count"))]
-    if interval := stats.wilson(test.get("accuracy_correct", 0), test.get("accuracy_count", 0)):
+    lines = [
+        f"Test mAP at step {step:,} {test['mAP']:.4f}, {_span(stats.Interval(test[low], test[high]))} (bootstrap over {what})."
+        for low, high, what in (("mAP_low", "mAP_high", "images"), ("mAP_groups_low", "mAP_groups_high", "groups"))
+        if test.get(low) is not None
+    ]
+    lines += [interval_line(evidence) for evidence in found if not (evidence.split == "test" and test.get("accuracy_count"))]
+    several = "per_label" in test  # the answers to the labels of one image are not independent
+    if interval := None if several else stats.wilson(test.get("accuracy_correct", 0), test.get("accuracy_count", 0)):
         counts = f"{test['accuracy_correct']:,} of {test['accuracy_count']:,}"
         lines.insert(0, f"Test accuracy at step {step:,} {test['accuracy']:.4f}: {counts}, {_span(interval)} (Wilson).")
     return body + "".join(map(html.note, lines))
@@ -138,6 +144,8 @@ def interval_line(evidence: Evidence) -> str:
     else:
         interval = stats.bootstrap(statistic, np.arange(count), draws=DRAWS)
         how = f"bootstrap over {count:,} images"
+    if interval is None and name != "accuracy":
+        return f"{said}; without an interval: a bootstrap draws too few images of some class, or none that differ."
     return f"{said}, {_span(interval)} ({how})." if interval else f"{said}."
 
 
@@ -166,7 +174,10 @@ def _lists(record: dict[str, Any]) -> str:
     body = ""
     for name, value in record.items():
         if isinstance(value, dict):
-            body += f"<h3>{html.escape(name)}</h3>" + html.table(("class", name), value.items())
+            each = {of: entry if isinstance(entry, dict) else {name: entry} for of, entry in value.items()}
+            columns = list(dict.fromkeys(key for entry in each.values() for key in entry))
+            lines = [(of, *map(entry.get, columns)) for of, entry in each.items()]
+            body += f"<h3>{html.escape(name)}</h3>" + html.table(("class", *columns), lines)
     return body
 
 

@@ -5,7 +5,7 @@
   detection        NAME/00000.png (or the images' own names) and NAME.json in COCO's format
   segmentation     NAME/images/00000.png, NAME/masks/00000.png of class numbers (255: void), NAME.classes.json
 
-PNG keeps every pixel; what is read back is what was trained on.
+PNG keeps every pixel, of 16 bits where the images have more than 8; what is read back is what was trained on.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
 import numpy as np
 
 from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import write_whole
-from imgrec_jax.data.ops.pixels import as_image
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import Source
 
@@ -50,13 +50,11 @@ def write(source: Source, folder: Path, name: str, limit: int | None = None) -> 
 
 
 def _png(path: Path, image: np.ndarray) -> None:
-    """[H, W] or [H, W, C], uint8 or float 0..1, as PNG."""
-    from PIL import Image
-
-    pixels = image if image.dtype == np.uint8 else as_image(image * 255.0, np.dtype(np.uint8))
-    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    """[H, W] or [H, W, C], uint8, or of 16 bits where it is uint16 or float 0..1, as PNG."""
+    pixels = image if image.dtype in (np.uint8, np.uint16) else np.rint(np.clip(image, 0, 1) * 65535).astype(np.uint16)
+    pixels = pixels if pixels.ndim == 2 or pixels.shape[2] == 1 else pixels[..., ::-1]
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, "PNG", compress_level=3)
+    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes())
 
 
 def _labels(examples: Iterator[tuple[int, Any]], names: tuple[str, ...], folder: Path, name: str) -> list[Path]:

@@ -174,7 +174,7 @@ class Worker:
             layer, pace = self._layer_of(at, job.method), Pace(EXPLAINED_AT_ONCE, functools.partial(self._give_way, job))
             options = explain.Options(layer=layer, draws=EXPLAINED_DRAWS, steps=EXPLAINED_STEPS, pace=pace)
             heat, found = explain.explain(at, job.method, options)
-            return Answer(result, explain.overlay(at.image, heat, f"{at.target.text}: {job.method}"), found.said)
+            return Answer(result, explain.drawn(at, heat, job.method), found.said)
         except Exception as error:  # the answer is there all the same
             return Answer(result, None, f"no explanation: {_line(error)}")
 

@@ -22,3 +22,12 @@ def test_groups_add_an_interval_to_that_by_images():
     grouped = scores._labels(SourceInfo("x", ("a", "b"), groups), rows)
     assert {k: grouped[k] for k in ("mAP_low", "mAP_high")} == {k: plain[k] for k in ("mAP_low", "mAP_high")}
     assert grouped["mAP_groups_low"] is not None and "mAP_groups_low" not in plain
+
+
+def test_an_interval_of_map_is_of_draws_that_hold_every_label():
+    rng = np.random.default_rng(0)
+    labels = np.stack([np.arange(300) % 2, np.arange(300) < 2], 1).astype(int)
+    probs = np.stack([labels[:, 0] * 0.5 + 0.25, rng.random(300)], 1)  # one label is perfect, the rare one guessed
+    rows = {"probs": probs, "labels": labels, "label_known": np.ones((300, 2), bool), "index": np.arange(300)}
+    values = scores._labels(SourceInfo("x", ("common", "rare")), rows)
+    assert values["mAP"] < values["mAP_high"] < 0.7  # not 1, as of draws without the rare one

@@ -148,6 +148,14 @@ def test_a_file_of_far_more_bytes_than_pixels_is_not_read(tmp_path):
             images.read_image_file(path)
 
 
+def test_a_zip_beside_what_systems_leave_behind_is_opened(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("good.png", encoded(".png"))
+    for name in (".DS_Store", "._a.zip", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
+    assert list(map(str, list_files(tmp_path).names)) == ["good.png"]
+
+
 def test_members_of_a_zip_declare_their_size(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

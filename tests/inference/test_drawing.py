@@ -38,3 +38,14 @@ def test_letters_that_no_font_has_are_told_once(capsys, monkeypatch):
     assert (
         capsys.readouterr().err == "note: pictures show boxes for letters that their font lacks (猫); the answers have them\n"
     )
+
+
+def test_an_image_of_few_bits_in_sixteen_is_shown_brighter_and_no_other():
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4, 1)
+    np.testing.assert_array_equal(drawing.as_rgb(values)[..., 0], np.rint(values[..., 0] * 255))
+    shown = drawing.as_rgb(values * 4095 / 65535)
+    assert shown.max() == 255 and np.unique(shown).size == 12
+    hot = np.pad((values * 4095 / 65535)[..., 0], 40)
+    hot[0, 0] = 1.0
+    assert (drawing.as_rgb(hot)[41:43, 40:44].max()) > 100  # one hot pixel is not what it is scaled by
+    assert not drawing.as_rgb(np.zeros((2, 2), np.float32)).any()

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from imgrec_jax.data.sets.mask_folder import open_mask_folder
-from imgrec_jax.inference.labels import BoxLabels, ClassLabels, open_labels
+from imgrec_jax.inference.labels import BoxLabels, ClassLabels, Table, open_labels
 
 BLACK_IS_1 = [255, 255, 255, 0, 0, 0]
 
@@ -86,6 +86,26 @@ def test_a_list_finds_a_file_by_any_path_of_it(tmp_path, monkeypatch, given, ask
     assert BoxLabels(tmp_path / "list.json", ("dog",), lambda *_: {}).targets(file, (4, 6))["boxes"].tolist() == [[1, 1, 3, 3]]
     with pytest.raises(ValueError, match="has no line for it"):
         ClassLabels(tmp_path / "list.csv", ("cat", "dog")).targets("imgs/b.png", (4, 6))
+
+
+def test_a_line_is_of_one_file(tmp_path):
+    for name in ("1.jpg", "sub/1.jpg", "sub/2.jpg", "more/2.jpg", "again/../more/2.jpg"):
+        save(tmp_path / name, np.zeros((4, 4)))
+    (tmp_path / "link.jpg").symlink_to("more/2.jpg")
+    rows = Table([("1.jpg", "cat"), ("2.jpg", "dog")], tmp_path)
+    assert rows.of(str(tmp_path / "1.jpg")) == "cat" and rows.of(str(tmp_path / "sub" / "1.jpg")) is None
+    for same in ("more/2.jpg", "again/../more/2.jpg", "link.jpg"):
+        assert rows.of(str(tmp_path / same)) == "dog"
+    with pytest.raises(ValueError, match=r"sub/2.jpg: the labels name 2.jpg, which .*more/2.jpg is, too"):
+        rows.of(str(tmp_path / "sub" / "2.jpg"))
+
+
+def test_a_file_of_two_labels_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("file,label\n1.jpg,cat\n1.jpg, cat\n", encoding="utf-16")
+    assert ClassLabels(tmp_path / "list.csv", ("cat", "dog")).targets("1.jpg", (4, 4)) == {"label": 0}
+    (tmp_path / "list.csv").write_text("1.jpg,cat\n2.jpg,dog\n./1.jpg,dog\n")
+    with pytest.raises(ValueError, match="./1.jpg is listed twice, as 'cat' and as 'dog'; keep one"):
+        ClassLabels(tmp_path / "list.csv", ("cat", "dog"))
 
 
 def config_of(kind):

@@ -1,10 +1,12 @@
 """A workdir belongs to one run: what differs is refused by name, readers change nothing, and nothing in it is lost."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -383,3 +385,20 @@ def test_a_damaged_decoded_copy_is_not_used(tmp_path, config, capsys):
         with pytest.raises(FileNotFoundError, match="MNIST is not prepared"):
             assemble.build(small_runs.config_of(TASK, folder))
     assert "is damaged (its checksum is not the one that was kept)" in capsys.readouterr().err
+
+
+def test_a_run_on_a_relative_folder_goes_on_from_another_one_and_from_a_folder_given_with_its_workdir(small_data, tmp_path):
+    shutil.copytree(small_data["segmentation"], tmp_path / "data")
+    relative = Path(os.path.relpath(tmp_path / "data", small_runs.ROOT))
+    said = small_runs.run(small_runs.command("segmentation", relative, tmp_path / "run", "--config.train.total_steps=2"))
+    assert said[0] == 0, said
+    assert workdir.read_config(tmp_path / "run").data.manual_dir == str(small_runs.ROOT / relative)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    words = [*small_runs.command("segmentation", Path("data"), tmp_path / "run")[:3], f"--workdir={tmp_path / 'run'}"]
+    status, _, error = small_runs.run([*words, "--config.train.total_steps=4"])
+    assert status == 1 and "is neither a folder nor a zip file" in error
+    status, _, error = small_runs.run([*words, "--config.optim.learning_rate=1.0"])
+    assert status == 1 and "optim.learning_rate needs a --config whose value it changes" in error
+    flags = [f"--config.data.manual_dir={tmp_path / 'moved'}", "--config.train.total_steps=4"]
+    assert small_runs.run([*words, *flags])[0] == 0
+    assert workdir.read_config(tmp_path / "run").train.total_steps == 4

@@ -127,14 +127,18 @@ def fitting_size(heights: np.ndarray, widths: np.ndarray) -> tuple[int, int]:
 
 
 def statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, standard deviation) of the pixels of [H, W, C] images in 0..1, per channel, to three decimals."""
+    """(mean, standard deviation) of the pixels of [H, W, C] images in 0..1, per channel.
+
+    To three decimals; what is below a hundredth, as of few photons in 16 bits, to three digits.
+    """
     total, squares, count = 0.0, 0.0, 0
     for image in images:
         values = image.reshape(-1, image.shape[2]).astype(np.float64) / (255 if image.dtype == np.uint8 else 1)
         total, squares, count = total + values.sum(0), squares + np.square(values).sum(0), count + len(values)
-    mean = total / count
+    mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
-    return tuple(np.round(mean, 3).tolist()), tuple(np.maximum(np.round(std, 3), 0.001).tolist())
+    short = lambda v: round(v, 3) if v >= 0.01 else float(f"{v:.3g}")  # noqa: E731
+    return tuple(map(short, mean.tolist())), tuple(short(v) if v > 1e-6 else 0.001 for v in std.tolist())
 
 
 def counts_by_class(names: Sequence[str], counts: Sequence[int]) -> str:

@@ -25,6 +25,7 @@ from imgrec_jax.data.images import (
     is_deep,
     open_image,
     orientation_in,
+    palette_of,
     stored_size,
     turned,
 )
@@ -124,8 +125,8 @@ def _is_transparent(image: Any) -> bool:
 def _is_grey(image: Any) -> bool:
     if image.mode != "P":
         return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-    palette = np.frombuffer(image.palette.tobytes()[: 3 * 256], np.uint8) if image.palette.mode == "RGB" else None
-    return palette is not None and bool((palette.reshape(-1, 3) == palette.reshape(-1, 3)[:, :1]).all())
+    palette = palette_of(image)
+    return palette is not None and bool((palette == palette[:, :1]).all())
 
 
 def decode(data: bytes, name: str, depth: int = 8, max_pixels: int = MAX_PIXELS, window: tuple[float, ...] = ()) -> np.ndarray:

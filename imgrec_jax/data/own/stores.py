@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import lzma
+import posixpath
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from imgrec_jax.data.files import read_member
@@ -85,21 +86,23 @@ def _tar_store(path: Path) -> Store:
     """A tar, compressed or not; one that is compressed is unpacked into memory, for nothing in it can be found otherwise."""
     try:
         with tarfile.open(path) as archive:
-            members = {m.name.removeprefix("./"): m for m in archive if m.isreg() and _is_shown(m.name.removeprefix("./"))}
+            members = {name: m for name, m in _unlinked(archive).items() if _is_shown(name)}
+            there = {m.offset: m for m in members.values() if m is not None}
             kept = None
             with path.open("rb") as file:
                 packed = b"ustar" not in file.read(512)[257:265]
             if packed:
-                if (size := sum(member.size for member in members.values())) > MAX_BYTES_IN_MEMORY:
+                if (size := sum(member.size for member in there.values())) > MAX_BYTES_IN_MEMORY:
                     raise ValueError(f"{path} holds {size:,} bytes, compressed; unpack it and give the folder")
-                kept = {name: cast(IO[bytes], archive.extractfile(member)).read() for name, member in members.items()}
+                kept = {at: cast(IO[bytes], archive.extractfile(member)).read() for at, member in there.items()}
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path}: no tar file that can be read ({error}); was it copied as a whole?") from error
 
     def read(name: str) -> bytes:
+        if (member := members[name]) is None:
+            raise FileNotFoundError(f"{path}: {name} is a link to what is not there")
         if kept is not None:
-            return kept[name]
-        member = members[name]
+            return kept[member.offset]
         with path.open("rb") as file:
             file.seek(member.offset_data)
             data = file.read(member.size)
@@ -107,8 +110,32 @@ def _tar_store(path: Path) -> Store:
             raise ImageFileError(f"{path}: {name} is cut off; pack the archive again")
         return data
 
-    stamps = {name: (member.size, int(member.mtime)) for name, member in sorted(members.items())}
+    stamps = {name: (m.size, int(m.mtime)) if m else (-1, -1) for name, m in sorted(members.items(), key=lambda item: item[0])}
     return Store(path, stamps, read, _inside(path))
+
+
+def _unlinked(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo | None]:
+    """{name: the member that holds its bytes}, links among the members followed; None for a link to what is not there."""
+    members = {posixpath.normpath(member.name): member for member in archive}
+    files: dict[str, tarfile.TarInfo | None] = {name: member for name, member in members.items() if member.isreg()}
+    links = {}
+    for name, member in members.items():
+        if member.islnk():
+            links[name] = posixpath.normpath(member.linkname)
+        elif member.issym():
+            links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+    folders = {above for name in files for above in map(str, PurePosixPath(name).parents)} - {"."} if links else set()
+    for name, target in links.items():
+        chain = {name}
+        while target in links and target not in chain:
+            chain.add(target)
+            target = links[target]
+        if target in folders:
+            below = {f"{name}/{rest.removeprefix(f'{target}/')}": rest for rest in files if rest.startswith(f"{target}/")}
+            files |= {linked: files[rest] for linked, rest in below.items() if not name.startswith(f"{target}/")}
+        else:
+            files[name] = files.get(target)
+    return files
 
 
 def _is_shown(name: str) -> bool:

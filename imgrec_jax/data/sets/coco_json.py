@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple, NoReturn
 
-from imgrec_jax.data.annotations import Segmentation
+from imgrec_jax.data.annotations import Segmentation, refuse_shares
 from imgrec_jax.data.images import read_regular
 
 MOST_PIXELS = 2**31 - 1  # of a side
@@ -126,6 +126,7 @@ def read(file: Path, *, allow_outside: bool = False) -> Instances:
     own_ids = all(type(e.values.get("id")) is int and abs(e.values["id"]) <= MOST_ID for e in entries)
     sizes, known = {image.id: (image.height, image.width) for image in images}, {category.id for category in categories}
     objects = [_object(entry, sizes, known, entry.values["id"] if own_ids else entry.position) for entry in entries]
+    refuse_shares((one.bbox for one in objects), str(file))
     return Instances(sorted(images), sorted(categories), objects)
 
 

@@ -1,4 +1,4 @@
-"""Own images with a label each: any folder, table, npz, zip or tar (see `data.own.listing`), as it is.
+"""Own images with a label each: any folder, table, npz, zip or tar (see `data.own.choice`), as it is.
 
 Splits are "train", "validation" and "test": those that the folders or the table give, and cut from the training images where
 they give none, class by class and with whatever must stay together in one part (groups, and files of equal content). Labels go
@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from imgrec_jax.data.images import Undecoded, decode_reduced
+from imgrec_jax.data.own import choice, prepared
 from imgrec_jax.data.own import index as indices
-from imgrec_jax.data.own import listing as listings
-from imgrec_jax.data.own import prepared
 from imgrec_jax.data.own.division import FRACTIONS, SPLITS, connected, divide, held_out
 from imgrec_jax.data.own.found import (
     Known,
@@ -37,7 +36,7 @@ from imgrec_jax.data.own.found import (
     statistics,
 )
 from imgrec_jax.data.own.index import Index
-from imgrec_jax.data.own.listing import Listing
+from imgrec_jax.data.own.listing import UNKNOWN, Listing, Reading
 from imgrec_jax.data.own.memo import Memo
 from imgrec_jax.data.own.pictures import NOTES, Picture, decode
 from imgrec_jax.data.source import ArraySource, Request, Source, SourceInfo, digest, parse_split, split_range
@@ -77,8 +76,8 @@ def survey_images(
     Raises:
       FileNotFoundError, ValueError: for what is wrong with the data, with every file that cannot be used.
     """
-    reading = listings.Reading(request.group, request.multi_label, empty, minus_one, separator, request.max_pixels)
-    listing = listings.read(request.folder, reading)
+    reading = Reading(request.group, request.multi_label, empty, minus_one, separator, request.max_pixels)
+    listing = choice.read(request.folder, reading)
     return OwnImages(
         request, listing, class_names=tuple(class_names), size=size, channels=channels,
         depth=depth, fractions=tuple(fractions), split_seed=split_seed, reading=reading, window=tuple(window),
@@ -90,7 +89,7 @@ class OwnImages:
 
     def __init__(
         self, request: Request, listing: Listing, *, class_names: tuple[str, ...], size: tuple[int, int] | tuple[()] | None,
-        channels: int | None, depth: int | None, fractions: tuple[float, ...], split_seed: int, reading: listings.Reading,
+        channels: int | None, depth: int | None, fractions: tuple[float, ...], split_seed: int, reading: Reading,
         window: tuple[float, ...], whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
@@ -126,9 +125,10 @@ class OwnImages:
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
         request = self._request._replace(manual_dir=folder, fold="")
+        reading = self._reading._replace(minus_one=self._reading.minus_one or "-1")  # as in training: unknown
         made = OwnImages(
-            request, listings.read(folder, self._reading), class_names=self.class_names, size=self.size, channels=self.channels,
-            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=self._reading, window=self._form.window, whole="test",
+            request, choice.read(folder, reading), class_names=self.class_names, size=self.size, channels=self.channels,
+            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=reading, window=self._form.window, whole="test",
         )  # fmt: skip
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
@@ -160,7 +160,7 @@ class OwnImages:
     def _known(self, listing: Listing, index: Index) -> tuple[Listing, Index]:
         """Without the images whose label is unknown: there is nothing to learn from them, and nothing to score."""
         if listing.marks is not None:
-            known = (listing.marks != listings.UNKNOWN).any(1)
+            known = (listing.marks != UNKNOWN).any(1)
         else:
             known = np.array([label != "" for label in listing.labels], np.bool_)
         if (count := int((~known).sum())) > 0:
@@ -380,7 +380,7 @@ class OwnImages:
         labels = self.labels[at]
         if labels.ndim == 1:
             return {"label": labels}
-        return {"labels": (labels == 1).astype(np.uint8), "label_known": labels != listings.UNKNOWN}
+        return {"labels": (labels == 1).astype(np.uint8), "label_known": labels != UNKNOWN}
 
     # What is said
 

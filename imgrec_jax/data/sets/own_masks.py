@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import itertools
 import sys
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from imgrec_jax.data.files import list_files, stamp
-from imgrec_jax.data.images import decode_image
-from imgrec_jax.data.own.division import FRACTIONS, SPLITS, canonical_split, connected, divide, group_finder, held_out
+from imgrec_jax.data.images import decode_image, read_text
+from imgrec_jax.data.own.division import FRACTIONS, SPLITS, connected, divide, group_finder, held_out
 from imgrec_jax.data.own.found import (
     Known,
     Problem,
@@ -32,28 +30,25 @@ from imgrec_jax.data.own.found import (
 )
 from imgrec_jax.data.own.index import KEPT_FROM
 from imgrec_jax.data.own.memo import Memo
-from imgrec_jax.data.progress import progress
+from imgrec_jax.data.sets.find_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES, folders_of, listed_in
 from imgrec_jax.data.sets.mask_folder import (
     CLASS_NAMES,
-    OF_OBJECTS,
     Entry,
     check_entry,
-    mask_values,
     open_entries,
     pair,
     refuse_void_alone,
+    split_of,
 )
+from imgrec_jax.data.sets.mask_kinds import held, kind_of, look_into, refuse_no_foreground
+from imgrec_jax.data.sets.mask_values import OF_OBJECTS, of_one_object
 from imgrec_jax.data.source import Request, Source, parse_split
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
-MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "groundtruth", "gt", "targets")
-SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")
 _SAMPLE = 60
 _SAID = {
     "index": "class numbers", "binary": "0 and not 0", "grey": "below 128, and not", "instance_map": "numbers of objects",
     "instances": "a file for each object",
 }  # fmt: skip
-_MOST_UNNAMED, _MOST_VALUE = 64, 128  # of classes that nothing names, and of their numbers
 
 
 def survey_masks(
@@ -65,6 +60,7 @@ def survey_masks(
     fractions: tuple[float, ...] = FRACTIONS,
     split_seed: int = 0,
     depth: int | None = None,
+    masks: str = "",
 ) -> OwnMasks:
     """Looks at own images and masks as a whole.
 
@@ -75,8 +71,9 @@ def survey_masks(
       fractions: of train, validation and test, where no splits are given.
       split_seed: of cutting them.
       depth: 8 or 16 bits a channel; None: 16 where an image has them. 16 gives float images of 0..1.
+      masks: name of the folders of masks; "" takes the one of MASK_FOLDERS, where nothing else may be meant.
     """
-    return OwnMasks(request, kind, tuple(class_names), void, tuple(fractions), split_seed, depth)
+    return OwnMasks(request, kind, tuple(class_names), void, tuple(fractions), split_seed, depth, masks)
 
 
 class OwnMasks:
@@ -84,21 +81,21 @@ class OwnMasks:
 
     def __init__(
         self, request: Request, kind: str, class_names: tuple[str, ...], void: int | None, fractions: tuple[float, ...],
-        seed: int, depth: int | None = None, whole: str = "",
+        seed: int, depth: int | None = None, masks: str = "", whole: str = "",
     ):  # fmt: skip
         """whole: the split that all images are of, or all of those that have that name; "" takes or cuts the splits."""
-        self._request, self._void, self.title = request, void, str(request.folder)
+        self._request, self._void, self._masks, self.title = request, void, masks, str(request.folder)
         self._files, self._find_group = list_files(request.folder, request.max_pixels), group_finder(request.group)
         self.lines: list[str] = []
-        self.kind, every = self._paired(kind)
+        self._named = class_names
+        self.kind, every = self._paired(kind, masks)
         self.lines.insert(0, f"{self.title}: {len(every):,} images with masks")
         self.depth = depth or 8
         entries = self._usable(every, find_depth=depth is None)
         self.lines += group_lines(
             self.title, request.group, [self._group(entry) for entry in entries], [e.name for e in entries], divided=not whole
         )
-        self._named = class_names
-        self.kind, values = self._looked_into(entries, self.kind if kind or self.kind == "instances" else "")
+        self.kind, values = self._looked_into(entries, self.kind if kind or self.kind == "instances" else "", divided=not whole)
         self.class_names = class_names or self._names(values)
         self.entries = self._of_one_split(entries, whole) if whole else self._divided(entries, fractions, seed)
         self._describe(values)
@@ -107,7 +104,7 @@ class OwnMasks:
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
         request = self._request._replace(manual_dir=folder, fold="")
-        made = OwnMasks(request, self.kind, self.class_names, self._void, FRACTIONS, 0, self.depth, whole="test")
+        made = OwnMasks(request, self.kind, self.class_names, self._void, FRACTIONS, 0, self.depth, self._masks, whole="test")
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
@@ -117,23 +114,21 @@ class OwnMasks:
         digests = np.array([self._digest(entry) for entry in entries], np.uint64)
         return Known([entry.name for entry in entries], digests, [self._group(entry) for entry in entries])
 
-    def _paired(self, kind: str) -> tuple[str, list[Entry]]:
+    def _paired(self, kind: str, masks: str) -> tuple[str, list[Entry]]:
         """The kind, as far as the layout tells it, and the images with their masks."""
-        folders = Counter(part for name in self._files.names for part in set(name.parts[:-1]))
-        images = next((name for name in IMAGE_FOLDERS if name in folders), None)
-        masks = next((name for name in MASK_FOLDERS if name in folders and name != images), None)
-        if images is None or masks is None:
-            raise ValueError(
-                f"{self.title} holds images in {sorted(folders)[:8]}; expected a folder of images, one of {IMAGE_FOLDERS}, "
-                f"and one of masks, one of {MASK_FOLDERS}"
-            )
+        images, masks, unused = folders_of(self._files, self.title, masks, settled=bool(kind and self._named))
+        self._files, self._listed, left_out = listed_in(self._files, masks)
+        self.lines += [*unused, *left_out]
+        kinds = [kind]
         if not kind:
             holders = {name.parts[: name.parts.index(masks)] for name in self._files.names if masks in name.parts[:-1]}
             files = sum(masks in name.parts[:-1] for name in self._files.names)
             whole = sum(images in name.parts[:-1] and masks not in name.parts[:-1] for name in self._files.names)
-            kind = "instances" if len(holders) == whole and len(holders) > 3 and files >= whole else "index"
+            one_each = len(holders) == whole and len(holders) > 3
+            # A mask an image, each in a folder of its own, is one of objects only where its name is not the image's.
+            kinds = ["instances"] if one_each and files > whole else ["index", "instances"] if one_each else ["index"]
         problem: ValueError | None = None
-        for suffix in SUFFIXES:
+        for kind, suffix in itertools.product(kinds, SUFFIXES):
             try:
                 return kind, pair(self._files, kind=kind, images=images, masks=masks, mask_suffix=suffix)
             except ValueError as error:
@@ -141,6 +136,7 @@ class OwnMasks:
         assert problem is not None
         if self._request.bad_files != "skip":
             raise problem
+        kind = kinds[0]
         best: tuple[list[Entry], list[str]] = [], []
         for suffix in SUFFIXES:
             alone: list[str] = []
@@ -167,91 +163,36 @@ class OwnMasks:
         self.lines += settle_problems(self.title, bad, self._request.bad_files, len(every))
         return good
 
-    def _looked_into(self, entries: list[Entry], kind: str) -> tuple[str, dict[int, int]]:
-        """(kind, {value of the masks: how many pixels have it})."""
+    def _looked_into(self, entries: list[Entry], kind: str, *, divided: bool) -> tuple[str, dict[int, int]]:
+        """(kind, {value of the masks: how many pixels have it}); divided: False for a test set from elsewhere."""
         if not entries:
             raise ValueError(f"{self.title} holds no image with a mask that can be used")
+        if kind == "instances":
+            for entry in (entries[n] for n in sample(len(entries), _SAMPLE).tolist()):
+                of_one_object(self._files, entry.masks[0])
         if kind in OF_OBJECTS:
             return kind, {}
         masks = [entry.masks[0] for entry in entries]
+        name = lambda at: self._files.root / masks[at]  # noqa: E731
+        look = lambda: look_into(self._files, masks, self.title)  # noqa: E731
         if len(masks) < KEPT_FROM:
-            table = self._values(masks)
+            rows = look()
         else:
             files = masks if self._files.root.is_dir() else [PurePosixPath()]  # a zip is one file
             stamps = np.array([stamp(self._files.root / name) for name in files], np.int64)
             state = ("\0".join(map(str, masks)).encode("utf-8", "surrogateescape"), stamps)
-            table = Memo(self._request.data_dir / "own", self._files.root, state).get("numbers", lambda: self._values(masks))
-        values = dict(table[table[:, 0] >= 0].tolist())
-        most = sorted(-1 - value for value, _ in table[table[:, 0] < 0].tolist())
-        return kind or self._kind_of(masks, values, most), values
-
-    def _kind_of(self, masks: list[PurePosixPath], values: dict[int, int], most: list[int]) -> str:
-        """most: the different largest values of masks where each mask holds all from 0 to its own; [] where one does not.
-
-        Raises:
-          ValueError: where the values may be classes as well as objects.
-        """
-        lossy = any(name.suffix.lower() in (".jpg", ".jpeg") for name in masks)
-        if lossy or set(values) <= {0, 255} or len(set(values) - {0}) == 1:
-            return "binary"
-        if self._named or self._lines_of_names():
-            return "index"
-        between = {value for value in values if 0 < value < 255}
-        spread = max(values) == 255 and len(between) > 4 and min(between) < 128 < max(between)
-        if spread and sum(values[value] for value in between) < values[255]:
-            self.lines.append("masks have soft edges: 128 and more is foreground (data.options.kind says otherwise)")
-            return "grey"
-        if len(most) > 2 and most[-1] > 8:
-            self.lines.append(
-                f"every mask counts from 0, one to {most[0]} and one to {most[-1]}: taken as numbers of objects "
-                "(data.options.kind='index' takes them as classes)"
-            )
-            return "instance_map"
-        if len(set(values) - {0, self._void}) > _MOST_UNNAMED or max(set(values) - {self._void}) >= _MOST_VALUE:
-            raise ValueError(
-                f"{self.title}: its masks hold {len(values)} values up to {max(values)}, and nothing names so many classes; "
-                "say what they are: --config.data.options=\"{'kind': 'index'}\" for class numbers (better with classes.txt), "
-                "'instance_map' for numbers of objects, 'grey' where 128 and more is foreground, 'binary' where all but 0 is"
-            )
-        return "index"
-
-    def _values(self, masks: list[PurePosixPath]) -> np.ndarray:
-        """int64 [V, 2]: the values of masks, each with its number of pixels; and, where every mask holds all from 0 to its
-        largest one, -1 - M, each with 0, for the different largest ones M."""
-        counts: Counter[int] = Counter()
-        ends: set[int] | None = set()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            each = pool.map(self._values_of, masks)
-            shown = progress(each, f"looking into {len(masks):,} masks of {self.title}", len(masks))
-            for values in shown if len(masks) >= KEPT_FROM else each:
-                counts.update(values)
-                if ends is not None:
-                    ends = ends | {len(values) - 1} if set(values) | {0} == set(range(max(values, default=0) + 1)) else None
-        rows = [*counts.items(), *((-1 - end, 0) for end in ends or ())]
-        return np.array(sorted(rows), np.int64).reshape(-1, 2)
-
-    def _values_of(self, name: PurePosixPath) -> dict[int, int]:
-        """{value: pixels}."""
-        mask = mask_values(self._files, name)
-        if mask.ndim == 3:
-            colours = np.unique(mask.reshape(-1, mask.shape[2])[:, :3], axis=0)
-            if len(colours) > 2 or (len(colours) == 2 and colours[0].any()):
-                raise ValueError(
-                    f"{self._files.root / name} is a colour image of {len(colours)} colours; expected grey or palette PNG of "
-                    "class numbers, or black and one colour; write the masks so"
-                )
-            mask = np.where(mask[..., :3].any(2), 255, 0).astype(np.uint8)
-        if mask.dtype == np.uint8:
-            counts = np.bincount(mask.ravel(), minlength=256)
-            return {n: int(counts[n]) for n in np.flatnonzero(counts).tolist()}
-        found, pixels = np.unique(mask, return_counts=True)
-        return dict(zip(found.astype(np.int64).tolist(), pixels.tolist(), strict=True))
+            rows = Memo(self._request.data_dir / "own", self._files.root, state).get("facts", look)
+        found = held(rows)
+        if kind and divided:
+            refuse_no_foreground(found, self.title, name)
+        named = bool(self._named) or any(len(names) >= _count(found.values, self._void) - 1 for names in self._lines().values())
+        return kind or kind_of(found, self.title, name, named, self._void, self.lines.append), found.values
 
     def _names(self, values: dict[int, int]) -> tuple[str, ...]:
         if self.kind != "index":
             return CLASS_NAMES
-        count = max((value for value in values if value != self._void), default=0) + 1
-        for file, names in self._lines_of_names().items():
+        count = _count(values, self._void)
+        for file, names in self._lines().items():
             if len(names) == count - 1:
                 names = ["background", *names]  # whose number is 0, and which many lists leave out
             if len(names) >= count:
@@ -259,10 +200,10 @@ class OwnMasks:
             self.lines.append(f"{file} has {len(names)} names, and the masks have {count} classes: called by their numbers")
         return ("background", *(f"class {n}" for n in range(1, count)))
 
-    def _lines_of_names(self) -> dict[Path, list[str]]:
+    def _lines(self) -> dict[Path, list[str]]:
         """{file: its lines} of what names the classes."""
         places = [self._request.folder / name for name in ("classes.txt", "labels.txt", "class_names.txt")]
-        texts = {place: place.read_text("utf-8-sig") for place in places if place.is_file()}
+        texts = {place: read_text(place, "names of classes") for place in places if place.is_file()}
         return {place: [line.strip() for line in text.splitlines() if line.strip()] for place, text in texts.items()}
 
     def _divided(self, entries: list[Entry], fractions: tuple[float, ...], seed: int) -> dict[str, list[Entry]]:
@@ -308,8 +249,7 @@ class OwnMasks:
         return {split: [e for e in entries if self._split_of(e) == split] or entries}
 
     def _split_of(self, entry: Entry) -> str:
-        parts = PurePosixPath(entry.name).parts[: None if self.kind == "instances" else -1]
-        return next((name for part in parts if (name := canonical_split(part))), "")
+        return self._listed.get(entry.name) or split_of(entry, self.kind)
 
     def _group(self, entry: Entry) -> str:
         return self._find_group(str(entry.image))
@@ -384,3 +324,11 @@ class OwnMasks:
         return decode_image(
             self._files.read(entry.image), str(self._files.root / entry.image), self._request.max_pixels, self.depth
         )
+
+
+def _count(values: dict[int, int], void: int | None) -> int:
+    """Of classes, by the largest number that masks hold."""
+    return max((value for value in values if value != void), default=0) + 1
+
+
+__all__ = ["IMAGE_FOLDERS", "MASK_FOLDERS", "SUFFIXES", "OwnMasks", "survey_masks"]

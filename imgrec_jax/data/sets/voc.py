@@ -15,18 +15,20 @@ import re
 import reprlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder, open_prepared
-from imgrec_jax.data.annotations import from_images
+from imgrec_jax.data.annotations import from_images, refuse_shares
 from imgrec_jax.data.files import IMAGES
-from imgrec_jax.data.images import read_regular
+from imgrec_jax.data.images import read_regular, read_text
+from imgrec_jax.data.own.division import canonical_split, split_in
 from imgrec_jax.data.sets.coco import prepare
 from imgrec_jax.data.source import Request, parse_split
+from imgrec_jax.data.walking import is_hidden
 
-__all__ = ["CLASS_NAMES", "prepare", "open_voc", "open_voc_folder", "read_folder", "read_stems"]
+__all__ = ["CLASS_NAMES", "prepare", "open_voc", "open_voc_folder", "read_folder", "read_stems", "split_lists"]
 
 MOST_XML_BYTES = 64 * 2**20
 MOST_PIXELS = 2**31 - 1  # of a side
@@ -75,9 +77,40 @@ def read_stems(root: Path, stems: Sequence[str], class_names: tuple[str, ...], *
     """The images of these names of xml files; as `read_folder`."""
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
     rows = [_read_xml(root / "Annotations" / f"{stem}.xml", i, label_of, one_based) for i, stem in enumerate(stems, 1)]
+    refuse_shares((box.tolist() for row in rows for box in row["boxes"]), str(root / "Annotations"))
     annotations = from_images(rows, class_names=tuple(class_names))
     paths = tuple(root / "JPEGImages" / name for name in annotations.file_names)
     return FolderSplit(annotations, paths, str(root / "Annotations"))
+
+
+def split_lists(folder: Path) -> dict[str, Path]:
+    """{split: the list of its images} of a folder of lists; {} where none is of a split. Lists of a class are passed over.
+
+    Raises:
+      ValueError: where two lists are of one split, or none is of training.
+    """
+    files = [path for path in sorted(folder.glob("*.txt")) if not is_hidden(path.name)]
+    named = {path: canonical_split(path.stem) or "" for path in files}
+    for path in files:
+        if not named[path] and (split := split_in(PurePath(path.stem))) and not _is_of_class(path):
+            named[path] = split
+    found: dict[str, Path] = {}
+    for path, split in named.items():
+        if split and split in found:
+            raise ValueError(f"{found[split]} and {path} are both of split {split!r}; move one away")
+        found |= {split: path} if split else {}
+    both = next((path for path in files if re.sub(r"[\W_\d]+", "", path.stem) == "trainval"), None)
+    if both is not None and not {"train", "validation"} & set(found):
+        found["train"] = both  # as VOC2007 calls what is trained on
+    if found and "train" not in found:
+        raise ValueError(f"{folder} has lists of {sorted(found)}, but none of the training images; add train.txt")
+    return found
+
+
+def _is_of_class(path: Path) -> bool:
+    """Whether every line of a list has a second column, that tells of one class."""
+    lines = [line for line in read_text(path, "a list of names").splitlines() if line.strip()]
+    return bool(lines) and all(_COLUMN.search(line.strip()) for line in lines)
 
 
 def _stems(list_file: Path, folder: Path) -> list[str]:
@@ -89,10 +122,7 @@ def _stems(list_file: Path, folder: Path) -> list[str]:
       FileNotFoundError: for a line without an xml file; names list and line.
       ValueError: for a list that is no text or names nothing.
     """
-    try:
-        text = read_regular(list_file, "a list of names").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{list_file} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
+    text = read_text(list_file, "a list of names")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
         raise ValueError(f"{list_file} is empty; expected a name a line")

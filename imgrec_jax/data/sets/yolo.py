@@ -11,18 +11,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from imgrec_jax.data.files import IMAGES, folders
-from imgrec_jax.data.images import read_regular
-from imgrec_jax.data.own.division import canonical_split
-from imgrec_jax.data.walking import walk
+from imgrec_jax.data.images import read_regular, read_text
+from imgrec_jax.data.own.division import canonical_split, split_in
+from imgrec_jax.data.walking import is_hidden, walk
 
 OUTSIDE = 0.05  # of the side: what is cut; more is a mistake
 _MOST_BYTES = 2**26
+_NAMES = re.compile(rb"^\s*['\"]?names['\"]?\s*:", re.MULTILINE)
 _NO_LABELS = ("classes", "labels", "notes", "predefined_classes", "readme")  # text files that tools leave beside the labels
 
 
@@ -50,10 +51,9 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     Raises:
       ValueError: for a data.yaml that cannot be one, or, unless allow_outside, names what lies elsewhere.
     """
-    described = [path for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))) if _read_yaml(path) is not None]
-    if described:
-        content = _read_yaml(described[0])
-        return _from_yaml(described[0], content, allow_outside) if content else None
+    for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
+        if not is_hidden(path.name) and (content := _read_yaml(path)) is not None:
+            return _from_yaml(path, content, allow_outside)
     texts = {root / name for name in walk(root) if _is_text_of_labels(name)}
     if not texts:
         return None
@@ -63,11 +63,9 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
             continue
         images = folder.parent / "images"
         for image in _images(images if images.is_dir() else folder.parent):
-            parts = image.relative_to(root).parts[:-1]
-            split = next((name for part in parts if (name := canonical_split(part))), "")
-            splits.setdefault(split, []).append((image, _text_of(image)))
+            splits.setdefault(split_in(image.relative_to(root).parent), []).append((image, _text_of(image)))
     names = next((root / name for name in ("classes.txt", "obj.names", "labels.txt") if (root / name).is_file()), None)
-    text = read_regular(names, "names of classes", _MOST_BYTES).decode("utf-8-sig") if names else ""
+    text = read_text(names, "names of classes", _MOST_BYTES) if names else ""
     found = {split: sorted(pairs) for split, pairs in splits.items()}
     unclaimed = sorted(texts - {text for pairs in found.values() for _, text in pairs if text})
     kept, notes = _annotated(root, found, unclaimed)
@@ -107,12 +105,15 @@ def _annotated(root: Path, splits: dict[str, list], unclaimed: Sequence[Path]) -
 
 
 def _read_yaml(path: Path) -> dict[str, Any] | None:
-    """A file with `names`; None for any other yaml."""
+    """A file with `names`; None for any other yaml, of which nothing needs to be read."""
     import yaml
 
+    data = read_regular(path, "a YOLO data.yaml", _MOST_BYTES)
     try:
-        content = yaml.safe_load(read_regular(path, "a YOLO data.yaml", _MOST_BYTES).decode("utf-8-sig"))
+        content = yaml.safe_load(data.decode("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if not _NAMES.search(data.replace(b"\0", b"")):  # the zeros are UTF-16's
+            return None
         raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}); correct the file") from error
     return content if isinstance(content, dict) and "names" in content else None
 
@@ -120,24 +121,41 @@ def _read_yaml(path: Path) -> dict[str, Any] | None:
 def _from_yaml(path: Path, content: dict[str, Any], allow_outside: bool) -> Folder:
     names = content["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"{path}: names has the keys {sorted(names)}; expected 0 to {len(names) - 1}")
-        names = [names[n] for n in range(len(names))]
+        numbered = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}  # '1' is 1
+        if set(numbered) != set(range(len(names))):
+            raise ValueError(f"{path}: names has the keys {list(names)}; expected 0 to {len(names) - 1}")
+        names = [numbered[n] for n in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path}: names={names!r}; expected a list of classes")
     if "nc" in content and content["nc"] != len(names):
         raise ValueError(f"{path}: nc={content['nc']!r}, but names has {len(names)}; correct the file")
     base = path.parent / str(content.get("path") or "")
     splits: dict[str, list] = {}
-    for key in ("train", "val", "test"):
-        given = content.get(key)
-        for entry in given if isinstance(given, list) else [given] if given else []:
+    for split, given in _places(path, content).items():
+        for entry in given if isinstance(given, list) else [given]:
             images = list(_listed(path, base, str(entry), allow_outside))
-            splits.setdefault(canonical_split(key) or "", []).extend((image, _text_of(image)) for image in images)
+            splits.setdefault(split, []).extend((image, _text_of(image)) for image in images)
     if not splits:
         raise ValueError(f"{path} has none of train, val, test; expected the folders of their images")
     kept, notes = _annotated(path.parent, splits, ())
     return Folder(kept, tuple(map(str, names)), notes, _key_points(path, content.get("kpt_shape")))
+
+
+def _places(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """{split: where its images are}.
+
+    Raises:
+      ValueError: for two keys of one split, and one that names a split that it is not called after.
+    """
+    keys: dict[str, str] = {}
+    for key in (key for key, given in content.items() if isinstance(key, str) and isinstance(given, str | list) and given):
+        split = canonical_split(key) or split_in(PurePath(key))
+        if split and (split in keys or not canonical_split(key)):
+            beside = f" beside {keys[split]!r}" if split in keys else ""
+            raise ValueError(f"{path} has a key {key!r}{beside}; expected train, val and test, each once; rename or remove it")
+        if split:
+            keys[split] = key
+    return {split: content[key] for split, key in keys.items()}
 
 
 def _key_points(path: Path, shape: Any) -> int:
@@ -167,7 +185,7 @@ def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator
     if found.is_dir():
         yield from _images(found)
         return
-    for line in read_regular(found, "a list of images", _MOST_BYTES).decode("utf-8-sig").splitlines():
+    for line in read_text(found, "a list of images", _MOST_BYTES).splitlines():
         if line.strip():
             image = found.parent / line.strip()
             if not allow_outside and not any(_inside(image, folder) for folder in (file.parent, base)):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from imgrec_jax.data.images import ImageFileError
-from imgrec_jax.data.own.listing import Reading, read
+from imgrec_jax.data.own.choice import read
+from imgrec_jax.data.own.listing import Reading
 from imgrec_jax.data.own.pictures import decode, describe
 from imgrec_jax.data.sets.own_images import survey_images
 from imgrec_jax.data.source import Request

@@ -66,6 +66,23 @@ def test_palettes_are_looked_up():
     assert describe(encoded(image), "x.png").channels == 1
 
 
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("format", ["PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("colours", [3, 16, 200])
+def test_palettes_are_looked_up_in_every_format(format, colours, grey):
+    values = np.random.default_rng(colours).integers(0, colours, (9, 11)).astype(np.uint8)
+    palette = (
+        np.random.default_rng(1).integers(0, 256, (colours, 1 if grey else 3)).astype(np.uint8).repeat(3 if grey else 1, 1)
+    )
+    image = Image.fromarray(values, "P")
+    image.putpalette(palette.ravel().tolist())
+    data = encoded(image, format)
+    found = describe(data, "x")
+    assert (found.problem, found.channels) == ("", 1 if grey else 3)
+    assert describe(data, "x", to_the_end=False)._replace(digest=found.digest) == found
+    np.testing.assert_array_equal(decode(data, "x"), palette[values][..., : found.channels])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bits_keep_their_depth(channels):
     values = np.random.default_rng(0).integers(0, 65536, (6, 5, channels)).astype(np.uint16)

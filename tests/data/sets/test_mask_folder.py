@@ -113,7 +113,7 @@ def test_strange_values_and_colours(tmp_path):
     make(tmp_path)
     with pytest.raises(ValueError, match=r"masks/a.png has values \[2\]; expected classes 0..1 or void \(255\)"):
         open_mask_folder(tmp_path, "train", kind="index", **ONE_SPLIT)[0]
-    make(tmp_path, mask=np.repeat(MASK[..., None], 3, axis=2))
+    make(tmp_path, mask=np.repeat(MASK[..., None], 3, axis=2) * np.uint8([1, 1, 2]))
     with pytest.raises(ValueError, match="masks/a.png is a colour image"):
         open_mask_folder(tmp_path, "train", kind="index", **ONE_SPLIT)[0]
     with pytest.raises(ValueError, match="'indexed' is unknown"):

@@ -16,6 +16,7 @@ from imgrec_jax.data.annotations import encode_mask
 from imgrec_jax.data.ops import bits
 from imgrec_jax.data.sets import coco, mask_folder, own_boxes
 from imgrec_jax.data.source import Request
+from tests.data.own.make import encoded, write
 
 SIZE = (24, 40)
 
@@ -215,3 +216,14 @@ def test_masks_are_asked_for_where_the_model_learns_them():
     assert data.targets_of(config) == ("boxes", "masks")
     config.model.kind = "faster"
     assert data.targets_of(config) == ("boxes",)
+
+
+def test_masks_of_classes_and_of_nothing_are_no_objects(tmp_path):
+    for n in range(4):
+        for case, values in (("classes", np.arange(64) % 4), ("empty", np.zeros(64))):
+            write(tmp_path / case / f"p{n}" / "images" / "a.png", encoded(np.full((8, 8, 3), n, np.uint8)))
+            write(tmp_path / case / f"p{n}" / "masks" / "a.png", encoded(values.reshape(8, 8).astype(np.uint8)))
+    with pytest.raises(ValueError, match=r"a\.png holds the numbers \[1, 2, 3\]; a file for each object has one"):
+        own_boxes.find(tmp_path / "classes")
+    with pytest.raises(ValueError, match="none of its masks has a pixel that is not 0"):
+        own_boxes.find(tmp_path / "empty")

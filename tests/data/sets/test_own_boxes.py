@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -536,3 +537,113 @@ def test_deep_images_keep_their_depth(tmp_path):
     source = found.open("train")
     np.testing.assert_allclose(source[by_name["01.png"]]["image"][..., 2], deep / 65535, rtol=1e-6)
     np.testing.assert_allclose(source[by_name["02.png"]]["image"], pixels("cat", 2, SIZE) / 255, rtol=1e-6)
+
+
+def damage(file, how):
+    data = file.read_bytes()
+    if how == "no annotations":
+        return write(file, json.dumps({k: v for k, v in json.loads(data).items() if k != "annotations"}).encode())
+    return write(file, {"cut off": data[:-40], "empty": b"", "latin-1": data.replace(b"ball", b"b\xe4ll")}[how])
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("how", ["cut off", "empty", "latin-1", "no annotations"])
+def test_a_json_of_a_split_that_cannot_be_read_is_named(tmp_path, how, split):
+    """Otherwise the split would be cut from the training images, and nobody told."""
+    root = coco(tmp_path / "d")
+    damage(root / split / "_annotations.coco.json", how)
+    if (how, split) == ("no annotations", "test"):  # as COCO gives those of its test images
+        found = survey(root, tmp_path)
+        assert "test" not in found.splits and any("without 'annotations': test is left out" in line for line in found.lines)
+        return
+    with pytest.raises(ValueError, match=rf"{split}/_annotations\.coco\.json looks like the annotations of {split}.*, but "):
+        survey(root, tmp_path)
+
+
+def test_other_json_files_and_capital_letters_do_not_matter(tmp_path):
+    root = coco(tmp_path / "d")
+    (root / "val" / "_annotations.coco.json").rename(root / "val" / "_annotations.coco.JSON")
+    write(root / "val" / "notes.json", b"{")
+    write(root / "test" / "results.json", b"[]")
+    found = survey(root, tmp_path)
+    assert {name: len(split.paths) for name, split in found.splits.items()} == {"train": 12, "validation": 4, "test": 4}
+    file = root / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    write(file, json.dumps({**content, "images": None}).encode())
+    with pytest.raises(ValueError, match=r"train/_annotations\.coco\.json: images is None; expected a list"):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize("make", [coco, voc], ids=["coco", "voc"])
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path, make):
+    root = make(tmp_path / "d")
+    for file in root.rglob("*.json"):
+        content = json.loads(file.read_text())
+        for entry in content["annotations"]:
+            entry["bbox"] = [v / 100 for v in entry["bbox"]]
+        write(file, json.dumps(content).encode())
+    for file in root.rglob("*.xml"):
+        write(file, re.sub(r"(<[xy]m\w\w>)(\d+)", lambda m: f"{m[1]}{int(m[2]) / 100}", file.read_text()).encode())
+    with pytest.raises(ValueError, match=r"every box lies within 0\.\.1, e\.g\. .*expected pixels"):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["val", "valid", "validation", "dev"])
+def test_a_yaml_may_call_its_splits_as_folders_may(tmp_path, key):
+    root = yolo_folder(tmp_path / "d")
+    text = (root / "data.yaml").read_text()
+    (root / "data.yaml").write_text(text.replace("val:", f"{key}:"))
+    assert len(survey(root, tmp_path).splits["validation"].paths) == 4
+    (root / "data.yaml").write_text(text.replace("test:", "val_2:"))
+    with pytest.raises(ValueError, match=r"data\.yaml has a key 'val_2' beside 'val'; expected train, val and test"):
+        survey(root, tmp_path)
+    (root / "data.yaml").write_text(text.replace("test:", "test1:"))
+    with pytest.raises(ValueError, match="has a key 'test1'; expected"):
+        survey(root, tmp_path)
+
+
+def test_a_yaml_may_number_its_classes_in_texts_and_lie_beside_others(tmp_path):
+    root = yolo_folder(tmp_path / "d")
+    text = (root / "data.yaml").read_text().replace("[ball, cube]", "{0: ball, '1': cube}")
+    (root / "data.yaml").write_text(text)
+    write(root / "._data.yaml", b"\0\5\x16\7Mac OS X\xa1")
+    write(root / "args.yaml", b"model: !!python/object:pathlib.Path {}\nseed: 0\n")
+    assert survey(root, tmp_path).class_names == CLASSES
+    (root / "data.yaml").write_text(text.replace("'1'", "one"))
+    with pytest.raises(ValueError, match=r"names has the keys \[0, 'one'\]"):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+@pytest.mark.parametrize("layout", ["data.yaml", "classes.txt"])
+def test_names_of_classes_that_are_no_utf_8_are_told_by_file(tmp_path, encoding, layout):
+    root = yolo_folder(tmp_path / "d", yaml=False)
+    text = "b\xe4ll\ncube\n" if layout == "classes.txt" else "train: images/train\nval: images/val\nnames: [b\xe4ll, cube]\n"
+    write(root / layout, text.encode(encoding))
+    with pytest.raises(ValueError, match=rf"{layout} is no (UTF-8 text|YAML)"):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("train2017", "val2017", "test2017"), ("stage1_train", "a_val", "test1"), ("TRAIN", "Valid", "tst-2")]
+)
+@pytest.mark.parametrize("layout", ["yolo", "lists"])
+def test_words_of_names_tell_the_splits(tmp_path, layout, names):
+    root = tmp_path / "d"
+    if layout == "yolo":
+        yolo_folder(root, yaml=False)
+        places = [root / kind / split for kind in ("images", "labels") for split in ("train", "val", "test")]
+        suffix = ""
+    else:
+        voc(root)
+        places, suffix = [root / "ImageSets" / "Main" / f"{split}.txt" for split in ("train", "val", "test")], ".txt"
+        write(root / "ImageSets" / "Main" / "ball_test.txt", b"00 1\n01 -1\n")
+        write(root / "Annotations" / "._01.xml", b"\0\5\x16\7Mac OS X\xa1")
+    for place in places:
+        place.rename(place.with_name(names[("train", "val", "test").index(place.stem)] + suffix))
+    found = survey(root, tmp_path)
+    assert {name: len(split.paths) for name, split in found.splits.items()} == {"train": 12, "validation": 4, "test": 4}
+    if layout == "lists":
+        write(root / "ImageSets" / "Main" / "test_more.txt", b"00\n")
+        with pytest.raises(ValueError, match="are both of split 'test'; move one away"):
+            survey(root, tmp_path)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from imgrec_jax.data.ops.geometry import random_resized_crop
 from imgrec_jax.data.ops.photometric import to_channels
+from imgrec_jax.data.own.choice import read as read_listing
 from imgrec_jax.data.own.listing import Reading
-from imgrec_jax.data.own.listing import read as read_listing
 from imgrec_jax.data.pipeline import Order, Pipeline
 from imgrec_jax.data.sets import own_images
 from imgrec_jax.data.sets.own_images import survey_images
@@ -319,6 +319,28 @@ def test_archives(tmp_path):
         survey(broken, tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_inside_a_tar_are_followed(tmp_path, mode):
+    root = folder(tmp_path / "set", {"cat": 12})
+    (root / "dog").mkdir()
+    for file in sorted((root / "cat").iterdir()):
+        os.link(file, root / "dog" / file.name)
+    for n in range(3):
+        (root / "dog" / f"soft{n}.png").symlink_to(f"../cat/{n:03}.png" if n else "soft1.png")
+    (root / "emu").symlink_to("cat")
+    with tarfile.open(tmp_path / "set.tar", mode) as archive:
+        archive.add(root, "set")
+    plain, found = read_listing(root), read_listing(tmp_path / "set.tar")
+    assert sorted(found.names) == sorted(f"set/{name}" for name in plain.names) and set(found.labels) == {"cat", "dog", "emu"}
+    for name in plain.names:
+        assert found.store.read(f"set/{name}") == (root / name).read_bytes()
+    (root / "dog" / "gone.png").symlink_to("../nowhere.png")
+    with tarfile.open(tmp_path / "set.tar", mode) as archive:
+        archive.add(root, "set")
+    with pytest.raises(ValueError, match="1 of 40 files .*\n.*set.tar: set/dog/gone.png: is not there"):
+        survey(tmp_path / "set.tar", tmp_path)
+
+
 def test_npz(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {}
@@ -551,6 +573,8 @@ def test_marks_of_test_sets_go_by_name(tmp_path):
     assert [other[i]["labels"].tolist() for i in range(2)] == [[0, 1], [1, 0]]
     other = found.other(marks(tmp_path / "e" / "u.csv", ("dog",), ["emu/000.png,1"]))
     assert other[0]["labels"].tolist() == [0, 1] and other[0]["label_known"].tolist() == [False, True]
+    other = found.other(marks(tmp_path / "e" / "w.csv", ("dog",), ["emu/000.png,1", "emu/001.png,-1"]))
+    assert len(other) == 1  # as in training, -1 is unknown
     with pytest.raises(ValueError, match=r"has the label 'emu', which training does not know; it has \['cat', 'dog'\]"):
         found.other(marks(tmp_path / "e" / "v.csv", ("emu",), ["emu/000.png,1"]))
     found = survey(tmp_path / "t.csv", tmp_path, {"class_names": ("dog", "cat")}, multi_label=True)
@@ -675,6 +699,13 @@ def test_a_table_beside_folders_tells_the_classes_where_they_do_not(tmp_path):
 def test_a_table_that_forgets_the_splits_of_folders_is_refused(tmp_path):
     with pytest.raises(ValueError, match="labels.csv tells the labels, but no splits, and train/0.jpg lies in"):
         read_listing(labelled(tmp_path, ["train/0.jpg", "train/1.jpg", "test/2.jpg"]), Reading())
+
+
+@pytest.mark.parametrize("names", [["train/cat/0.jpg", "train/cat/1.jpg", "test/cat/2.jpg"], ["a_train/0.jpg", "a_test/1.jpg"]])
+def test_a_table_beside_splits_of_classes_needs_splits(tmp_path, names):
+    rows = [f"{name},{n % 2}" for n, name in enumerate(names) if "train" in name or len(names) == 2]
+    with pytest.raises(ValueError, match="labels.csv tells the labels, but no splits, and .*train/(cat/)?0.jpg lies in"):
+        read_listing(labelled(tmp_path, names, rows=rows), Reading())
 
 
 def test_a_table_in_an_archive_that_names_what_is_not_there(tmp_path):
@@ -829,7 +860,7 @@ def test_a_table_of_a_competition_s_test_split_is_left_out(tmp_path):
 def test_tables_that_cannot_be_taken_together_are_named(tmp_path):
     root = two_tables(tmp_path / "d", stems=("first", "second"))
     with pytest.raises(
-        ValueError, match=r"has the tables first\.csv, second\.csv, and its folders tell no classes; expected one"
+        ValueError, match=r"has the tables first\.csv, second\.csv, each with labels of its own; expected one table"
     ):
         survey(root, tmp_path)
 
@@ -906,3 +937,238 @@ def test_labels_of_arrays(tmp_path, labels, classes, names):
             survey(tmp_path / "d.npz", tmp_path)
     else:
         assert survey(tmp_path / "d.npz", tmp_path).class_names == names
+
+
+# As competitions and archives distribute their sets
+
+
+def images_in(root, *patterns, count=6):
+    """PATTERN with {} for 0 to `count`."""
+    for number, pattern in enumerate(patterns):
+        for n in range(count):
+            write(root / pattern.format(n), encoded(pixels("cat", 100 * number + n)))
+    return root
+
+
+def rows(header, line, count=6):
+    return "\n".join([header, *(line.format(n, "ab"[n % 2]) for n in range(count))]).encode()
+
+
+SUBMISSION = ("sample_submission.csv", b"id_code,diagnosis\n0b,a")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tables"),
+    [
+        (("train_images/{}a.png", "test_images/{}b.png"),
+         [("train.csv", rows("id_code,diagnosis", "{}a,{}")), ("test.csv", b"id_code\n0b"), SUBMISSION]),
+        (("train_images/{}a.jpg", "test_images/{}b.jpg"), [("train.csv", rows("image_id,label", "{}a.jpg,{}"))]),
+        (("train_images/{}a.jpg", "extra_images/{}b.jpg"), [("train.csv", rows("image_id,label", "{}a.jpg,{}"))]),
+        (("train/{}a.jpg", "test/{}b.jpg"), [("labels.csv", rows("id,breed", "{}a,{}")), SUBMISSION]),
+        (("train/{}.jpg", "test/{}.jpg"), [("train.csv", rows("id,label", "{}.jpg,{}"))]),
+        (("X_part_1/I_{}a.jpg", "X_part_2/I_{}b.jpg"), [("X_metadata.csv", rows("lesion,image_id,dx", "l,I_{}a,{}"))]),
+        (("images_001/images/{}a.png", "images_002/images/{}b.png"),
+         [("Data.csv", rows("Image Index,Finding Labels,Age", "{}a.png,{},3"))]),
+        (("images/{}a.png", "images/{}b.png"), [("labels.csv", rows("file,label", "{}a.png,{}"))]),
+        (("train/{}.jpg", "test/{}.jpg"), [("train/metadata.csv", rows("file_name,label", "{}.jpg,{}"))]),
+    ],
+    ids=["APTOS", "Cassava", "one table", "dog breeds", "names of both splits", "HAM10000", "NIH", "bare names", "metadata"],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_tables_beside_folders_of_parts(tmp_path, patterns, tables, packed):
+    root = images_in(tmp_path / "d", *patterns)
+    for name, data in tables:
+        write(root / name, data)
+    root = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", root)) if packed else root
+    found = read_listing(root)
+    names = sorted(patterns[0].format(n) for n in range(6))
+    assert sorted(found.names) == names and [found.labels[found.names.index(name)] for name in names] == [*"ababab"]
+    assert any("6 images are in no row of" in note for note in found.notes)
+    assert survey(root, tmp_path).class_names == ("a", "b")
+
+
+def test_a_table_of_another_split_s_files_is_none_of_these(tmp_path):
+    root = images_in(tmp_path / "d", "cat/{}.jpg", "dog/{}.jpg")
+    write(root / "train.csv", rows("file,label", "cat/{}.jpg,{}"))
+    write(root / "val.csv", rows("file,label", "val/cat/{}.jpg,{}"))
+    with pytest.raises(ValueError, match="val.csv names files that are not there, e.g. val/cat/0.jpg"):
+        read_listing(root)
+
+
+def test_numbers_of_classes_are_no_files(tmp_path):
+    root = images_in(tmp_path / "d", "cat/{}.png", "dog/1{}.png", count=20)
+    write(root / "classes.csv", b"id,label\n0,dog\n1,cat")
+    found = read_listing(root)
+    assert [name.split("/")[0] for name in found.names] == found.labels and len(found.names) == 40
+
+
+def test_a_small_split_by_ids(tmp_path):
+    root = images_in(tmp_path / "d", "a_images/{}.png", count=40)
+    write(root / "train.csv", rows("id,label", "{}.png,{}", 38))
+    write(root / "val.csv", b"id,label\n38.png,a\n39.png,b")
+    assert read_listing(root).splits == ["train"] * 38 + ["validation"] * 2
+
+
+def test_metadata_of_each_split(tmp_path):
+    root = images_in(tmp_path / "d", "train/{}.jpg", "validation/{}.jpg")
+    for split in ("train", "validation"):
+        write(root / split / "metadata.csv", rows("file_name,label", "{}.jpg,{}"))
+    found = read_listing(root)
+    assert sorted(zip(found.names, found.splits, strict=True))[5:7] == [
+        ("train/5.jpg", "train"),
+        ("validation/0.jpg", "validation"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["CheXpert-v1.0-small", "renamed"])
+@pytest.mark.parametrize("above", ["CheXpert-v1.0-small", "/home/me/CheXpert", "C:\\\\data", "{here}", "../{name}"])
+def test_a_table_that_names_the_folder_it_lies_in(tmp_path, name, above):
+    root = images_in(tmp_path / name, "train/p{}/study1/view1.jpg", "valid/p{}/study1/view1.jpg")
+    for split in ("train", "valid"):
+        place = above.format(here=tmp_path / name, name=name)
+        text = rows("Path,Age,Edema", f"{place}/{split}/p{{0}}/study1/view1.jpg,5{{0}},{{1}}")
+        write(root / f"{split}.csv", text.replace(b",a", b",0.0").replace(b",b", b",1.0"))
+    found = read_listing(root, Reading(multi_label=True))
+    assert {n.split("/")[-4]: s for n, s in zip(found.names, found.splits, strict=True)} == {
+        "train": "train",
+        "valid": "validation",
+    }
+    assert not any("in no row" in note for note in found.notes) and all(map(found.store.read, found.names))
+    assert len(found.names) == 12 and found.mark_names == ("edema",)
+
+
+def test_files_of_one_name_are_asked_for(tmp_path):
+    root = images_in(tmp_path / "d", "x/{}.jpg", "y/{}.jpg")
+    write(root / "labels.csv", rows("file,label", "{}.jpg,{}"))
+    with pytest.raises(ValueError, match="labels.csv, line 2: names 0.jpg, which lies at x/0.jpg and y/0.jpg; give the path"):
+        survey(root / "labels.csv", tmp_path)
+    write(root / "0.jpg", encoded(pixels("cat", 50)))  # the table is of this place: others are not looked for elsewhere
+    with pytest.raises(ValueError, match="5 of 6 files .*\n.*/1.jpg: is not there"):
+        survey(root / "labels.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tables", "message"),
+    [
+        (("train/cat.{}.jpg", "test1/{}.jpg"), {"sampleSubmission.csv": b"id,label\n0,0"}, "folders test1, train are parts"),
+        (("cars_train/cars_train/{}.jpg", "cars_test/cars_test/{}.jpg"), {}, "cars_test, cars_train are parts of one set"),
+        (("train/{}.jpg", "val/{}.jpg"), {}, "train, val are parts of one set, and no classes; expected DIR/CLASS"),
+        (("images_1/{}.jpg", "images_2/{}.jpg"), {}, "images_1, images_2 are parts"),
+        (("S_part_1/{}.jpg", "S_part_2/{}.jpg"), {"m.csv": rows("image_id,kind", "{},{}")}, r"m.csv has the columns .*'kind'"),
+        (
+            ("S_part_1/{}.jpg", "S_part_2/{}.jpg"),
+            {"m.csv": rows("file,label", "x{},{}")},
+            "m.csv names files that are not there",
+        ),
+        (
+            ("images/a_{}.jpg", "annotations/trimaps/a_{}.png"),
+            {},
+            "folders annotations and images.*configs/own_segmentation.py",
+        ),
+        (
+            ("images/train/{}.jpg", "images/val/{}.jpg"),
+            {"annotations/a.json": b""},
+            "annotations and images.*configs/own_detection",
+        ),
+        (("images/a_{}.jpg",), {"annotations/a.json": b"{}"}, "folders annotations and images.*configs/own_detection.py"),
+    ],
+)
+def test_folders_of_parts_are_no_classes(tmp_path, patterns, tables, message):
+    root = images_in(tmp_path / "d", *patterns)
+    for name, data in tables.items():
+        write(root / name, data)
+    with pytest.raises(ValueError, match=message):
+        read_listing(root)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "labels", "splits"),
+    [
+        ([f"seg_{s}/seg_{s}/{c}/{{}}.jpg" for s in ("train", "test") for c in ("sea", "road")],
+         {"sea", "road"}, {"train", "test"}),
+        ([*(f"seg_{s}/{c}/{{}}.jpg" for s in ("train", "test") for c in ("sea", "road")), "seg_pred/{}.jpg"],
+         {"sea", "road"}, {"train", "test"}),
+        (["a/abbey/{}.jpg", "a/alley/{}.jpg", "b/barn/indoor/{}.jpg"], {"abbey", "alley", "barn_indoor"}, {""}),
+        (["images/banded/{}.jpg", "images/dotted/{}.jpg"], {"banded", "dotted"}, {""}),
+        (["images/cat/{}.jpg", "images/dog/{}.jpg"], {"cat", "dog"}, {""}),
+        (["test_positive/{}.jpg", "test_negative/{}.jpg"], {"test_positive", "test_negative"}, {""}),
+        (["part_1/{}.jpg", "part_2/{}.jpg"], {"part_1", "part_2"}, {""}),
+    ],
+    ids=["Intel", "to predict", "SUN397", "DTD", "dogs", "tests", "parts"],
+)  # fmt: skip
+def test_folders_around_classes(tmp_path, patterns, labels, splits):
+    root = images_in(tmp_path / "d", *patterns)
+    if "images/" in patterns[0]:
+        write(root / "labels" / "train1.txt", b"banded/0.jpg")
+        write(root / "annotations" / "cat" / "0.xml", b"")
+    found = read_listing(root)
+    assert set(found.labels) == labels and set(found.splits) == splits and not found.strays
+    assert len(found.names) == 6 * len([pattern for pattern in patterns if "pred" not in pattern])
+
+
+def test_every_row_of_a_table_is_compared_with_the_folders(tmp_path):
+    names = [f"{label}/{n:03}.png" for label in "ab" for n in range(120)]
+    for name in names:
+        write(tmp_path / "d" / name, b"")
+    lines = [f"{name},{name[0]}" for name in names]
+    lines[-1] = lines[-1][:-1] + "a"  # was corrected
+    write(tmp_path / "d" / "labels.csv", "\n".join(["file,label", *lines]).encode())
+    found = read_listing(tmp_path / "d")
+    assert found.labels[found.names.index("b/119.png")] == "a"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (rows("file,label", "images/{}.png,{}").decode().encode("utf-16"), ""),
+        (rows("file,labels", "images/{}.png,{}"), ""),
+        (rows("file,label", "images/{}.png,{}").replace(b"a\n", b"\xe4\n"), "val.csv is no UTF-8 text"),
+        (b"", "val.csv has no rows"),
+        (rows("file,klass,age", "images/{}.png,{},3"), "val.csv has the columns .*'klass', 'age'.*; expected one of"),
+        (rows("datei,label", "images/{}.png,{}"), "val.csv has the columns .*'datei'"),
+        (rows("file,label", "imgs/{}.png,{}"), "val.csv names files that are not there, e.g. imgs/0.png"),
+    ],
+    ids=["UTF-16", "labels", "latin-1", "empty", "columns", "files", "paths"],
+)
+def test_a_table_of_a_split_is_used_or_named(tmp_path, data, message):
+    root = images_in(tmp_path / "d", "images/{}.png", "more/{}.png")
+    write(root / "train.csv", rows("file,label", "more/{}.png,{}"))
+    write(root / "val.csv", data)
+    if not message:
+        found = read_listing(root)
+        assert found.splits == ["train"] * 6 + ["validation"] * 6 and set(found.labels) == {"a", "b"}
+        return
+    with pytest.raises(ValueError, match=f"{message}.*by its name it is a split, as .*train.csv: correct it, or move it away"):
+        read_listing(root)
+
+
+def test_minus_one_that_can_only_mean_no_is_asked_for(tmp_path):
+    root = images_in(tmp_path / "d", "{}.png", count=12)
+    lines = [f"{n}.png,{-1 if n % 2 else 1},{1 if n % 3 else -1},{n % 3 - 1}" for n in range(12)]
+    table = write(root / "t.csv", "\n".join(["image_id,smiling,male,old", *lines]).encode())
+    with pytest.raises(ValueError, match="t.csv: smiling is 1 and -1, and never 0.*data.options.minus_one=0 if"):
+        survey(root, tmp_path, multi_label=True)
+    assert (survey(root, tmp_path, {"minus_one": "0"}, multi_label=True).labels[:, :2] >= 0).all()
+    assert (survey(root, tmp_path, {"minus_one": "-1"}, multi_label=True).labels == -1).any()
+    write(table, rows("file,label", "{}.png,{}", 12).replace(b",a", b",-1").replace(b",b", b",1"))
+    for path in (root, npz(tmp_path / "a.npz", images=np.zeros((12, 8, 8), np.uint8), labels=np.arange(12) % 2 * 2 - 1)):
+        with pytest.raises(ValueError, match="abel is 1 and -1, and -1 stands for unknown.*data.options.minus_one to the name"):
+            survey(path, tmp_path)
+        assert survey(path, tmp_path, {"minus_one": "no"}).class_names == ("1", "no")
+    marks = npz(tmp_path / "b.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.array([[1, 0], [-1, 1], [1, 0], [-1, 1]]))
+    with pytest.raises(ValueError, match="b.npz: 0 is 1 and -1, and never 0"):
+        read_listing(marks, Reading(multi_label=True))
+    assert (read_listing(marks, Reading(multi_label=True, minus_one="0")).marks[:, 0] == [1, 0, 1, 0]).all()
+
+
+def test_findings_beside_a_column_of_noughts_are_the_labels(tmp_path):
+    root = images_in(tmp_path / "d", "images_001/images/{}.png", "images_002/images/1{}.png")
+    write(root / "Data_Entry.csv", rows("Image Index,Finding Labels,Follow-up #", "{}.png,{}|c,0"))
+    assert read_listing(root, Reading(multi_label=True)).mark_names == ("a", "b", "c")
+
+
+def test_several_labels_in_a_cell_of_one_are_told(tmp_path):
+    root = images_in(tmp_path / "d", "{}.png")
+    write(root / "t.csv", rows("file,label", "{}.png,{}").replace(b"0.png,a", b"0.png,a|b"))
+    with pytest.raises(ValueError, match=r"label is 'a\|b', which are several labels an image: use .*:multi_label"):
+        survey(root, tmp_path)

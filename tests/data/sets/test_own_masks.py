@@ -181,12 +181,12 @@ def test_files_without_a_partner_are_left_out_where_bad_files_are(tmp_path, suff
 
 
 def test_every_mask_is_looked_into_and_what_was_found_is_kept_until_one_changes(tmp_path, monkeypatch):
-    from imgrec_jax.data.sets import own_masks
+    from imgrec_jax.data.sets import mask_kinds, own_masks
 
     monkeypatch.setattr(own_masks, "KEPT_FROM", 1)
     root, looked = index(tmp_path / "d", binary), []
-    values = own_masks.mask_values
-    monkeypatch.setattr(own_masks, "mask_values", lambda files, path: looked.append(path) or values(files, path))
+    read = mask_kinds.read_mask
+    monkeypatch.setattr(mask_kinds, "read_mask", lambda files, path: looked.append(path) or read(files, path))
     assert survey(root, tmp_path).kind == "binary" and len(looked) == len(NUMBERS)
     looked.clear()
     assert survey(root, tmp_path).kind == "binary" and not looked
@@ -293,3 +293,246 @@ def test_deep_images_keep_their_depth(tmp_path):
     n = int(PurePosixPath(source.info.meta["file_names"][0]).stem)
     np.testing.assert_allclose(source[0]["image"], np.repeat(deep(n)[..., None], 3, 2) / 65535, rtol=1e-6)
     assert "data.options.depth" not in survey(tmp_path / "d", tmp_path, {"depth": 8}).found
+
+
+def with_palette(n, *colours):
+    """The mask of `n`, where 0, 1, 2 are of these colours."""
+    image = Image.fromarray(mask(n), "P")
+    image.putpalette([v for colour in colours for v in colour])
+    return image
+
+
+def with_colours(n, *colours):
+    return np.array(colours, np.uint8)[mask(n)]
+
+
+BLACK, RED, GREEN, WHITE = (0, 0, 0), (255, 0, 0), (0, 255, 0), (255, 255, 255)
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
+def test_palettes_of_every_format_are_read_by_index(tmp_path, format):
+    found = survey(index(tmp_path / "d", lambda n: with_palette(n, BLACK, RED, GREEN), format=format), tmp_path)
+    assert found.kind == "index" and found.class_names == ("background", "class 1", "class 2")
+    source = found.open("train")
+    n = int(PurePosixPath(source.info.meta["file_names"][0]).stem)
+    np.testing.assert_array_equal(source[0]["segmentation"], mask(n))
+
+
+def test_palettes_of_another_order_are_asked_for(tmp_path):
+    swapped = lambda n: Image.fromarray(np.uint8([0, 2, 1])[mask(n)], "P")  # noqa: E731
+
+    def other_order(n):
+        image = swapped(n)
+        image.putpalette([*BLACK, *GREEN, *RED])
+        return image if n % 2 else with_palette(n, BLACK, RED, GREEN)
+
+    with pytest.raises(ValueError, match=r"number 1 of its palettes is \(0, 255, 0\) in .*01\.png; \(255, 0, 0\) in .*00\.png"):
+        survey(index(tmp_path / "d", other_order), tmp_path)
+    assert survey(tmp_path / "d", tmp_path, {"kind": "index"}).kind == "index"
+    assert survey(tmp_path / "d", tmp_path, {"kind": "binary"}).kind == "binary"
+    with pytest.raises(ValueError, match=r"black is number 2 of its palettes, and 0, the background, is \(255, 0, 0\)"):
+        survey(index(tmp_path / "e", lambda n: with_palette(n, RED, GREEN, BLACK)), tmp_path)
+
+
+def test_two_colours_in_any_order_are_one_foreground(tmp_path):
+    def either(n):
+        drawn = (mask(n) > 0).astype(np.uint8)
+        image = Image.fromarray(drawn if n % 2 else 1 - drawn, "P")
+        image.putpalette([*BLACK, *WHITE] if n % 2 else [*WHITE, *BLACK])
+        return image
+
+    found = survey(index(tmp_path / "d", either), tmp_path)
+    source = found.open("train")
+    assert found.kind == "binary" and {int(PurePosixPath(n).stem) % 2 for n in source.info.meta["file_names"]} == {0, 1}
+    for name, example in zip(source.info.meta["file_names"], map(source.__getitem__, range(len(source))), strict=True):
+        np.testing.assert_array_equal(example["segmentation"], mask(int(PurePosixPath(name).stem)) > 0)
+
+
+def test_colours_that_differ_by_image_are_not_merged(tmp_path):
+    one = lambda n: with_colours(n, BLACK, (RED, GREEN)[n % 2], (RED, GREEN)[n % 2])  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"colour images, \(0, 255, 0\) in .*01\.png; \(255, 0, 0\) in .*00\.png; expected grey"
+    ):
+        survey(index(tmp_path / "d", one), tmp_path)
+    found = survey(tmp_path / "d", tmp_path, {"kind": "binary"})
+    n = int(PurePosixPath(found.open("train").info.meta["file_names"][0]).stem)
+    np.testing.assert_array_equal(found.open("train")[0]["segmentation"], mask(n) > 0)
+    assert survey(index(tmp_path / "e", lambda n: with_colours(n, BLACK, RED, RED)), tmp_path).kind == "binary"
+
+
+def test_class_numbers_in_three_equal_channels_are_class_numbers(tmp_path):
+    found = survey(index(tmp_path / "d", lambda n: with_colours(n, BLACK, (1, 1, 1), (2, 2, 2))), tmp_path)
+    assert found.class_names == ("background", "class 1", "class 2")
+    n = int(PurePosixPath(found.open("train").info.meta["file_names"][0]).stem)
+    np.testing.assert_array_equal(found.open("train")[0]["segmentation"], mask(n))
+
+
+@pytest.mark.parametrize(
+    "named", [("1st_manual", "mask"), ("manual1", "mask"), ("labels", "masks"), ("gt", "annotations")], ids="/".join
+)
+def test_several_folders_that_may_be_the_masks_are_asked_for(tmp_path, named):
+    root = index(tmp_path / "d", masks=named[0])
+    for n in NUMBERS:
+        write(root / named[1] / f"{n:02}.png", encoded(binary(0)))
+        write(root / "overlays" / f"{n:02}.png", encoded(pixels("dog", n, SIZE)))
+    with pytest.raises(ValueError, match=r"may be those of .*/, .*/; say which, e.g. --config\.data\.options=\"{'masks': '"):
+        survey(root, tmp_path)
+    found = survey(root, tmp_path, {"masks": named[0]})
+    assert len(found.class_names) == 3
+    assert f"folders that are not used: {named[1]}/ (20 images); overlays/ (20 images)" in found.lines
+    assert survey(root, tmp_path, {"masks": named[1]}).kind == "binary"
+    with pytest.raises(ValueError, match="masks='nowhere'"):
+        survey(root, tmp_path, {"masks": "nowhere"})
+    given = {"kind": "index", "class_names": ("a", "b", "c", "d")}  # as a run has them that goes on
+    assert survey(root, tmp_path, given).entries["train"]
+
+
+def test_a_folder_of_masks_may_have_a_name_of_its_own(tmp_path):
+    root = index(tmp_path / "d", masks="vessels")
+    with pytest.raises(ValueError, match=r"one of masks, .*; --config\.data\.options=\"{'masks': 'vessels'}\" takes another"):
+        survey(root, tmp_path)
+    assert len(survey(root, tmp_path, {"masks": "vessels"}).entries["train"]) == 16
+    root = index(tmp_path / "e")
+    write(root / "labels" / "preview.png", encoded(binary(0)))
+    assert "folders that are not used: labels/ (1 images)" in survey(root, tmp_path).lines
+
+
+@pytest.mark.parametrize("names", [("train2020", "val2020", "test1"), ("stage1_train", "my-valid", "stage1_test")])
+@pytest.mark.parametrize("layout", ["split/images", "images/split", "instances"])
+def test_words_of_names_tell_the_splits(tmp_path, layout, names):
+    name = lambda n: names[("train", "val", "test").index(by_split(n))]  # noqa: E731
+    if layout == "split/images":
+        root = index(tmp_path / "d", splits=name)
+    elif layout == "instances":
+        root = tmp_path / "d"
+        instances(tmp_path / "cells")
+        for n in NUMBERS:
+            (root / name(n)).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "cells" / f"cell{n}").rename(root / name(n) / f"test{n}")
+    else:
+        root = index(tmp_path / "d", images="images/{}", masks="masks/{}")
+        for kind in ("images", "masks"):
+            for n in NUMBERS:
+                file = root / kind / "{}" / f"{n:02}.png"
+                write(root / kind / name(n) / file.name, file.read_bytes())
+                file.unlink()
+    assert {k: len(v) for k, v in survey(root, tmp_path).entries.items()} == {"train": 12, "validation": 4, "test": 4}
+
+
+def test_lists_of_pascal_voc_tell_the_splits_of_masks(tmp_path):
+    root = index(tmp_path / "d" / "VOC2012", images="JPEGImages", masks="SegmentationClass")
+    for n in (50, 51):  # of boxes alone
+        write(root / "JPEGImages" / f"{n}.png", encoded(pixels("cat", n, SIZE)))
+    for n in NUMBERS:
+        write(root / "SegmentationObject" / f"{n:02}.png", encoded(mask(n)))
+    for split in ("train", "val", "trainval"):
+        mine = [f"{n:02}" for n in NUMBERS if by_split(n) != "test" and (split == "trainval" or by_split(n) == split)]
+        write(root / "ImageSets" / "Segmentation" / f"{split}.txt", "\n".join(mine).encode())
+    write(root / "ImageSets" / "Segmentation" / "test2012.txt", b"16\n17\n18\n19\n")
+    found = survey(tmp_path / "d", tmp_path)
+    assert {k: len(v) for k, v in found.entries.items()} == {"train": 12, "validation": 4, "test": 4}
+    assert "2 images are in no list of ImageSets/Segmentation: left out" in found.lines
+    write(root / "ImageSets" / "Segmentation" / "val.txt", b"00\n")
+    with pytest.raises(ValueError, match=r"00 is in the list of \w+, too"):
+        survey(tmp_path / "d", tmp_path)
+
+
+def three_levels(low, high):
+    def values(n):
+        return np.uint8([0, low, high])[np.where(mask(n) == 2, 2, np.where(mask(0) > 0, 1, 0))]
+
+    return values
+
+
+def test_a_mask_an_image_in_a_folder_of_its_own_is_read_by_its_values(tmp_path):
+    for n in NUMBERS:
+        for root, values in (("classes", mask(n)), ("binary", binary(n)), ("several", mask(n))):
+            write(tmp_path / root / f"p{n}" / "images" / "slice.png", encoded(pixels("cat", n, SIZE)))
+            write(tmp_path / root / f"p{n}" / "masks" / "slice.png", encoded(values))
+        write(tmp_path / "several" / f"p{n}" / "masks" / "more.png", encoded(mask(n)))
+    found = survey(tmp_path / "classes", tmp_path)
+    assert found.kind == "index" and len(found.class_names) == 3
+    assert survey(tmp_path / "binary", tmp_path).kind == "binary"
+    with pytest.raises(ValueError, match=r"more\.png holds the numbers \[1, 2\]; a file for each object has one"):
+        survey(tmp_path / "several", tmp_path)
+
+
+def test_the_bytes_of_a_mask_tell_whether_it_is_lossy(tmp_path):
+    root = index(tmp_path / "d")
+    (root / "masks" / "03.png").rename(root / "masks" / "03.jpg")
+    assert survey(root, tmp_path).kind == "index"
+    write(root / "masks" / "03.jpg", encoded(binary(3), "JPEG"))
+    with pytest.raises(ValueError, match=r"some of its masks are lossy, e\.g\. .*03\.jpg, .* others hold \[1, 2\]"):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize("low", [60, 100, 140, 190])
+def test_three_levels_are_asked_for(tmp_path, low):
+    if low > 60:
+        with pytest.raises(ValueError, match=rf"hold 3 values up to 255, .* \(0; {low}; 255\); say what they are"):
+            survey(index(tmp_path / "png", three_levels(low, 255)), tmp_path)
+    with pytest.raises(ValueError, match="between black and white: a class of its own"):
+        survey(index(tmp_path / "jpeg", three_levels(low, 255), format="JPEG"), tmp_path)
+    assert survey(tmp_path / "jpeg", tmp_path, {"kind": "binary"}).kind == "binary"
+    assert survey(index(tmp_path / "soft", soft, format="JPEG"), tmp_path).kind == "binary"
+
+
+def vessels(n, grey=255):
+    values = np.zeros((96, 96), np.uint8)
+    steps = np.random.default_rng(n).normal(0, 12, (6, 12, 2))
+    cv2.polylines(values, list(np.cumsum(steps, 1).astype(np.int32) + 48), False, grey, 1 + n % 2)
+    return values
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("scale", [0.5, 1, 2])
+@pytest.mark.parametrize("grey", [200, 255])
+def test_soft_edges_of_lossy_masks_are_no_class(tmp_path, quality, scale, grey):
+    for n in NUMBERS[:6]:
+        values = cv2.resize(vessels(n, grey), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        write(tmp_path / "d" / "images" / f"{n}.png", encoded(pixels("cat", n, values.shape)))
+        write(tmp_path / "d" / "masks" / f"{n}.jpg", encoded(values, "JPEG", quality=quality))
+    assert survey(tmp_path / "d", tmp_path).kind == "binary"
+
+
+def as_float(values, where=None, number=0.0):
+    values = values.astype(np.float32)
+    values[:3] = number if where is None else values[:3]
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (lambda n: as_float(mask(n), number=np.nan), r"00\.png holds NaN or infinity in 144 pixels"),
+        (lambda n: as_float(mask(n), number=-9999), r"hold negative values, \[-9999\], e\.g\. .*00\.png; .*'void': -9999"),
+        (lambda n: Image.fromarray(np.where(np.arange(48) < 3, -1, mask(n).astype(np.int32))), r"values, \[-1\], .*'void': -1"),
+        (lambda n: as_float((mask(n) > 0) * 0.8 + 0.02, 0), r"00\.png holds fractions, 0\.02 to 0\.82"),
+        (lambda n: np.zeros(SIZE, np.uint8), "no mask holds anything but 0, the background; expected"),
+        (lambda n: np.dstack([binary(n) * 0] * 3 + [binary(n)]), r"00\.png is drawn in its alpha channel, which is not read"),
+    ],
+    ids=["nan", "-9999", "-1", "probabilities", "zero", "alpha"],
+)
+def test_values_that_are_no_class_are_refused(tmp_path, values, message):
+    root = index(tmp_path / "d", lambda n: mask(n))
+    for n in NUMBERS:
+        (root / "masks" / f"{n:02}.png").unlink()
+        image = values(n)
+        deep = isinstance(image, Image.Image)
+        write(root / "masks" / f"{n:02}.png", encoded(image, "TIFF" if deep else "PNG"))
+    with pytest.raises(ValueError, match=message):
+        survey(root, tmp_path)
+    for kind in ("binary", "instance_map") if "void" in message else ():
+        with pytest.raises(ValueError, match="holds negative values, e.g. -"):
+            survey(root, tmp_path, {"kind": kind, "class_names": ("a", "b")}).open("train")
+    if void := {"-9999": -9999, "-1": -1}.get(message.rsplit(" ", 1)[-1]):
+        found = survey(root, tmp_path, {"void": void})
+        example = found.open("train")[0]
+        assert found.kind == "index" and len(found.class_names) == 3 and not example["pixel_valid"].all()
+        assert example["segmentation"].max() == 2
+
+
+def test_names_that_are_no_utf_8_are_told_by_file(tmp_path):
+    write(index(tmp_path / "d") / "classes.txt", "bg\nk\xe4t\ndog\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt is no UTF-8 text"):
+        survey(tmp_path / "d", tmp_path)

@@ -1,0 +1,164 @@
+"""Rows: a table's bytes as rows of texts, its columns by the names that people give them, and the marks of a cell.
+
+Everything a table says is text: `007` and `NA` are names.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from imgrec_jax.data.images import read_regular
+from imgrec_jax.data.own.listing import UNKNOWN, Reading
+from imgrec_jax.data.own.stores import Store
+
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
+FILE = (
+    "file", "file_name", "filename", "path", "filepath", "file_path", "image", "image_path", "image_id", "img", "image_name",
+    "image_file", "image_index", "img_path", "img_name", "id_code", "id",
+)  # fmt: skip
+LABEL = ("label", "class", "class_name", "category", "target", "finding_labels")
+# Of these there may be one beside columns of marks, or beside LABEL.
+MORE_LABELS = (
+    "labels", "class_label", "label_name", "category_name", "diagnosis", "dx", "breed", "species", "class_id",
+    "classid", "label_id",
+)  # fmt: skip
+SPLIT = ("split", "set", "subset")
+_MARKS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}
+_MOST_TABLE_BYTES = 2**31
+BETWEEN = "\x1f"  # names of a list
+_FEW_ODD = 0.05  # of the rows of a column of marks: typing errors, and no column of something else
+
+
+def rows_of(store: Store, name: str, title: str) -> Iterable[dict[str, str]]:
+    """The rows of a table, as they are asked for, by lower-case column; "#" is the number of the line.
+
+    Raises:
+      ValueError: with `title`, for what is no table.
+    """
+    return _rows(text_of(_bytes_of(store, name), title), title)
+
+
+def _bytes_of(store: Store, name: str) -> bytes:
+    """A file that is no image, of a folder or archive."""
+    return read_regular(store.root / name, "a table", _MOST_TABLE_BYTES) if store.root.is_dir() else store.read(name)
+
+
+def text_of(data: bytes, name: str) -> str:
+    """A file of text: UTF-8, or UTF-16 with a byte-order mark, as spreadsheets write it.
+
+    Raises:
+      ValueError: naming the file, for anything else.
+    """
+    try:
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
+
+
+def _rows(text: str, name: str) -> Iterable[dict[str, str]]:
+    if name.lower().endswith(JSON_LINES):
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line, parse_int=str, parse_float=str)
+                    yield {"#": str(number)} | {str(key).strip().lower(): _as_text(value) for key, value in row.items()}
+                except (ValueError, AttributeError, RecursionError) as error:
+                    raise ValueError(f"{name}, line {number}: no JSON object ({error}); expected one a line") from error
+        return
+    head = text.partition("\n")[0]
+    delimiter = "\t" if name.lower().endswith(".tsv") else max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    try:
+        header = [column.strip().lower() for column in next(reader, [])]
+        if twice := sorted({column for column in header if header.count(column) > 1 and column}):
+            raise ValueError(f"{name} has the column {twice[0]!r} twice")
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                if len(row) != len(header):
+                    raise ValueError(f"{name}, line {reader.line_num}: {len(row)} cells; the header has {len(header)}")
+                yield {"#": str(reader.line_num)} | dict(zip(header, map(str.strip, row), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{name}, line {reader.line_num}: {error}") from error
+
+
+def _as_text(value: object) -> str:
+    """A list of names as one text, between which none can stand."""
+    if isinstance(value, list):
+        return BETWEEN + BETWEEN.join(map(_as_text, value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value).strip()
+
+
+def names_in(text: str, separator: str) -> list[str]:
+    """The names of one cell, or of a list."""
+    parts = text.split(BETWEEN) if text.startswith(BETWEEN) else text.split(separator)
+    return [name.strip() for name in parts if name.strip()]
+
+
+def column(columns: Collection[str], names: Sequence[str]) -> str | None:
+    """The column of one of these names, as `Image Index` for "image_index"; the first name that there is."""
+    plain = {re.sub(r"[\s-]+", "_", column): column for column in columns}
+    return next((name for name in names if name in columns), next((plain[name] for name in names if name in plain), None))
+
+
+def mark(text: str, reading: Reading) -> int | None:
+    """1, 0 or UNKNOWN; None for what is no mark."""
+    mapped = {"": reading.empty, "-1": reading.minus_one}.get(text.removesuffix(".0"), "")
+    return _MARKS.get((mapped or text).lower())
+
+
+def no_mark(column: str, rows: Sequence[dict], reading: Reading) -> str:
+    """Why a column tells of no label; "" where it does."""
+    known = False
+    for row in rows:
+        found = mark(row.get(column, ""), reading)
+        if found is None:
+            return f"line {row['#']} has {row[column]!r}; expected 0, 1, -1 or nothing"
+        known |= found != UNKNOWN
+    return "" if known else "no row has 0 or 1"
+
+
+def is_nearly_marked(column: str, rows: Sequence[dict], reading: Reading) -> bool:
+    """Whether a column that is none of marks holds 0 and 1 but for a few rows, which are mistakes, then."""
+    marks = [mark(row.get(column, ""), reading) for row in rows]
+    odd = marks.count(None)
+    return 0 < odd <= max(_FEW_ODD * len(marks), 1) and {0, 1} <= set(marks)
+
+
+def check_marks(where: str, label: str, texts: Collection[str], reading: Reading) -> None:
+    """texts: all cells of the marks of one label.
+
+    Raises:
+      ValueError: where -1 may stand for no: nothing else does, and nothing else is unknown.
+    """
+    other = {"", 0} & {text and mark(text, reading) for text in texts}  # what else is unknown, or no
+    if not reading.minus_one and {"-1", "-1.0"} & {*texts} and not other:
+        raise ValueError(
+            f"{where}: {label} is 1 and -1, and never 0: -1 stands for unknown; set config.data.options.minus_one=0 if it is "
+            "no, or minus_one=-1 if it is unknown"
+        )
+
+
+def check_names(where: str, label: str, names: Collection[str], reading: Reading) -> None:
+    """names: all that a column of one label an image has.
+
+    Raises:
+      ValueError: where -1 must be a class, as there is one other; where names of several labels stand in a cell.
+    """
+    others = {*names} - {"", "-1", "-1.0"}
+    if not reading.minus_one and {"-1", "-1.0"} & {*names} and len(others) == 1:
+        raise ValueError(
+            f"{where}: {label} is {others.pop()} and -1, and -1 stands for unknown: this is one class; set "
+            "config.data.options.minus_one to the name of another, e.g. no"
+        )
+    parts = {name: names_in(name, reading.separator) for name in sorted(others) if not name.startswith(BETWEEN)}
+    if several := next((name for name, found in parts.items() if len(found) > 1 and others & {*found}), None):
+        raise ValueError(
+            f"{where}: {label} is {several!r}, which are several labels an image: use "
+            "--config=configs/image_folder.py:multi_label"
+        )
