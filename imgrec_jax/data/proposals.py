@@ -72,7 +72,8 @@ def selective_search(image: np.ndarray, options: SearchOptions = SearchOptions()
             "opencv-python, then pip install opencv-contrib-python-headless"
         )
     # OpenCV's scales and histograms are made for 0..255
-    base = np.ascontiguousarray(as_image(image * (255 / white(image.dtype)), np.uint8) if image.dtype != np.uint8 else image)
+    image = image if image.dtype == np.uint8 else as_image(image * (255 / white(image.dtype)), np.dtype(np.uint8))
+    base = np.ascontiguousarray(image)
     conversion = {"hsv": cv2.COLOR_RGB2HSV, "lab": cv2.COLOR_RGB2Lab}
     found = [np.zeros((0, 4), np.int32)]
     for space in options.spaces:
