@@ -106,10 +106,9 @@ def test_pictures_of_equal_names_lie_beside_one_another(finished, tmp_path, caps
     for folder, value in (("a", 0), ("b", 255)):
         (tmp_path / folder).mkdir()
         Image.fromarray(np.full((28, 28), value, np.uint8)).save(tmp_path / folder / "x.png")
-    capsys.readouterr()
-    assert (
-        call("--workdir", finished["classification"], tmp_path / "a", tmp_path / "b", "--save_images", tmp_path / "drawn") == 0
-    )
+    workdir = finished["classification"]
+    capsys.readouterr()  # what training printed
+    assert call("--workdir", workdir, tmp_path / "a", tmp_path / "b", "--save_images", tmp_path / "drawn") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len({line["picture"] for line in lines}) == 2
     for line, value in zip(lines, (0, 255), strict=True):
