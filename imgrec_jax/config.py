@@ -352,14 +352,14 @@ def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Lines `key: old -> new` for every value that decides what a run computes."""
+def difference(old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> list[str]:
+    """Lines `key: old -> new` for every value that decides what a run computes; may_change: beginnings of keys that do not."""
     a, b = ({k: v for k, v in flatten(modernise(c)).items() if not (k in FREE and v == {})} for c in (old, new))
     absent = "(absent)"
     return [
         f"{key}: {a.get(key, absent)} -> {b.get(key, absent)}"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key, absent) != b.get(key, absent) and not key.startswith(MAY_CHANGE)
+        if a.get(key, absent) != b.get(key, absent) and not key.startswith(may_change)
     ]
 
 

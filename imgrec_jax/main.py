@@ -166,6 +166,8 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
         if begun and not FLAGS.restart:
             given, config = config, assemble.remembered(config, workdir.read_config(folder))
             goes_on = given != config
+        else:
+            assemble.pretrained.check_file(config)
         untrained = FLAGS.mode == "eval" and not workdir.exists(folder) and bool(config.pretrained.path)
         # What needs no data is compared first: a wrong config costs a second, not a preparation.
         if (
@@ -235,9 +237,11 @@ def _one_line(error: Exception, config: ConfigDict | None = None) -> BaseExcepti
     if FLAGS.verbosity > 0:
         return error
     text = str(error).strip() or type(error).__name__
-    if config is not None and memory.is_out_of_memory(error):
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    # A checkpoint that could not be written says why itself: tensorstore calls a full disk RESOURCE_EXHAUSTED, too.
+    if config is not None and "CheckpointError" not in kinds and memory.is_out_of_memory(error):
         return SystemExit(f"error: {memory.describe(error, config.data.batch_size, config.data.eval_batch_size)}")
-    if any(kind.__name__ in NAMED for kind in type(error).__mro__):
+    if any(kind in NAMED for kind in kinds):
         return SystemExit(f"error: {text}")
     from imgrec_jax.assemble import own
 

@@ -61,9 +61,14 @@ def bootstrap(
         value = statistic(np.bincount(rng.integers(0, count, count), minlength=count)[at])
         if value is not None:
             values.append(value)
-    if len(values) < draws / 2 or min(values) == max(values):
+    if len(values) < draws / 2 or _all_one(values):
         return None
     return Interval(*map(float, np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])))
+
+
+def _all_one(values: list[float]) -> bool:
+    """Whether all draws give one value, to rounding: then they say nothing of others."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def mean_of(values: np.ndarray) -> Callable[[np.ndarray], float | None]:
@@ -192,7 +197,7 @@ def over_runs(
       scores: [R, T] of R runs on T tasks (or [R]: one task).
 
     Returns:
-      The interval; None with fewer than two runs.
+      The interval; None with fewer than two runs, or where all draws give one value, as of equal runs.
     """
     scores = np.asarray(scores, np.float64).reshape(len(scores), -1)
     runs, tasks = scores.shape
@@ -200,6 +205,8 @@ def over_runs(
         return None
     rng = np.random.default_rng(seed)
     values = [statistic(scores[rng.integers(0, runs, (runs, tasks)), np.arange(tasks)]) for _ in range(draws)]
+    if _all_one(values):
+        return None
     low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(low), float(high))
 
@@ -242,7 +249,8 @@ def paired_bootstrap(
       count: N.
 
     Returns:
-      The difference with its percentile interval and the two-sided p of no difference; None where it is undefined.
+      The difference with its percentile interval and the two-sided p of no difference; None where it is undefined, or where
+      all draws give one difference, as of a few examples that all favour one run: that says nothing of others.
     """
     every = np.ones(count, np.int64)
     a, b = first(every), second(every)
@@ -254,7 +262,7 @@ def paired_bootstrap(
         one, other = first(weights), second(weights)
         if one is not None and other is not None:
             differences.append(one - other)
-    if len(differences) < draws / 2:
+    if len(differences) < draws / 2 or _all_one(differences):
         return None
     low, high = np.quantile(differences, [0.5 - level / 2, 0.5 + level / 2])
     values = np.array(differences)

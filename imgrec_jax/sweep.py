@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from imgrec_jax.config import did_you_mean
+from imgrec_jax.config import MAY_CHANGE, did_you_mean, to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference.command import Parser, ending_in_one_line, note
 from imgrec_jax.overrides import configure, default_workdir
@@ -28,6 +28,8 @@ from imgrec_jax.sweeps.runs import Places, command, final_values, finished, run_
 from imgrec_jax.sweeps.table import summarise
 
 ASKED = "sweep.json"
+# Where runs that stand in one row of the table may have other values.
+MAY_DIFFER = tuple(key for key in MAY_CHANGE if key not in ("train.total_", "data.manual_dir", "data.test_sets"))
 
 
 def _path(text: str) -> Path:
@@ -69,7 +71,7 @@ def slurm_script(folder: Path, argv: Sequence[str], count: int) -> str:
         f"#SBATCH --job-name={folder.name}",
         f"#SBATCH --array=0-{count - 1}",
         f"#SBATCH --output={folder.absolute()}/slurm_%a.log",
-        "#SBATCH --signal=TERM@60",
+        "#SBATCH --signal=B:TERM@60",  # without B: Slurm signals the steps of srun alone, and here the script is the run
         "# Add what the cluster needs: --partition, --gres=gpu:1, --time. A task that was ended goes on when it is submitted",
         "# again; the same command without --only makes the table.",
         f"exec {line} --only=$SLURM_ARRAY_TASK_ID",
@@ -83,7 +85,7 @@ def check_asked(folder: Path, asked: dict[str, Any]) -> None:
     if path.exists():
         before = json.loads(path.read_text())
         theirs, ours = (
-            " ".join([d["config"], *(f"--config.{k}={v}" for k, v in d["common"].items())]) for d in (before, asked)
+            " ".join([d["config"], *(f"--config.{k}={v}" for k, v in sorted(d["common"].items()))]) for d in (before, asked)
         )
         if theirs != ours:
             raise ValueError(f"{folder} holds a sweep of --config={theirs}, not of {ours}; give another --folder")
@@ -104,6 +106,8 @@ def run(argv: Sequence[str]) -> int:
     if bool(flags.sample) != (flags.random is not None) or (flags.grid and flags.random is not None):
         raise ValueError("give --grid, or --random N with --sample")
     combinations = sample(flags.sample, flags.random, flags.sample_seed) if flags.random is not None else grid(flags.grid)
+    if flags.random is not None and len(combinations) < flags.random:
+        note(f"{flags.random} draws gave {len(combinations)} different points; a point that is drawn again is made once")
     every = points(combinations, seeds_of(flags.seeds), common)
     if seeds := {"seeds", "seeds_in"} & {*common, *every[0].values}:
         raise ValueError(f"--config.{sorted(seeds)[0]}: a sweep makes every seed a run of its own; give --seeds=N")
@@ -112,10 +116,10 @@ def run(argv: Sequence[str]) -> int:
     for name in ("jobs", "cores"):
         if (value := getattr(flags, name)) is not None and value < 1:
             raise ValueError(f"--{name}={value}; expected 1 or more")
-    configs = _configs(flags.config, every)
-    metrics = flags.metrics.split(",") if flags.metrics else list(configs[every[-1].name].log.show)
     named = default_workdir(flags.config)
     folder = flags.folder or named.with_name(f"sweep_{named.name}")
+    configs = _configs(flags.config, every, folder)
+    metrics = flags.metrics.split(",") if flags.metrics else list(configs[every[-1].name].log.show)
     asked = {"config": flags.config, "common": common, "points": [point._asdict() for point in every]}
     if flags.dry_run:
         print("\n".join(point.name for point in every))
@@ -169,28 +173,38 @@ def run(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _configs(config: str, every: Sequence[Point]) -> dict[str, ConfigDict]:
-    """{name: config} of the points, each of which was found sound."""
+def _configs(config: str, every: Sequence[Point], folder: Path) -> dict[str, ConfigDict]:
+    """{name: config} of the points, each of which was found sound and is another than the others."""
     from imgrec_jax import assemble
+    from imgrec_jax.run import workdir
 
-    made = {}
+    made: dict[str, ConfigDict] = {}
+    known: dict[str, str] = {}
     for point in every:
-        made[point.name], _ = configure(config, point.overrides)
+        one, _ = configure(config, point.overrides)
+        same = known.setdefault(json.dumps(to_plain(one), sort_keys=True), point.name)
+        if same != point.name or point.name in made:
+            raise ValueError(f"{point.name} is the same run as {same}: one run counts once; give each value once")
+        made[point.name] = one
         try:
-            assemble.check(assemble.complete(made[point.name]))
+            assemble.check(assemble.complete(one))
+            if not workdir.exists(folder / point.name):
+                assemble.pretrained.check_file(one)
         except ValueError as error:
             raise ValueError(f"point {point.name}: {error}") from error
     return made
 
 
 def _changes(own: Path, config: ConfigDict) -> list[str]:
-    """How the config of a point now differs from that of its workdir, where it is still there: a file may have been edited."""
+    """How the config of a point that is done differs now from that of its workdir, where it is still there: a file may have
+    been edited. Nothing goes on there, so that its length and its data count, too."""
     from imgrec_jax import assemble
     from imgrec_jax.run import workdir
 
     if not workdir.exists(own):
         return []
-    return workdir.config_changes(own, assemble.remembered(config, workdir.read_config(own)), assemble.complete)
+    now = assemble.remembered(config, workdir.read_config(own))
+    return workdir.config_changes(own, now, assemble.complete, MAY_DIFFER)
 
 
 def metrics_check(folder: Path, every: Sequence[Point], metrics: Sequence[str]) -> Callable[[], None]:

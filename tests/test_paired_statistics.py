@@ -25,3 +25,10 @@ def test_paired_bootstrap_sees_a_difference_that_is_there_and_none_that_is_not()
     assert none.low < 0 < none.high and none.p > 0.05
     error = np.std(better - base, ddof=1) / 20  # the normal interval, which the bootstrap is near
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_few_examples_that_all_favour_one_run_are_no_evidence(count):
+    right, wrong = stats.mean_of(np.ones(count)), stats.mean_of(np.zeros(count))
+    assert stats.paired_bootstrap(right, wrong, count) is None
+    assert stats.paired_bootstrap(stats.mean_of(np.full(count, 0.3)), stats.mean_of(np.full(count, 0.1)), count) is None

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from imgrec_jax import assemble
+from imgrec_jax.assemble import pretrained
 from imgrec_jax.assemble.model import make_model
 from imgrec_jax.assemble.pretrained import make_initialise
 from tests.goldens import seeded
@@ -83,7 +84,8 @@ def test_mistakes_are_found_before_anything_is_built(config):
     config.pretrained.allow_missing = ()
     config.pretrained.path = "gone.pth"
     with pytest.raises(assemble.ConfigError, match="config.pretrained.path='gone.pth' is no file"):
-        assemble.check(config)
+        pretrained.check_file(config)
+    assemble.check(config)  # a run that has begun needs it no more
     config.pretrained.format = "torchvison"
     with pytest.raises(assemble.ConfigError, match=r"format='torchvison' is unknown; choose one of \['auto'\]"):
         assemble.check(config)

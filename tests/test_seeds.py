@@ -18,6 +18,7 @@ from imgrec_jax.run import checkpoint, loop, start
 from imgrec_jax.run.together import Stacked
 from imgrec_jax.run.workdir import WorkdirError
 from imgrec_jax.sweeps import over_seeds, seeds, ways
+from imgrec_jax.sweeps.ensemble import evaluate_ensemble
 from imgrec_jax.tasks import classify, multi_label, segment
 from tests import small_runs
 from tests.run.test_loop import final_state, records, same, small_config
@@ -140,7 +141,12 @@ def test_each_stops_early_by_itself(digits_dir, tmp_path):
     assert len(set(ends)) > 1, ends
     assert sum("stopped early at step" in line for line in said) == sum(end < 64 for end in ends)
     last = [r for r in records(tmp_path / "w") if r["split"] == "test"][-1]
-    assert last["step"] == max(ends) and last["seeds"] == [seed for seed in SEEDS if ends[seed] == max(ends)]
+    assert last["step"] == max(ends) and last["seeds"] == list(SEEDS) and last["step_of_seeds"] == ends
+    own = [[r for r in records(start.folder_of_seed(tmp_path / "w", seed)) if r["split"] == "test"][-1] for seed in SEEDS]
+    assert last["accuracy_of_seeds"] == [r["accuracy"] for r in own]
+    mean = f"{np.mean(last['accuracy_of_seeds']):.4f} ±"
+    assert mean in next(line for text in said for line in text.splitlines() if line.startswith("  mean "))
+    assert f"| {np.mean(last['accuracy_of_seeds']):.4g} ± " in (tmp_path / "w" / "table.md").read_text()
 
 
 def test_one_that_fails_leaves_the_others_to_their_ends(digits_dir, tmp_path):
@@ -154,6 +160,62 @@ def test_one_that_fails_leaves_the_others_to_their_ends(digits_dir, tmp_path):
     first, second = loop.train_together(members, ways.stack("vmap"), failed=failed.__setitem__)
     assert first["test"]["examples"] == 200 and second is None
     assert list(failed) == [1] and isinstance(failed[1], loop.NonFiniteError)
+
+
+def test_one_that_fails_is_missing_in_the_summary_of_the_others(digits_dir, tmp_path, monkeypatch):
+    record = loop.Run.record
+
+    def broken(run, step, split, values, unrepeatable=None):
+        if run.experiment.seed == 1 and step == 10:
+            raise loop.NonFiniteError("not finite")
+        record(run, step, split, values, unrepeatable)
+
+    monkeypatch.setattr(loop.Run, "record", broken)
+    config = small_config(digits_dir, seeds=3, seeds_in="vmap", train__total_steps=16, log__show=("accuracy",))
+    said: list[str] = []
+    with pytest.raises(seeds.SeedsFailedError, match="1 of 3 seeds failed or are unfinished: seed 1: not finite"):
+        seeds.train(config, tmp_path / "w", said.append)
+    [summary] = [text for text in said if "  mean " in text]
+    assert "seed 0" in summary and "seed 1" not in summary and "  ensemble" in summary
+    assert said[-1] == "1 of 3 seeds are missing here: 1"
+    table = (tmp_path / "w" / "table.md").read_text()
+    assert "| 2 |" in table and "1 of 3 runs are missing here: seed_1" in table
+    found = {(r["step"], r["split"]): r["seeds"] for r in records(tmp_path / "w")}
+    assert found[8, "test"] == [0, 1, 2] and found[16, "test"] == [0, 2] and found[16, "ensemble_test"] == [0, 2]
+
+
+def test_nothing_to_show_is_no_error_and_a_restart_comes_after_what_can_fail(digits_dir, tmp_path, monkeypatch):
+    config = small_config(digits_dir, seeds=2, seeds_in="vmap", train__total_steps=4, log__show=())
+    seeds.train(config, tmp_path / "w", quiet)
+    before = small_runs.contents(tmp_path / "w")
+    for change in ({"optim__accumulate": 5}, {"select__metric": "acuracy"}, {"pretrained__path": "gone.pth"}):
+        with pytest.raises(ValueError, match=next(iter(change)).replace("__", ".")):
+            seeds.train(small_config(digits_dir, seeds=2, seeds_in="vmap", **change), tmp_path / "w", quiet, restart=True)
+        assert small_runs.contents(tmp_path / "w") == before
+    seeds.train(config, tmp_path / "w", quiet, restart=True)
+    kept = tmp_path / "w" / "before_restart_1"
+    assert small_runs.contents(kept) == before
+    # A way that the config does not allow any more is left.
+    experiments = assemble.replicas(small_config(digits_dir, seeds=2, parallel__mode="pmap"))
+    said: list[str] = []
+    assert seeds._way(kept, config, assemble.replicas(config), said.append).name == "vmap" and not said
+    assert seeds._way(kept, small_config(digits_dir, seeds=2), experiments, said.append).name == "processes"
+    assert "parallel.mode" in said[0] and "no longer bit for bit" in said[0]
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert ways.choose("auto", experiments).name == "processes"
+
+
+def test_the_ensemble_under_pmap_is_that_of_the_whole_batch(whole):
+    config, workdir = whole
+    folders = [start.folder_of_seed(workdir, seed) for seed in SEEDS]
+    plain, mapped = (
+        evaluate_ensemble(assemble.replicas(c), folders, "last")
+        for c in (config, small_config(config.data.data_dir, seeds=3, parallel__mode="pmap"))
+    )
+    assert mapped["test"]["confusion_matrix"] == plain["test"]["confusion_matrix"]
+    assert mapped["test"]["loss" if "loss" in plain["test"] else "accuracy"] == plain["test"].get(
+        "loss", plain["test"]["accuracy"]
+    )
 
 
 def test_nets_without_convolutions_are_measured_and_others_are_not(digits_dir, monkeypatch):
@@ -225,8 +287,42 @@ def test_a_record_of_all_has_what_every_run_has_that_goes_on():
     ]  # fmt: skip
     runs[4].append(row(2, "best_test", 2.0))
     assert [(r["step"], r["split"], r["seeds"], r["loss"]) for r in over_seeds.of_all(runs, (3, 4))] == [
-        (1, "test", [3, 4], 1.5), (2, "test", [3], 3.0), (2, "best_test", [3, 4], 1.5),
+        (1, "test", [3, 4], 1.5), (2, "test", [3, 4], 2.5), (2, "best_test", [3, 4], 1.5),
     ]  # fmt: skip
+    assert [r.get("step_of_seeds") for r in over_seeds.of_all(runs, (3, 4))] == [None, [2, 1], [1, 2]]
+    # Of a run that failed nothing stands for what comes later.
+    assert [(r["step"], r["split"], r["seeds"], r["loss"]) for r in over_seeds.of_all(runs, (3,), (4,))][:2] == [
+        (1, "test", [3, 4], 1.5), (2, "test", [3], 3.0),
+    ]  # fmt: skip
+    assert over_seeds.of_all(runs, (4,), (3,))[-2]["seeds"] == [3, 4]  # where only the one that failed has got to is no record
+
+
+def test_a_mean_says_of_how_many_seeds_it_is():
+    def row(f1):
+        return [{"step": 1, "epoch": 1.0, "split": "test", "loss": 1.0, "f1": f1}]
+
+    runs = {0: row(0.5), 1: row(None), 2: row(0.7)}
+    [record] = over_seeds.of_all(runs, (0, 1, 2))
+    assert record["f1"] == pytest.approx(0.6) and record["f1_of_seeds"] == [0.5, None, 0.7]
+    assert over_seeds.headline(record, ("loss", "f1")) == "loss 1.0000 ± 0, f1 0.6000 ± 0.14 (2 of 3)"
+    lines = over_seeds.summary(runs, [], ("f1",)).splitlines()
+    assert lines[2].split() == ["seed", "1", "undefined"] and lines[4].endswith("(2 of 3)")
+    runs[1][0]["split"] = "best_test"  # a split that only some have
+    assert over_seeds.summary(runs, [], ("loss",)).splitlines()[-1].count("of 3)") == 2
+
+
+def test_records_that_are_seen_at_once_have_one_pace(tmp_path, monkeypatch):
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(over_seeds.time, "perf_counter", lambda: next(clock))
+    said: list[str] = []
+    following = over_seeds.Following(tmp_path, [0, 1], 8, 100, ("loss",), said.append)
+    for steps in ((5, 10), (15, 20, 25)):
+        for seed in (0, 1):
+            start.folder_of_seed(tmp_path, seed).mkdir(exist_ok=True)
+            with (start.folder_of_seed(tmp_path, seed) / "metrics.jsonl").open("a") as file:
+                file.writelines(json.dumps({"step": s, "epoch": s, "split": "train", "loss": 1.0}) + "\n" for s in steps)
+        following.poll()
+    assert [line.partition("± 0")[2] for line in said] == ["", "", "", "", "  2 x 60 img/s  ETA 0:10"]
 
 
 @pytest.mark.parametrize("task", [classify, multi_label, segment])

@@ -118,3 +118,10 @@ def test_an_area_of_exactly_one_is_no_certainty():
         low, high = stats.auc_interval(np.where(positive, 0.1, 0.9), positive)
         assert (low, high) == pytest.approx((0.0, 1 - found.low))
     assert stats.auc_interval(np.zeros(8), np.arange(8) < 4) is None  # all scores are equal
+
+
+@pytest.mark.parametrize("value", [0.9, 0.1, 0.0, 1 / 3])
+@pytest.mark.parametrize("count", [2, 5, 7])
+def test_equal_runs_say_nothing_of_others(value, count):
+    assert stats.over_runs(np.full(count, value)) is None
+    assert stats.bootstrap(stats.mean_of(np.full(count, value)), np.arange(count)) is None

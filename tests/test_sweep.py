@@ -66,7 +66,7 @@ def test_a_grid_is_every_combination_and_its_names_differ():
 
 
 def test_random_points_keep_to_their_ranges_and_are_the_first_of_more():
-    texts = ["optim.learning_rate=1e-4:1e-1:log", "model.width=4:9:int", "optim.name=sgd,adam", "loss.label_smoothing=0:0.2"]
+    texts = ["optim.learning_rate=1e-4:1e-1:log", "model.width=4:9:int", "optim.name=sgd,a:b", "loss.label_smoothing=0:0.2"]
     few, many = sample(texts, 5, 0), sample(texts, 200, 0)
     assert many[:5] == few and sample(texts, 5, 1) != few
     rates = [float(point["optim.learning_rate"]) for point in many]
@@ -74,9 +74,16 @@ def test_random_points_keep_to_their_ranges_and_are_the_first_of_more():
     assert 60 < sum(rate < 10**-2.5 for rate in rates) < 140  # half of them below the middle of the logarithms
     assert {point["model.width"] for point in many} == set("456789") and {point["optim.name"] for point in many} == {
         "sgd",
-        "adam",
+        "a:b",
     }
     assert all(0 <= float(point["loss.label_smoothing"]) <= 0.2 for point in many)
+    narrow = [float(point["x"]) for point in sample(["x=0.12345:0.12348"], 20, 0)]
+    assert min(narrow) >= 0.12345 and max(narrow) <= 0.12348  # not rounded out of their range
+
+
+def test_a_random_point_that_is_drawn_again_is_made_once():
+    few, many = sample(["a.x=1,2", "a.y=1:2:int"], 3, 0), sample(["a.x=1,2", "a.y=1:2:int"], 60, 0)
+    assert many[: len(few)] == few and sorted(tuple(p.values()) for p in many) == [(x, y) for x in "12" for y in "12"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +95,13 @@ def test_random_points_keep_to_their_ranges_and_are_the_first_of_more():
         (["--grid", "optim.learning_rate=0.1,-1"], "learning_rate=-1_seed=0: config.optim.learning_rate=-1"),
         (["--random", "3"], "give --grid, or --random N with --sample"),
         (["--random", "3", "--sample", "optim.learning_rate=0:1:log"], "LOW above 0"),
+        (["--random", "3", "--sample", "optim.accumulate=0.5:1.5:int"], "LOW:HIGH:int of whole numbers"),
+        (["--random", "3", "--sample", "optim.learning_rate=nan:nan"], "of finite numbers"),
+        (["--random", "3", "--sample", "optim.learning_rate=1:inf"], "of finite numbers"),
+        (["--grid", "optim.learning_rate=0.1,0.1,0.1"], "is the same run as learning_rate=0.1_seed=0: .* give each value once"),
+        (["--grid", "optim.learning_rate=0.1,1e-1"], "learning_rate=1e-1_seed=0 is the same run as learning_rate=0.1_seed=0"),
+        (["--seeds", "1,0,1"], "--seeds=1,0,1 has a seed twice"),
+        (["--config.pretrained.path=gone.pth"], "seed=0: config.pretrained.path='gone.pth' is no file"),
         (["--seeds", "0"], "expected how many"),
         (["--config.seeds=3"], "give --seeds=N"),
         (["--grid", "optim.learning_rate=0.1", "--config.optim.learning_rate=1"], "the sweep varies it"),
@@ -157,7 +171,11 @@ def test_an_edited_config_file_does_not_mix_with_what_is_done(data, finished_run
     runs.record(folder, point, 1.0)
     asked = [f"--config={file}:classification", f"--folder={folder}"]
     assert sweep.run(asked) == 0
-    file.write_text(file.read_text().replace("learning_rate = 0.02", "learning_rate = 0.0001"))
+    before = file.read_text()
+    file.write_text(before.replace("    return config\n", "    config.train.total_steps = 4\n    return config\n", 1))
+    with pytest.raises(ValueError, match=r"(?s)seed=0 is done with another config:.*train.total_steps: 6 -> 4.*--folder"):
+        sweep.run([*asked, "--seeds=2"])  # runs of two lengths are not one row
+    file.write_text(before.replace("learning_rate = 0.02", "learning_rate = 0.0001"))
     with pytest.raises(ValueError, match=r"(?s)seed=0 is done with another config:.*learning_rate: 0.02 -> 0.0001.*--folder"):
         sweep.run(asked)
 
@@ -176,6 +194,27 @@ def test_a_tilde_is_home_as_it_is_of_a_workdir(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sweep.run(flags(data, Path("~/sweep"), "--slurm=~/array.sh")) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"sweep", "array.sh"}
+
+
+def test_the_same_flags_in_another_order_are_the_same_sweep(data, tmp_path):
+    given = ["--config.data.threads=0", "--config.log.every_steps=2"]
+    assert sweep.run(flags(data, tmp_path / "sweep", *given, f"--slurm={tmp_path / 'a.sh'}")) == 0
+    assert sweep.run(flags(data, tmp_path / "sweep", *given[::-1], f"--slurm={tmp_path / 'a.sh'}")) == 0
+
+
+def test_a_table_says_of_how_many_seeds_a_mean_is_and_takes_any_value(tmp_path):
+    every = points(grid(["optim.frozen=('a|b',),('c',)"]), [0, 1, 2, 3], {})
+    for point in (*every[::2], *every[1::2]):  # the seeds of a point need not lie side by side
+        (tmp_path / point.name).mkdir()
+        line = {"step": 1, "epoch": 1.0, "split": "test", "loss": 0.5, "f1": None if point.seed == 2 else 0.25}
+        (tmp_path / point.name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        runs.record(tmp_path, point, 1.0)
+    text = summarise(tmp_path, [*every[::2], *every[1::2]], ["f1", "loss"])
+    assert text.splitlines()[2:4] == [
+        r"| ('a\|b',) | 0.25 ± 0 (3 of 4) | 0.5 ± 0 | 4 |", "| ('c',) | 0.25 ± 0 (3 of 4) | 0.5 ± 0 | 4 |",
+    ]  # fmt: skip
+    assert text.endswith("optim.frozen ('c',): test loss, interquartile mean 0.5 (all seeds alike)")
+    assert summarise(tmp_path, every, []).splitlines()[2:] == [r"| ('a\|b',) | 4 |", "| ('c',) | 4 |"]
 
 
 def test_a_result_below_a_torn_one_is_kept_and_what_is_missing_is_said(tmp_path):
@@ -227,6 +266,7 @@ def test_an_array_script_names_every_point(data, tmp_path):
     asked = ["--grid", "optim.learning_rate=0.01,0.02", "--seeds=3"]
     assert sweep.run(flags(data, tmp_path / "sweep", *asked, f"--slurm={script}")) == 0
     text = script.read_text()
+    assert "#SBATCH --signal=B:TERM@60\n" in text  # the script is the run, and no step of srun
     assert "#SBATCH --array=0-5" in text and "--only=$SLURM_ARRAY_TASK_ID" in text and "--slurm" not in text
     task = text.splitlines()[-1].removeprefix("exec ").replace("$SLURM_ARRAY_TASK_ID", "4")
     done = subprocess.run(task, shell=True, cwd=small_runs.ROOT, capture_output=True, text=True, check=False)

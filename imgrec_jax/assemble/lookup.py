@@ -50,11 +50,11 @@ def unit_of(section: Any, name: str, required: bool = True) -> str | None:
 
 
 def steps_of(section: Any, name: str, steps_per_epoch: int, batch_size: int, default: int | None = None) -> int:
-    """A duration in steps, at least 1."""
+    """A duration in steps, at least 1 of one that is not 0."""
     unit = unit_of(section, name, required=default is None)
     if unit is None:
         assert default is not None  # or one of the three was required
         return default
     value = section[f"{name.rsplit('.', 1)[-1]}_{unit}"]
     factor = {"steps": 1.0, "epochs": steps_per_epoch, "examples": 1 / batch_size}[unit]
-    return max(round(value * factor), 1)
+    return max(round(value * factor), 1) if value else 0

@@ -72,17 +72,24 @@ def check(config: ConfigDict) -> None:
             fetch.look_up(section.path)
         except fetch.FetchError as error:
             raise ConfigError(f"config.pretrained.path: {error}") from error
-    elif section.path and not files.file_in(_path(section)).is_file() and not workdir.exists(_path(section)):
-        raise ConfigError(
-            f"config.pretrained.path={section.path!r} is no file; give a .pth, .safetensors, .keras, .h5 or .onnx file, the "
-            f"folder of a tfjs model or of a run, a name such as {next(iter(KNOWN))}, or ''"
-        )
     for key in ALLOWANCES:
         for pattern in section[key]:
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(f"config.pretrained.{key}: {pattern!r} is no regular expression: {error}") from error
+
+
+def check_file(config: ConfigDict) -> None:
+    """Raises ConfigError where the weights to begin with are not there; a run that has begun needs nothing of them any more."""
+    section = config.pretrained
+    if fetch.is_name(section.path) or not section.path:
+        return
+    if not files.file_in(_path(section)).is_file() and not workdir.exists(_path(section)):
+        raise ConfigError(
+            f"config.pretrained.path={section.path!r} is no file; give a .pth, .safetensors, .keras, .h5 or .onnx file, the "
+            f"folder of a tfjs model or of a run, a name such as {next(iter(KNOWN))}, or ''"
+        )
 
 
 def settle(config: ConfigDict) -> None:
@@ -208,6 +215,7 @@ def make_initialise(config: ConfigDict, class_names: Sequence[str] = ()) -> Call
     ours = (fit.BACKGROUND, *class_names) if config.task == "detection" else tuple(class_names)
 
     def initialise(variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        check_file(config)
         try:
             return _initialise(config, variables, ours)
         except (ValueError, FileNotFoundError) as error:

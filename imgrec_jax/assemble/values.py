@@ -195,7 +195,10 @@ DETECTION: dict[str, Check] = {
 }
 OR_NONE = ("crowd_thresh", "mask_batch_size_per_image")
 
-_LESS_IS_MORE = re.compile(r"(^|_)loss(_|$)|^calibration_error$")  # of what a run may be chosen by
+# Of what a run may be chosen by: numbers of this project that are better the smaller, and the larger they are.
+_LESS_IS_MORE = re.compile(r"(^|_)loss(_|$)|^calibration_error$")
+_MORE_IS_BETTER = re.compile(r"(^|_)(accuracy|precision|recall|specificity|f1|auc|iou|dice|mAUC|m?A[PR][sml]?)(_|\d|$)")
+_OF_RECORDS = ("best_", "ensemble_")  # beginnings of names of splits in the records of a run and of several seeds
 
 # Keys that only some tasks use; elsewhere they must have their default.
 _DETECTION = (
@@ -259,6 +262,12 @@ def check(config: ConfigDict) -> None:
         rule = _rule(key, value)
         if rule and key not in VALUES and not rule[0](value):
             raise ConfigError(f"config.{key}={value!r}; expected {rule[1]}")
+    for name in config.data.test_sets:
+        if name.startswith(_OF_RECORDS):
+            raise ConfigError(
+                f"config.data.test_sets has {name!r}: records of such names are of the best checkpoint or of an ensemble; "
+                f"expected a name that does not begin with {' or '.join(_OF_RECORDS)}"
+            )
     if (
         config.task == "classification"
         and config.eval.top_k
@@ -302,6 +311,12 @@ def check_used(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.select.metric={config.select.metric!r} is better the smaller it is, and config.select.mode='max' would "
             "keep the worst; set select.mode='min'"
+        )
+    more = _MORE_IS_BETTER.search(config.select.metric) and not _LESS_IS_MORE.search(config.select.metric)
+    if config.select.mode == "min" and more:
+        raise ConfigError(
+            f"config.select.metric={config.select.metric!r} is better the larger it is, and config.select.mode='min' would "
+            "keep the worst; set select.mode='max'"
         )
     if not config.select.metric and config.select.patience is not None:
         raise ConfigError(f"config.select.patience={config.select.patience} needs a config.select.metric to wait for")

@@ -294,7 +294,7 @@ class Checkpointer:
         """
         self.workdir, self._keep, self._say = Path(workdir).absolute(), max(keep, 2), say
         self._finisher = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: tuple[int, Future] | None = None
+        self._pending: tuple[Path, Future] | None = None
         try:
             (self.workdir / LAST).mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
@@ -342,9 +342,9 @@ class Checkpointer:
             distributed.wait("checkpoint begun")
             self._writer.save(partial / STATE, args=load_orbax().args.StandardSave(state))
 
-        self._guard(start, step)
+        self._guard(start, folder / str(step))
         keep_best = clock["selection"]["best_step"] if clock.get("selection") else None
-        self._pending = (step, self._finisher.submit(self._finish, folder, partial, step, clock, best, keep_best))
+        self._pending = (folder / str(step), self._finisher.submit(self._finish, folder, partial, step, clock, best, keep_best))
 
     def _finish(
         self, folder: Path, partial: Path, step: int, clock: dict[str, Any], best: bool, keep_best: int | None
@@ -371,19 +371,21 @@ class Checkpointer:
     def wait(self) -> None:
         """Returns when everything is written; raises CheckpointError as `save`."""
         if self._pending is not None:
-            (step, future), self._pending = self._pending, None
-            for line in self._guard(future.result, step) or ():
+            (path, future), self._pending = self._pending, None
+            for line in self._guard(future.result, path) or ():
                 self._say(line)
             distributed.wait("checkpoint written")
 
-    def _guard(self, action: Callable[[], Any], step: int) -> Any:
+    def _guard(self, action: Callable[[], Any], path: Path) -> Any:
+        """path: of the checkpoint that the action writes."""
         try:
             return action()
         except Exception as error:  # orbax and tensorstore raise many kinds
-            good = [found.step for found in saved(self.workdir) if found.step != step]
+            good = [str(found) for kind in (LAST, BEST) for found in saved(self.workdir, kind) if found.path != path]
             raise CheckpointError(
-                f"checkpoint {step} could not be written to {self.workdir}: {_first_line(error)}. "
-                f"Earlier checkpoints are intact: {good}. Free space or make the folder writable, and start again"
+                f"checkpoint {path.name} could not be written to {path.parent}: {_reason(error)}. "
+                + (f"Earlier ones are intact: {', '.join(good)}. " if good else "There is none from before. ")
+                + "Free space or make the folder writable, and start again"
             ) from error
 
     def close(self) -> None:
@@ -422,6 +424,12 @@ def _delete(path: Path) -> str:
     except OSError as error:
         return f"note: the old checkpoint {path} could not be deleted ({_first_line(error)}); the run does not need it"
     return ""
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said of a write, where the libraries wrap it in names of their own."""
+    of_disk = next((code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in str(error)), None)
+    return _first_line(error) if of_disk is None else os.strerror(of_disk)
 
 
 def _first_line(error: BaseException) -> str:

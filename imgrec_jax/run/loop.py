@@ -30,7 +30,7 @@ from imgrec_jax.run import workdir as workdirs
 from imgrec_jax.run.checkpoint import Checkpointer, CheckpointError, DamagedError
 from imgrec_jax.run.evaluate import Results, evaluate, headline, not_finite
 from imgrec_jax.run.record import Callback, NonFiniteError, Run, Watch
-from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, at_end, find, set_damaged_aside
+from imgrec_jax.run.start import EVALUATED, FRESH, STEP, WHOLE, Start, at_end, find, is_cut_here, set_damaged_aside
 from imgrec_jax.run.stop import Interrupted, Stop, caught
 from imgrec_jax.run.together import Alone, Together, compile_eval_step, compile_train_step, create_state, initialiser
 from imgrec_jax.run.writers import Console, aside, duration, emit
@@ -122,17 +122,18 @@ def train_together(
         if parallel.is_lead():
             for member, folder in zip(members, folders, strict=True):
                 stack.enter_context(workdirs.held(folder))
-                if restart and (kept := workdirs.restart(folder)):
-                    member.say(f"what was in {folder} is kept in {kept}")
-                workdirs.check_config(folder, member.experiment.config, member.experiment.settle)
-                workdirs.check_card(folder, member.experiment.card)
+                if not restart:
+                    workdirs.check_config(folder, member.experiment.config, member.experiment.settle)
+                    workdirs.check_card(folder, member.experiment.card)
         distributed.wait("workdir")
-        starts = [_find(member.experiment, folder) for member, folder in zip(members, folders, strict=True)]
+        starts = [
+            None if restart else _find(member.experiment, folder) for member, folder in zip(members, folders, strict=True)
+        ]
         done = [_already_done(m.experiment, f, s, m.say) for m, f, s in zip(members, folders, starts, strict=True)]
         if None not in done:
             stop.kept = True
             return [*done]
-        lanes, joined = _begin(members, folders, starts, together)
+        lanes, joined = _begin(members, folders, starts, together, restart)
         with stop.noting(), contextlib.ExitStack() as opened:
             for lane in lanes:
                 opened.enter_context(contextlib.closing(lane.run))
@@ -142,9 +143,20 @@ def train_together(
             return [None if lane.failed else lane.run.results for lane in lanes]
 
 
+def rehearse(experiment: Experiment) -> None:
+    """Raises what the beginning of a run would, before anything is moved or written."""
+    boards.require(experiment.boards)
+    state, _ = create_state(experiment, initialiser(experiment, lambda line: None))
+    _check_selection(experiment, compile_eval_step(experiment, state))
+
+
 def _find(experiment: Experiment, folder: Path) -> Start | None:
     if experiment.cadence.checkpoint_every:
-        return find(folder)
+        begun = find(folder)
+        if begun is not None and is_cut_here(begun.clock, experiment.optimisation.total_steps):
+            evaluated = begun.clock["step"] % experiment.cadence.eval_every == 0
+            return begun._replace(clock={**begun.clock, "phase": EVALUATED if evaluated else STEP})
+        return begun
     if checkpoint.any_ever(folder):
         raise workdirs.WorkdirError(
             f"{folder} holds checkpoints, and with config.checkpoint.enabled=False this start could not go on from them; "
@@ -158,8 +170,10 @@ def _begin(
     folders: Sequence[Path],
     starts: Sequence[Start | None],
     together: Callable[..., Together],
+    restart: bool,
 ) -> tuple[list["Lane"], Together]:
-    """Chooses between the ways a run can start (see the top of this file). Nothing is written before all is found to fit."""
+    """Chooses between the ways a run can start (see the top of this file). Nothing is written, and nothing moved by
+    `restart`, before all is found to fit."""
     experiments, says = [member.experiment for member in members], [member.say for member in members]
     clocks = [start.clock if start else FRESH for start in starts]
     fresh = [
@@ -176,6 +190,10 @@ def _begin(
         checkpoint.load_orbax()  # meanwhile
     environments = [workdirs.environment(clock["step"]) for clock in clocks]
     _wait_for(joined.step, says[0])
+    for folder, say in zip(folders, says, strict=True):
+        if restart and parallel.is_lead() and (kept := workdirs.restart(folder)):
+            say(f"what was in {folder} is kept in {kept}")
+    distributed.wait("restarted")
     sums = jax.tree.structure(joined.step.out[1])
     lanes = []
     for number, (member, folder, start, clock) in enumerate(zip(members, folders, starts, clocks, strict=True)):
@@ -243,6 +261,8 @@ class Lane:
         """Finishes the work of the step before, and opens the data."""
         self._began, self._stop = time.perf_counter(), stop
         self._asked = distributed.termination(lambda: stop.signal is not None)
+        if self._phase != WHOLE and self._start == self.run.total_steps and self.run.window.dump() is not None:
+            self.run.report(self._start)  # of a run that was planned to go on
         self._complete = self._phase == WHOLE or self._finish(self._phase)
         self._over = not self._complete or self._at_end
         if not self._over:
@@ -525,6 +545,8 @@ def _evaluate_best(run: Run, eval_step: parallel.Step | None, state: TrainState,
     if not tests or best_step is None:
         return
     if best_step == step:
+        for split in run.experiment.data.first:
+            run.record(step, f"best_{split}", run.results[split])
         for split in tests:
             run.results = {**run.results, f"best_{split}": run.results[split]}
             run.record(step, f"best_{split}", run.results[split])

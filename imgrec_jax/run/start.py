@@ -82,7 +82,14 @@ def find(workdir: Path) -> Start | None:
 def at_end(clock: dict[str, Any], total_steps: int | None = None) -> bool:
     """Whether nothing is left to do after a checkpoint; total_steps: of the config now, None for those it was saved with."""
     total = clock["total_steps"] if total_steps is None else total_steps
-    return clock["phase"] == WHOLE and (clock["stopped"] or (total is not None and clock["step"] >= total))
+    past = total is not None and clock["step"] >= total
+    return clock["phase"] == WHOLE and (clock["stopped"] or (past and not is_cut_here(clock, total)))
+
+
+def is_cut_here(clock: dict[str, Any], total_steps: int | None) -> bool:
+    """Whether a run was planned to go on from a checkpoint and is to end there now: what comes at the end is to be made."""
+    planned = clock["total_steps"]
+    return planned is not None and planned > clock["step"] == total_steps and not clock["stopped"]
 
 
 def has_ended(workdir: Path, total_steps: int | None = None) -> bool:

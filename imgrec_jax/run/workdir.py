@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from imgrec_jax.config import difference, flatten, from_plain, modernise, own_names, to_plain
+from imgrec_jax.config import MAY_CHANGE, difference, flatten, from_plain, modernise, own_names, to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.source import Fingerprint
 from imgrec_jax.run import checkpoint, start
@@ -119,16 +120,21 @@ def read_config(folder: Path) -> ConfigDict:
         raise WorkdirError(f"{folder / CONFIG} is no config ({error}); put the file back as it was") from error
 
 
-def config_changes(folder: Path, config: ConfigDict, settle: Callable[[ConfigDict], ConfigDict]) -> list[str]:
+def config_changes(
+    folder: Path,
+    config: ConfigDict,
+    settle: Callable[[ConfigDict], ConfigDict],
+    may_change: tuple[str, ...] = MAY_CHANGE,
+) -> list[str]:
     """Lines `key: old -> new` where the config differs from the workdir's in what a run computes.
 
-    settle: fills in the options that a config leaves out.
+    settle: fills in the options that a config leaves out; may_change: as of `config.difference`.
     """
     stored, config = read_config(folder), modernise(config)
     named = flatten(config)
     if only_there := own_names(stored).items() - own_names(config).items():
         return [f"{key}: {name} -> {named.get(key, '(absent)')}" for key, name in only_there]  # code is not run to compare
-    return difference(settle(stored), settle(config))
+    return difference(settle(stored), settle(config), may_change)
 
 
 def data_changes(folder: Path, card: dict[str, Any]) -> list[str]:
@@ -254,10 +260,12 @@ def _lock(file: Any, folder: Path) -> None:
 def restart(folder: Path) -> Path | None:
     """Moves everything into `before_restart_N/` of the same folder; returns it, or None where there was nothing.
 
+    Copies of code stay as well, named by what is in them: what begins anew may be made of them.
+
     Raises:
       WorkdirError: when another process holds a run within it, such as that of a seed; nothing is moved then.
     """
-    content = [p for p in folder.iterdir() if p.name != LOCK and not p.name.startswith("before_restart_")]
+    content = [p for p in folder.iterdir() if p.name not in (LOCK, CODE) and not p.name.startswith("before_restart_")]
     if not content:
         return None
     number = 1
@@ -268,6 +276,8 @@ def restart(folder: Path) -> Path | None:
             if (path / LOCK).exists():
                 stack.enter_context(held(path))
         kept.mkdir()
+        if (folder / CODE).exists():
+            shutil.copytree(folder / CODE, kept / CODE)
         for path in content:
             path.rename(kept / path.name)
     return kept
@@ -276,8 +286,10 @@ def restart(folder: Path) -> Path | None:
 def write_record(folder: Path, config: ConfigDict, card: dict[str, Any]) -> None:
     """Writes config.json and run.json: the folder is this run's from now on."""
     kept = read_card(folder) if exists(folder) and was_trained(folder) else {}
-    # What the run was trained on stays, also where it goes on without some split.
-    card = {**kept, **card, "format": FORMAT, "splits": {**kept.get("splits", {}), **card["splits"]}}
+    # What the run was trained on stays, also where it goes on without some split; so do the weights that it began with, of
+    # which a later start reads nothing: their file may be another by now.
+    new = {name: value for name, value in card.items() if name != "pretrained" or not kept}
+    card = {**kept, **new, "format": FORMAT, "splits": {**kept.get("splits", {}), **card["splits"]}}
     if "code" in card:
         before = kept.get("code", {})
         card["code"] = {name: before.get(name) or _keep_code(folder, part) for name, part in card["code"].items()}
@@ -306,7 +318,8 @@ def _keep_code(folder: Path, part: dict[str, Any]) -> dict[str, Any]:
     if not part["kept"]:
         return part
     source = Path(part["file"])
-    copy = f"{CODE}/{source.stem}_{part['sha256'][:8]}.py"
+    sha = part["sha256"][:8]
+    copy = f"{CODE}/{source.stem.removesuffix(f'_{sha}')}_{sha}.py"  # what begins anew may be of a copy
     if not (folder / copy).exists():
         (folder / CODE).mkdir(exist_ok=True)
         data = source.read_bytes()

@@ -25,13 +25,18 @@ class EnsembleStep:
         task, layout = experiment.task, experiment.compute.layout
         first = next(iter(experiment.data.evals.values())).batch(0)
         self._predict = layout.compile_eval_step(task.predict, variables, first)
+        self._by_device = layout.axis_name is not None  # what it takes and gives has a leading axis of the devices
         self._combine = jax.jit(lambda predictions, batch: states_of(task, predictions, batch))
 
     def prepare(self, state: Sequence[dict[str, Any]], batch: dict[str, Any], check: Callable[[], None] = lambda: None) -> None:
         self._predict.prepare(state[0], batch, check)
 
     def __call__(self, state: Sequence[dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
-        return self._combine([self._predict(variables, batch) for variables in state], batch)
+        predictions = [self._predict(variables, batch) for variables in state]
+        if not self._by_device:
+            return self._combine(predictions, batch)
+        whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get((predictions, batch)))
+        return jax.tree.map(lambda x: x[None], self._combine(*whole))
 
 
 def states_of(task: Task, predictions: Sequence[dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from imgrec_jax.data.files import write_whole
 from imgrec_jax.run.start import folder_of_seed
 from imgrec_jax.run.workdir import METRICS
 from imgrec_jax.run.writers import Console, duration, emit, to_json
+from imgrec_jax.sweeps.table import of_how_many
 
+Records = dict[int, list[dict[str, Any]]]  # of each seed
 Key = tuple[int, str]  # step and split; -1 for what validation chose, which may be of another step in each run
 _OF_RECORD = ("step", "epoch", "split")
 
@@ -39,33 +41,55 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def of_all(records: dict[int, list[dict[str, Any]]], ended: Iterable[int]) -> list[dict[str, Any]]:
-    """{seed: its records} -> a record for each step and split that every seed has but those that have ended before.
+def of_all(records: Records, ended: Iterable[int], failed: Iterable[int] = ()) -> list[dict[str, Any]]:
+    """{seed: its records} -> a record, as `together` makes it, for each step and split that every seed has.
 
-    "NAME" is the mean of a number, "NAME_std" its standard deviation, "NAME_of_seeds" the values in the order of "seeds".
+    Of a seed that has ended before, its last one of that split counts from there on: the last record of all is of the last
+    evaluation of each. failed: seeds whose runs cannot go on, each of which counts where it has got to.
     """
     found: dict[Key, dict[int, dict[str, Any]]] = {}
     for seed, of_seed in records.items():
         for record in of_seed:
             found.setdefault(key_of(record), {})[seed] = record
-    open_ones = set(records) - set(ended)
+    failed = set(failed)
+    stay, open_ones = set(ended) - failed, set(records) - set(ended) - failed
+    kept: dict[str, dict[int, dict[str, Any]]] = {}  # of each split
     made = []
     for key in sorted(found, key=lambda key: (key[0] < 0, key[0])):  # stable: splits stay in the order of a run
-        of_key = found[key]
-        if open_ones - set(of_key):
-            continue
-        seeds = [seed for seed in records if seed in of_key]
-        first = of_key[seeds[0]]
-        row: dict[str, Any] = {**{name: first[name] for name in _OF_RECORD}, "seeds": seeds}
-        if key[0] < 0:
-            row |= {name: max(of_key[seed][name] for seed in seeds) for name in ("step", "epoch")}
-        for name in first:
-            values: list[Any] = [of_key[seed].get(name) for seed in seeds]
-            if name not in _OF_RECORD and all(_is_number(value) for value in values):
-                row[name], row[f"{name}_std"] = spread(values)
-                row[f"{name}_of_seeds"] = values
-        made.append(row)
+        before = kept.setdefault(key[1], {})
+        before |= {seed: record for seed, record in found[key].items() if seed in stay}
+        of_key = before | found[key]
+        if not open_ones - set(of_key) and set(found[key]) - failed:
+            made.append(together({seed: of_key[seed] for seed in records if seed in of_key}))
     return made
+
+
+def last_of_all(records: Records) -> dict[str, dict[str, Any]]:
+    """{split: the record, as `together` makes it, of the last evaluation of each seed}."""
+    last: dict[str, dict[int, dict[str, Any]]] = {}
+    for seed, of_seed in records.items():
+        for record in of_seed:
+            last.setdefault(record["split"], {})[seed] = record
+    return {split: together(of_split) for split, of_split in last.items()}
+
+
+def together(of_seeds: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """{seed: its record of a split} -> one of all, of the last of their steps.
+
+    "NAME" is the mean of a number, "NAME_std" its standard deviation, "NAME_of_seeds" the values in the order of "seeds", of
+    which those that are undefined (None) are left out of the mean; "step_of_seeds" where the steps are different ones.
+    """
+    every = list(of_seeds.values())
+    row = {**max(({name: one[name] for name in _OF_RECORD} for one in every), key=lambda r: r["step"]), "seeds": list(of_seeds)}
+    if len(set(steps := [one["step"] for one in every])) > 1:
+        row["step_of_seeds"] = steps
+    for name in dict.fromkeys(name for one in every for name in one if name not in _OF_RECORD):
+        values: list[Any] = [one.get(name) for one in every]
+        numbers = [value for value in values if _is_number(value)]
+        if numbers and len(numbers) + values.count(None) == len(values):
+            row[name], row[f"{name}_std"] = spread(numbers)
+            row[f"{name}_of_seeds"] = values
+    return row
 
 
 def _is_number(value: Any) -> bool:
@@ -73,24 +97,28 @@ def _is_number(value: Any) -> bool:
 
 
 def write(
-    folder: Path, seeds: Sequence[int], ended: Iterable[int], more: Sequence[dict[str, Any]] = ()
-) -> list[dict[str, Any]]:
-    """Writes the workdir's metrics.jsonl anew and returns its records; more: records that come last."""
+    folder: Path,
+    seeds: Sequence[int],
+    ended: Iterable[int],
+    failed: Iterable[int] = (),
+    more: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Writes the workdir's metrics.jsonl anew; ended, failed: as of `of_all`; more: records that come last."""
     records = {seed: read(folder_of_seed(folder, seed) / METRICS) for seed in seeds}
-    made = [*of_all(records, ended), *more]
-    if made:
+    if made := [*of_all(records, ended, failed), *more]:
         lines = "".join(json.dumps(to_json(record), allow_nan=False) + "\n" for record in made)
         write_whole(folder / METRICS, lambda partial: partial.write_text(lines))
-    return made
 
 
-def headline(record: dict[str, Any], show: Sequence[str]) -> str:
-    """`loss 0.0423 ± 0.001, accuracy 0.9871 ± 0.0004`"""
-    return ", ".join(
-        f"{name} {record[name]:.4f}" + (f" ± {record[f'{name}_std']:.2g}" if record.get(f"{name}_std") is not None else "")
-        for name in show
-        if record.get(name) is not None
-    )
+def headline(record: dict[str, Any], show: Sequence[str], seeds: int = 0) -> str:
+    """`loss 0.0423 ± 0.001, accuracy 0.9871 ± 0.0004 (4 of 5)`; seeds: how many there are, by default those of the record."""
+    parts = []
+    for name in show:
+        if record.get(name) is not None:
+            count = sum(value is not None for value in record[f"{name}_of_seeds"])
+            deviation = f" ± {record[f'{name}_std']:.2g}" if record[f"{name}_std"] is not None else ""
+            parts.append(f"{name} {record[name]:.4f}{deviation}{of_how_many(count, seeds or len(record['seeds']))}")
+    return ", ".join(parts)
 
 
 def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
@@ -101,27 +129,31 @@ def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return "\n".join("  " + "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def summary(seeds: Sequence[int], records: Sequence[dict[str, Any]], show: Sequence[str]) -> str:
-    """A line a seed, their mean and standard deviation, and the ensemble, by the last evaluation of every split."""
-    last = {record["split"]: record for record in records}
-    rows: dict[str, dict[str, str]] = {name: {} for name in (*(f"seed {seed}" for seed in seeds), "mean", "ensemble")}
-    for split, record in last.items():
+def summary(records: Records, ensemble: Sequence[dict[str, Any]], show: Sequence[str]) -> str:
+    """A line a seed, their mean and standard deviation, and the ensemble, by the last evaluation of every split of each; "" of
+    nothing.
+
+    Args: records: of each seed; ensemble: of the ensembles.
+    """
+    rows: dict[str, dict[str, str]] = {name: {} for name in (*(f"seed {seed}" for seed in records), "mean", "ensemble")}
+    for split, record in last_of_all(records).items():
         for name in show:
             if split == "train" or record.get(name) is None:
                 continue
-            if split.startswith("ensemble_"):
-                rows["ensemble"][f"{split.removeprefix('ensemble_')} {name}"] = f"{record[name]:.4f}"
-                continue
-            rows["mean"][f"{split} {name}"] = headline(record, [name]).removeprefix(f"{name} ")
+            rows["mean"][f"{split} {name}"] = headline(record, [name], len(records)).removeprefix(f"{name} ")
             for seed, value in zip(record["seeds"], record[f"{name}_of_seeds"], strict=True):
-                rows[f"seed {seed}"][f"{split} {name}"] = f"{value:.4f}"
-    return table([(name, cells) for name, cells in rows.items() if cells])
+                rows[f"seed {seed}"][f"{split} {name}"] = "undefined" if value is None else f"{value:.4f}"
+    for record in ensemble:
+        split = record["split"].removeprefix("ensemble_")
+        rows["ensemble"] |= {f"{split} {name}": f"{record[name]:.4f}" for name in show if record.get(name) is not None}
+    shown = [(name, cells) for name, cells in rows.items() if cells]
+    return table(shown) if shown else ""
 
 
 class Following:
     """Says mean and standard deviation of what the runs record, as soon as all that go on have recorded it.
 
-    ended: seeds whose runs record nothing more.
+    ended: seeds whose runs record nothing more; failed: those of them that are not at their ends.
     """
 
     def __init__(self, folder: Path, seeds: Sequence[int], batch_size: int, total_steps: int, show: Sequence[str],
@@ -129,6 +161,7 @@ class Following:
         self._folder, self._seeds, self._show, self._say = folder, seeds, show, say
         self._batch, self._total = batch_size, total_steps
         self.ended: set[int] = set()
+        self.failed: set[int] = set()
         self._records: dict[int, list[dict[str, Any]]] = {seed: [] for seed in seeds}
         self._sizes = dict.fromkeys(seeds, 0)
         self._read()
@@ -150,14 +183,14 @@ class Following:
         """Looks for new records; also a callback of runs."""
         if not self._read():
             return
-        for record in of_all(self._records, self.ended):
-            if (key := key_of(record)) in self._said:
-                continue
-            self._said.add(key)
+        new = [r for r in of_all(self._records, self.ended, self.failed) if key_of(r) not in self._said]
+        for record in new:
+            self._said.add(key_of(record))
+            pace = self._pace(new) if record is new[-1] else ""  # when the others came nobody knows
             self._say(f"{len(record['seeds'])} seeds  step {record['step']}/{self._total}  {record['split']}: "
-                      f"{headline(record, self._show)}{self._pace(record)}")  # fmt: skip
-            if record["split"] != "train":
-                write(self._folder, self._seeds, self.ended)
+                      f"{headline(record, self._show)}{pace}")  # fmt: skip
+        if any(record["split"] != "train" for record in new):
+            write(self._folder, self._seeds, self.ended, self.failed)
 
     def _read(self) -> bool:
         """Whether a file has changed."""
@@ -168,15 +201,16 @@ class Following:
         self._sizes = sizes
         return bool(changed)
 
-    def _pace(self, record: dict[str, Any]) -> str:
-        """Between two reports of training without an evaluation in between."""
-        now, before = time.perf_counter(), self._mark
+    def _pace(self, new: Sequence[dict[str, Any]]) -> str:
+        """Of the last of some records that are seen at once: since the last report before, with no evaluation in between."""
+        record, now, before = new[-1], time.perf_counter(), self._mark
         self._mark = (record["step"], now) if record["split"] == "train" else None
-        if before is None or self._mark is None:
+        if before is None or any(one["split"] != "train" for one in new):
             return ""
         steps, seconds = record["step"] - before[0], max(now - before[1], 1e-9)
         left = (self._total - record["step"]) / max(steps, 1) * seconds
-        return f"  {len(record['seeds'])} x {steps * self._batch / seconds:,.0f} img/s  ETA {duration(left)}"
+        going = record.get("step_of_seeds", [record["step"]] * len(record["seeds"])).count(record["step"])
+        return f"  {going} x {steps * self._batch / seconds:,.0f} img/s  ETA {duration(left)}"
 
 
 class _ConsoleOfSeed(Console):

@@ -61,29 +61,39 @@ def _check_keys(flag: str, keys: Sequence[str]) -> None:
 
 
 def sample(texts: Sequence[str], count: int, seed: int) -> list[dict[str, str]]:
-    """`count` points; the first n of more are the n of fewer."""
+    """`count` draws, of which a point that comes again is left out; those of fewer are the first of those of more."""
 
     def draw(key: str, text: str, number: int) -> str:
         rng = np.random.default_rng([seed, number, int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")])
-        parts = text.split(":")
-        if len(parts) == 1:
-            values = split_values(text)
+        parts, values = text.split(":"), split_values(text)
+        if len(parts) == 1 or len(values) > 1:  # names of values may have colons
             return values[rng.integers(len(values))]
         try:
             low, high, kind = float(parts[0]), float(parts[1]), parts[2] if len(parts) > 2 else ""
         except ValueError:
-            low, high, kind = 0.0, -1.0, ""
-        if low > high or kind not in ("", "log", "int") or (kind == "log" and low <= 0) or len(parts) > 3:
-            raise ValueError(f"--sample {key}={text}: expected LOW:HIGH, LOW:HIGH:log with LOW above 0, LOW:HIGH:int, or V1,V2")
+            low, high, kind = math.nan, math.nan, ""
+        if (
+            not (low <= high and math.isfinite(low) and math.isfinite(high))
+            or kind not in ("", "log", "int")
+            or (kind == "log" and low <= 0)
+            or (kind == "int" and not (low.is_integer() and high.is_integer()))
+            or len(parts) > 3
+        ):
+            raise ValueError(
+                f"--sample {key}={text}: expected LOW:HIGH of finite numbers, LOW:HIGH:log with LOW above 0, LOW:HIGH:int of "
+                "whole numbers, or V1,V2"
+            )
         if kind == "int":
             return str(rng.integers(int(low), int(high) + 1))
-        return f"{math.exp(rng.uniform(math.log(low), math.log(high))) if kind == 'log' else rng.uniform(low, high):.4g}"
+        value = math.exp(rng.uniform(math.log(low), math.log(high))) if kind == "log" else rng.uniform(low, high)
+        return rounded if low <= float(rounded := f"{value:.4g}") <= high else repr(min(max(value, low), high))
 
     if count < 1:
         raise ValueError(f"--random={count}; expected 1 or more")
     axes = [_key_and_text(text, "sample") for text in texts]
     _check_keys("sample", [key for key, _ in axes])
-    return [{key: draw(key, text, number) for key, text in axes} for number in range(count)]
+    drawn = [{key: draw(key, text, number) for key, text in axes} for number in range(count)]
+    return [point for number, point in enumerate(drawn) if point not in drawn[:number]]
 
 
 def seeds_of(text: str) -> list[int]:
@@ -93,6 +103,8 @@ def seeds_of(text: str) -> list[int]:
         numbers = []
     if not numbers or min(numbers) < 0 or (len(numbers) == 1 and "," not in text and numbers[0] < 1):
         raise ValueError(f"--seeds={text}; expected how many, or a list such as 3,5,8")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"--seeds={text} has a seed twice: that is one run, and no evidence of another; give each once")
     return list(range(numbers[0])) if len(numbers) == 1 and "," not in text else numbers
 
 

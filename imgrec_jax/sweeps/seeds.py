@@ -70,17 +70,22 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(caught())
         stack.enter_context(workdirs.held(folder))
-        if restart and (kept := workdirs.restart(folder)):
-            say(f"what was in {folder} is kept in {kept}")
-        check_folder(folder, config)
+        if not restart:
+            check_folder(folder, config)
         experiments = assemble.replicas(config)
         folders = [folder_of_seed(folder, experiment.seed) for experiment in experiments]
-        for experiment, own in zip(experiments, folders, strict=True):
-            workdirs.check_config(own, experiment.config, experiment.settle)
-            workdirs.check_card(own, experiment.card)
+        if restart:
+            loop.rehearse(experiments[0])
+            way = ways.choose(config.seeds_in, experiments)
+            if kept := workdirs.restart(folder):
+                say(f"what was in {folder} is kept in {kept}")
+        else:
+            for experiment, own in zip(experiments, folders, strict=True):
+                workdirs.check_config(own, experiment.config, experiment.settle)
+                workdirs.check_card(own, experiment.card)
+            way = _way(folder, config, experiments, say)
         if describe is not None:
             say(describe(experiments[0], folder))
-        way = _way(folder, config, experiments, say)
         _write_record(folder, config, experiments, way)
         say(f"seeds {experiments[0].seed} to {experiments[-1].seed} by {way.name} ({way.why})")
         first = experiments[0]
@@ -94,7 +99,7 @@ def train(
         else:
             failed = _stacked(experiments, folders, way, following, say, stop)
         ended = {e.seed for e, own in zip(experiments, folders, strict=True) if has_ended(e, own)}
-        _finish(experiments, folder, ended, time.perf_counter() - began, say, stop)
+        _finish(experiments, folder, ended, set(failed) - ended, time.perf_counter() - began, say, stop)
     if failed:
         lines = "; ".join(f"seed {seed}: {why}" for seed, why in failed.items())
         raise SeedsFailedError(f"{len(failed)} of {len(experiments)} seeds failed or are unfinished: {lines}")
@@ -119,6 +124,9 @@ def _way(folder: Path, config: ConfigDict, experiments: Sequence[Experiment], sa
         return ways.choose(config.seeds_in, experiments)
     kept = json.loads(path.read_text())
     before, cores = Way(kept["way"], kept["why"], kept["cores"]), ways.cores_here()
+    if before.name != ways.PROCESSES and (obstacle := ways.why_not_stacked(experiments)):  # which the config began to ask for
+        say(f"note: {obstacle}: what was begun goes on equal to rounding, no longer bit for bit")
+        return ways.choose(config.seeds_in, experiments)
     if config.seeds_in in (ways.AUTO, before.name):
         if before.name != ways.PROCESSES and kept["seeds"] != [experiment.seed for experiment in experiments]:
             say(f"note: seeds were {kept['seeds']}: what was begun goes on equal to rounding, no longer bit for bit")
@@ -153,6 +161,7 @@ def _stacked(
 
     def fails(number: int, error: Exception) -> None:
         failed[experiments[number].seed] = " ".join(str(error).split()) or type(error).__name__
+        following.failed.add(experiments[number].seed)
         following.sayer(experiments[number].seed)(f"failed: {error}")
 
     members = [
@@ -174,7 +183,7 @@ def _in_processes(
 ) -> dict[int, str]:
     """Trains each in a process on its own cores; returns {seed: why} of those that failed."""
     todo = [Point(f"seed_{e.seed}", e.seed, {}, {}) for e in experiments if not has_ended(e, folder_of_seed(folder, e.seed))]
-    given = {experiment.seed: experiment.config for experiment in experiments}
+    given = {experiment.seed: experiment for experiment in experiments}
     cores = way.cores or 1
     places = runs.Places(max(min(ways.cores_here() // cores, len(todo)), 1), cores, [])
     looked = time.monotonic()
@@ -182,8 +191,12 @@ def _in_processes(
     def command_of(point: Point) -> list[str]:
         own = folder_of_seed(folder, point.seed)
         own.mkdir(exist_ok=True)
-        text = json.dumps(to_plain(given[point.seed]), indent=1) + "\n"
-        write_whole(own / workdirs.CONFIG, lambda partial: partial.write_text(text))
+        experiment = given[point.seed]
+        if "code" in experiment.card:  # with a copy of it, for it may be one that the workdir has brought
+            workdirs.write_record(own, experiment.config, experiment.card)
+        else:
+            text = json.dumps(to_plain(experiment.config), indent=1) + "\n"
+            write_whole(own / workdirs.CONFIG, lambda partial: partial.write_text(text))
         # Whoever started this one has allowed the code that the config names.
         return [sys.executable, "-m", "imgrec_jax.main", f"--workdir={own}", "--allow_code"]
 
@@ -206,31 +219,40 @@ def _in_processes(
 
 
 def _finish(
-    experiments: Sequence[Experiment], folder: Path, ended: set[int], seconds: float, say: Callable[[str], None], stop: Stop
-) -> None:
-    """Writes what the runs come to so far and, once all have ended, the ensemble's evaluation and the report."""
+    experiments: Sequence[Experiment], folder: Path, ended: set[int], failed: set[int], seconds: float,
+    say: Callable[[str], None], stop: Stop,
+) -> None:  # fmt: skip
+    """Writes what the runs come to so far and, once all that have not failed have ended, the ensemble's evaluation of these and
+    the report."""
     seeds, show = [experiment.seed for experiment in experiments], experiments[0].show
+    points = [Point(f"seed_{seed}", seed, {}, {}) for seed in seeds]
     done = runs.finished(folder)
-    for seed in sorted(ended):
-        values = runs.final_values(folder_of_seed(folder, seed))
-        if done.get(f"seed_{seed}", {}).get("splits") != values:
-            runs.record(folder, Point(f"seed_{seed}", seed, {}, {}), seconds)
-    if stop.signal is not None or len(ended) < len(seeds):
-        over_seeds.write(folder, seeds, ended)
+    for point in points:
+        values = runs.final_values(folder_of_seed(folder, point.seed))
+        if point.seed in ended and done.get(point.name, {}).get("splits") != values:
+            runs.record(folder, point, seconds)
+    if stop.signal is not None or not ended or len(ended | failed) < len(seeds):
+        over_seeds.write(folder, seeds, ended, failed)
         if stop.signal is not None:
             say(f"{stop.word}; the same command goes on from there")
         return
+    whole = [experiment for experiment in experiments if experiment.seed in ended]
     try:
         with stop.raising():
-            together = _ensemble(experiments, folder, say, stop)
+            together = _ensemble(whole, folder, say, stop) if len(whole) > 1 else []
     except Interrupted:
         stop.answered()
         say(f"{stop.word} before the ensemble was evaluated; the same command does that")
         return
-    records = over_seeds.write(folder, seeds, ended, together)
-    summarise(folder, [Point(f"seed_{seed}", seed, {}, {}) for seed in seeds], list(show))
-    say(over_seeds.summary(seeds, records, show))
-    _report(experiments, folder, together, say)
+    over_seeds.write(folder, seeds, ended, failed, together)
+    summarise(folder, points, list(show))
+    records = {e.seed: over_seeds.read(folder_of_seed(folder, e.seed) / workdirs.METRICS) for e in whole}
+    if text := over_seeds.summary(records, together, show):
+        say(text)
+    if failed:
+        say(f"{len(failed)} of {len(seeds)} seeds are missing here: {', '.join(map(str, sorted(failed)))}")
+    if len(whole) > 1:
+        _report(whole, folder, together, say)
 
 
 def _ensemble(experiments: Sequence[Experiment], folder: Path, say: Callable[[str], None], stop: Stop) -> list[dict[str, Any]]:
@@ -293,10 +315,8 @@ def evaluate(
         said = partial(_say_of_seed, say, experiment.seed)
         results = saved.evaluate_workdir(experiment, own, said, which=which, allow_changes=allow_changes, stop=stop)
         found[experiment.seed] = [{"step": 0, "epoch": 0, "split": split, **values} for split, values in results.items()]
-    records = over_seeds.of_all(found, ())
-    for split, values in evaluate_ensemble(experiments, folders, which, stop).items():
-        records.append({"split": f"ensemble_{split}", **values})
-    say(over_seeds.summary(list(found), records, experiments[0].show))
+    ensemble = evaluate_ensemble(experiments, folders, which, stop)
+    say(over_seeds.summary(found, [{"split": f"ensemble_{s}", **v} for s, v in ensemble.items()], experiments[0].show))
 
 
 def _say_of_seed(say: Callable[[str], None], seed: int, line: str) -> None:

@@ -1,7 +1,6 @@
 """What came of a sweep: a table over the seeds, a line a run, a plot."""
 
 import csv
-import itertools
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -14,52 +13,74 @@ from imgrec_jax import stats
 from imgrec_jax.sweeps.points import Point
 from imgrec_jax.sweeps.runs import finished
 
+Results = Sequence[dict[str, Any]]
+
 FEW = 4  # seeds from which the middle half of them says something
 
 
-def rows(results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """One a combination, over its seeds: {"values", "seeds", "SPLIT METRIC": (mean, standard deviation or None)}."""
-    for key, group in itertools.groupby(results, key=lambda entry: json.dumps(entry["values"])):
-        entries = list(group)
-        row: dict[str, Any] = {"values": json.loads(key), "seeds": len(entries)}
+def combinations(results: Results) -> list[Results]:
+    """The results of each combination of values, wherever they lie, by its first one."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in results:
+        found.setdefault(json.dumps(entry["values"], sort_keys=True), []).append(entry)
+    return list(found.values())
+
+
+def rows(results: Results, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One a combination, over its seeds: {"values", "seeds", "SPLIT METRIC": (mean, standard deviation or None, of how many)}.
+
+    A metric that is undefined for some of the seeds is the mean of the others.
+    """
+    for entries in combinations(results):
+        row: dict[str, Any] = {"values": entries[0]["values"], "seeds": len(entries)}
         for split in ("validation", "test", "best_test"):
             for metric in metrics:
                 found = [e["splits"][split][metric] for e in entries if metric in e["splits"].get(split, {})]
                 if found:
                     deviation = statistics.stdev(found) if len(found) > 1 else None
-                    row[f"{split} {metric}"] = (statistics.mean(found), deviation)
+                    row[f"{split} {metric}"] = (statistics.mean(found), deviation, len(found))
         yield row
 
 
 def markdown(table: Sequence[dict[str, Any]]) -> str:
     keys = list(dict.fromkeys(key for row in table for key in row["values"]))
     columns = list(dict.fromkeys(key for row in table for key in row if key not in ("values", "seeds")))
-    lines = [f"| {' | '.join([*keys, *columns, 'seeds'])} |", "|" + " --- |" * (len(keys) + len(columns) + 1)]
+    lines = [_line([*keys, *columns, "seeds"]), "|" + " --- |" * (len(keys) + len(columns) + 1)]
     for row in table:
         cells = [str(row["values"].get(key, "")) for key in keys]
         for column in columns:
-            mean, deviation = row.get(column, (None, None))
-            cells.append("" if mean is None else f"{mean:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else ""))
-        lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
+            mean, deviation, count = row.get(column, (None, None, 0))
+            text = "" if mean is None else f"{mean:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else "")
+            cells.append(text + of_how_many(count, row["seeds"]))
+        lines.append(_line([*cells, str(row["seeds"])]))
     return "\n".join(lines)
 
 
-def middle(results: Sequence[dict[str, Any]], metric: str) -> Iterator[str]:
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def of_how_many(count: int, seeds: int) -> str:
+    """What to say behind a mean of fewer seeds than there are, of which the others have no such value."""
+    return f" ({count} of {seeds})" if 0 < count < seeds else ""
+
+
+def middle(results: Results, metric: str) -> Iterator[str]:
     """Lines on the combinations of four seeds and more: the interquartile mean of a metric, and how sure it is."""
-    for key, group in itertools.groupby(results, key=lambda entry: json.dumps(entry["values"])):
-        splits = [entry["splits"] for entry in group]
+    for entries in combinations(results):
+        splits = [entry["splits"] for entry in entries]
         split = next((s for s in ("best_test", "test", "validation") if all(metric in e.get(s, {}) for e in splits)), None)
         if len(splits) < FEW or split is None:
             continue
         found = np.array([e[split][metric] for e in splits])
         interval = stats.over_runs(found)
-        assert interval is not None
-        about = ", ".join(f"{name} {value}" for name, value in json.loads(key).items())
-        value = f"{stats.interquartile_mean(found):.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+        about = ", ".join(f"{name} {value}" for name, value in entries[0]["values"].items())
+        sure = f"[{interval.low:.4g}, {interval.high:.4g}]" if interval else "(all seeds alike)"
+        value = f"{stats.interquartile_mean(found):.4g} {sure}"
         yield f"\n{about + ': ' if about else ''}{split} {metric}, interquartile mean {value}"
 
 
-def write_csv(results: Sequence[dict[str, Any]], path: Path) -> None:
+def write_csv(results: Results, path: Path) -> None:
     """A line a run, with every number of its last evaluations."""
     flat = [
         {
@@ -93,7 +114,7 @@ def plot(table: Sequence[dict[str, Any]], path: Path, metric: str) -> bool:
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for row, x in zip(table, numbers[axis], strict=True):
         label = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in row["values"].items() if key != axis)
-        mean, deviation = row[column]
+        mean, deviation, _ = row[column]
         lines.setdefault(label, []).append((x or 0.0, mean, deviation or 0.0))
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
     for label, entries in lines.items():
@@ -124,12 +145,12 @@ def summarise(folder: Path, order: Sequence[Point], metrics: Sequence[str]) -> s
     results = [done[point.name] for point in order if point.name in done]
     missing = [point.name for point in order if point.name not in done]
     table = list(rows(results, metrics))
-    text = "\n".join([markdown(table), *middle(results, metrics[-1])])
+    text = "\n".join([markdown(table), *(line for metric in metrics[-1:] for line in middle(results, metric))])
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         text += f"\n\n{len(missing)} of {len(order)} runs are missing here: {some}"
     (folder / "table.md").write_text(text + "\n")
     write_csv(results, folder / "table.csv")
-    if table:
+    if table and metrics:
         plot(table, folder / "plot.png", metrics[-1])
     return text

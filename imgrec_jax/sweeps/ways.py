@@ -69,12 +69,12 @@ def choose(asked: str, experiments: Sequence[Experiment]) -> Way:
         raise ConfigError(f"config.seeds_in={asked!r}: {obstacle}, so that the seeds cannot be stacked; use {remedy}")
     if asked != AUTO:
         return Way(asked, "as asked")
+    if obstacle:
+        return processes(obstacle)
     if several:
         return Way(DEVICES, f"{jax.device_count()} devices")
     if not on_cpu:
         return Way(VMAP, f"one {jax.devices()[0].device_kind}")
-    if obstacle:
-        return processes(obstacle)
     if has_convolutions(experiments[0]):
         return processes("convolutions, on the CPU")
     return measured(experiments, processes)

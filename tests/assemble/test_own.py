@@ -131,6 +131,11 @@ def test_the_command_goes_on_and_evaluates_from_the_copy(parts, data, tmp_path):
     assert status == 0, error
     stored = read_config(tmp_path / "run")
     assert stored.model.name == f"{parts}:Net" and "test: average loss" in out
+    code = small_runs.contents(tmp_path / "run" / "code")
+    status, out, error = small_runs.run([*command, "--restart", "--allow_code"])  # from the copies that are moved
+    assert status == 0 and "is kept in" in out, error
+    kept = tmp_path / "run" / "before_restart_1" / "code"
+    assert small_runs.contents(tmp_path / "run" / "code") == code == small_runs.contents(kept)
 
 
 def test_changed_code_is_not_gone_on_with(parts, data, tmp_path):

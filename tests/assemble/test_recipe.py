@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imgrec_jax import assemble, optim
-from imgrec_jax.assemble import preprocess, values
+from imgrec_jax.assemble import optimizer, preprocess, values
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import OverrideError, load
 from imgrec_jax.data import proposals
@@ -93,6 +93,31 @@ def test_what_is_better_the_smaller_it_is_is_not_maximised(metric):
         checked("mnist", select__metric=metric)
     splits = {"data__train_split": "train[:55000]", "data__validation_split": "train[55000:]"}
     checked("mnist", select__metric=metric, select__mode="min", **splits)
+
+
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "top5_accuracy", "segm_AP50", "APs", "AR100", "mAP", "auc", "mean_iou", "f1_macro"]
+)
+def test_what_is_better_the_larger_it_is_is_not_minimised(metric):
+    splits = {"data__train_split": "train[:55000]", "data__validation_split": "train[55000:]"}
+    with pytest.raises(ConfigError, match=f"select.metric='{metric}' is better the larger it is, .* set select.mode='max'"):
+        checked("mnist", select__metric=metric, select__mode="min", **splits)
+    for unknown in ("dice_loss", "map_error", "my_number"):
+        checked("mnist", select__metric=unknown, select__mode="min", **splits)
+
+
+@pytest.mark.parametrize("name", ["best_test", "ensemble_test", "best_"])
+def test_a_test_set_is_not_called_as_records_of_something_else(name, tmp_path):
+    with pytest.raises(ConfigError, match=f"config.data.test_sets has '{name}': .*does not begin with best_ or ensemble_"):
+        checked("image_folder", data__manual_dir=str(tmp_path), data__test_sets=f"{{'{name}': '{tmp_path}'}}")
+
+
+@pytest.mark.parametrize("unit", ["steps", "epochs", "examples"])
+def test_a_warmup_of_nothing_is_none(unit):
+    config, _ = checked("mnist:tiny", schedule__name="cosine", **{f"schedule__warmup_{unit}": "0"})
+    without, _ = checked("mnist:tiny", schedule__name="cosine")
+    rates = [[float(optimizer.make_schedule(c, 100, 10)(step)) for step in range(3)] for c in (config, without)]
+    assert rates[0] == rates[1] and rates[0][0] > 0
 
 
 def test_another_schedule_drops_what_it_does_not_take():

@@ -1,6 +1,7 @@
 """A run of this project as the weights of another: whole, and as they are without training."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.assemble import pretrained
 from imgrec_jax.run import loop, saved
+from imgrec_jax.run.workdir import read_card
 from tests import small_runs
 
 
@@ -41,3 +43,27 @@ def test_a_new_head_leaves_the_rest(config, finished):
     for layer, values in variables["params"].items():
         kept = fresh.params if layer == "logits" else run.variables["params"]
         assert all(np.array_equal(value, kept[layer][name]) for name, value in values.items()), layer
+
+
+def test_a_run_that_has_begun_needs_its_weights_no_more_and_says_whose_they_were(config, finished, tmp_path):
+    weights = shutil.copytree(finished["classification"], tmp_path / "weights")
+    config.pretrained.path, config.train.total_steps = str(weights), 4
+    loop.train(assemble.build(config), tmp_path / "run", lambda line: None)
+    begun = read_card(tmp_path / "run")["pretrained"]
+    assert begun["source"].startswith("best checkpoint")
+    shutil.rmtree(weights / "best")  # other weights in their place
+    loop.train(assemble.build(config), tmp_path / "run", lambda line: None)
+    config.train.total_steps = 6
+    loop.train(assemble.build(config), tmp_path / "run", lambda line: None)
+    assert read_card(tmp_path / "run")["pretrained"] == begun
+    shutil.rmtree(weights)
+    config.train.total_steps = 8
+    loop.train(assemble.build(config), tmp_path / "run", lambda line: None)
+    saved.evaluate_workdir(assemble.build(config), tmp_path / "run", lambda line: None)
+    command = [*small_runs.command("classification", tmp_path, tmp_path / "run")[:3], f"--workdir={tmp_path / 'run'}"]
+    status, out, error = small_runs.run([*command, "--mode=eval"])
+    assert status == 0 and "step 8  test: " in out, error
+    with pytest.raises(assemble.ConfigError, match="is no file"):
+        loop.train(assemble.build(config), tmp_path / "new", lambda line: None)
+    status, _, error = small_runs.run([*command, "--restart"])
+    assert status == 1 and "is no file" in error and not (tmp_path / "run" / "before_restart_1").exists()

@@ -191,13 +191,27 @@ def test_the_best_before_stays_until_a_last_checkpoint_remembers_the_new_one(tmp
     assert [found.step for found in checkpoint.saved(tmp_path, "best")] == [3]
 
 
-def test_a_write_that_fails_is_named_and_leaves_the_others(tmp_path, monkeypatch):
+OF_A_FULL_DISK = [
+    OSError(28, "No space left on device"),
+    ValueError(f"RESOURCE_EXHAUSTED: Error writing {'a/' * 150}: [OS error 28: ENOSPC No space left on device]"),  # tensorstore
+]
+
+
+@pytest.mark.parametrize("error", OF_A_FULL_DISK)
+def test_a_write_that_fails_is_named_and_leaves_the_others(tmp_path, monkeypatch, error):
     write(tmp_path, 1, 2)
     writer = Checkpointer(tmp_path)
-    monkeypatch.setattr(checkpoint, "_write", lambda path, text: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    writer.save(2, state_of(2), {**CLOCK, "step": 2}, best=True)
+    writer.wait()
+    monkeypatch.setattr(checkpoint, "_write", lambda path, text: (_ for _ in ()).throw(error))
     writer.save(3, state_of(3), {**CLOCK, "step": 3})
-    with pytest.raises(CheckpointError, match=r"checkpoint 3 could not be written.*No space left.*intact: \[1, 2\]"):
+    intact = "Earlier ones are intact: checkpoint 1, checkpoint 2, best checkpoint 2. Free space"
+    with pytest.raises(CheckpointError, match=f"checkpoint 3 could not be written.*No space left on device.* {intact}"):
         writer.close()
+    first = Checkpointer(tmp_path / "new")
+    first.save(1, state_of(1), {**CLOCK, "step": 1})
+    with pytest.raises(CheckpointError, match="No space left on device.* There is none from before. Free space"):
+        first.close()
     assert start.find(tmp_path).found.step == 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,33 @@ def test_evaluation_of_a_finished_workdir_gives_the_very_numbers(finished):
     assert evaluated == {split: results[split] for split in evaluated} and "test" in evaluated
     last = [r for r in records(workdir) if r["split"] == "test"][-1]
     assert {k: last[k] for k in evaluated["test"]} == evaluated["test"]
+
+
+@pytest.mark.parametrize("total", [6, 12, 16])
+def test_a_run_that_is_cut_at_a_checkpoint_ends_as_if_it_had_been_planned_so(digits_dir, tmp_path, total, monkeypatch):
+    """Of the steps that were made after the checkpoint nothing stays."""
+    changes = {"schedule__name": "constant", "checkpoint__every_steps": 2, "checkpoint__keep": 9}
+    run(small_config(digits_dir, train__total_steps=total, **changes), tmp_path / "planned")
+
+    def cut(lane, sums, took=loop.Lane.took):
+        took(lane, sums)
+        if lane.done == total + 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Lane, "took", cut)
+        run(small_config(digits_dir, train__total_steps=24, **changes), tmp_path / "cut")
+    for later in ("checkpoints", "best"):
+        for path in (tmp_path / "cut" / later).iterdir():
+            if path.name.isdigit() and int(path.name) > total:
+                shutil.rmtree(path)
+    config = small_config(digits_dir, train__total_steps=total, **changes)
+    assert not start.has_ended(tmp_path / "cut", total)
+    run(config, tmp_path / "cut")
+    assert start.has_ended(tmp_path / "cut", total) and start.has_ended(tmp_path / "cut")
+    planned, found = ({(r["step"], r["split"]): r for r in records(tmp_path / name)} for name in ("planned", "cut"))
+    assert found == planned
+    assert same(*(final_state(config, tmp_path / name)[0] for name in ("planned", "cut")))
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])

@@ -1,13 +1,16 @@
 """Out of memory is one line with the bytes, the batch and what to try."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgrec_jax import main
 from imgrec_jax.run import memory
+from imgrec_jax.run.checkpoint import CheckpointError
 from tests import small_runs
 
 
@@ -47,3 +50,11 @@ def test_a_batch_that_is_too_large_ends_the_program_in_one_line(tmp_path):
     assert status == 1 and re.fullmatch(r"error: out of memory: [\d.]+ GB asked for at once, [\d.]+ GB free, .*\n", error), (
         error
     )
+
+
+def test_a_full_disk_is_not_called_memory(monkeypatch):
+    monkeypatch.setattr(main, "FLAGS", SimpleNamespace(verbosity=0))
+    config = SimpleNamespace(data=SimpleNamespace(batch_size=7, eval_batch_size=8))
+    said = "checkpoint 3 could not be written to w: ValueError: RESOURCE_EXHAUSTED: Error writing w/3. Free space"
+    assert str(main._one_line(CheckpointError(said), config)) == f"error: {said}"
+    assert "out of memory" in str(main._one_line(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), config))

@@ -108,6 +108,16 @@ def test_restart_begins_anew_and_keeps_everything(copy, config):
     assert (copy / "before_restart_2" / "config.json").exists() and (copy / "before_restart_1" / "config.json").exists()
 
 
+@pytest.mark.parametrize(
+    "change", [{"select__metric": "acuracy"}, {"optim__frozen": ("nothing",)}, {"log__writers": ("wandb",)}]
+)
+def test_a_restart_that_cannot_begin_moves_nothing(copy, config, change):
+    before = small_runs.contents(copy)
+    with pytest.raises(ValueError, match=r"acuracy|nothing|wandb"):
+        train(config(**change), copy, restart=True)
+    assert small_runs.contents(copy) == before
+
+
 @pytest.mark.parametrize("damage", ["gone", "short", "edited", "appended", "other"])
 def test_a_metrics_file_that_is_not_the_runs_is_kept_and_never_padded(copy, config, finished, damage):
     file = copy / "metrics.jsonl"
