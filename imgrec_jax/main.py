@@ -160,6 +160,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             jax.config.update("jax_enable_x64", True)
         compiled.keep(config.parallel.compilation_cache)
         if FLAGS.mode == "check":
+            assemble.pretrained.check_file(config)
             return check_data(assemble.reports(config, tell=True))
         # A run goes on with what it found in its data when it began.
         begun = workdir.exists(folder) and (FLAGS.mode != "train" or workdir.was_trained(folder))

@@ -7,6 +7,7 @@ and the exit status is then 1.
 
 import argparse
 import functools
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ def parser() -> Parser:
     made.add_argument("--coco", metavar="FILE", help="also write a COCO result file (boxes, or masks as run lengths); "
                       "all answers are then of the pixels as stored, whatever EXIF orientation a file has")  # fmt: skip
     made.add_argument(
-        "--save_images", metavar="DIR", help="also write every picture with its answer drawn; of a video, a video"
+        "--save_images",
+        metavar="DIR",
+        help="also write every picture with its answer drawn, boxes from --threshold (else 0.5) on; of a video, a video",
     )
     made.add_argument("--save_masks", metavar="DIR", help="segmentation: also write every mask as PNG of class numbers")
     made.add_argument("--labels", metavar="PATH", help="the truth: a folder with a folder a class or a CSV, a COCO json, or a "
@@ -47,6 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
     from imgrec_jax.inference import command, inputs, outputs, similarity
 
     began = time.perf_counter()
+    for name, low, high in (("threshold", 0, 1), ("far", 0, 1), ("threads", 1, math.inf)):
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(
+                f"--{name}={value}; expected {low} to {high}" if high == 1 else f"--{name}={value}; expected {low} or more"
+            )
     run = command.load(arguments)
     say = command.note
     for line in run.lacks:

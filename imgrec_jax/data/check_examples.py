@@ -53,7 +53,7 @@ class ExamplesReport:
     def table(self, limit: int = 20) -> str:
         """The report as text; at most `limit` findings of each kind are spelled out."""
         found = Counter(finding.kind for finding in self.findings)
-        whole = max(sum(self.counts.values()), 1)
+        whole = max(self.images if self.unit == "images" else sum(self.counts.values()), 1)  # an image may have several labels
         sizes = sorted(self.sizes.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{h} x {w}" + (f" ({n:,})" if len(sizes) > 1 else "") for (h, w), n in sizes[:5])
         lines = [

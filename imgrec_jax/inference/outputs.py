@@ -143,7 +143,10 @@ class Writer:
 
     def _draw(self, result: Result, folder: Path) -> Path | None:
         """Where the picture is, or the video that it is a frame of; None where there is no such video, which was said."""
-        drawn = result.draw()
+        if isinstance(result, BoxesResult) and self._threshold is not None:
+            drawn = result.draw(score=self._threshold)
+        else:
+            drawn = result.draw()
         if result.video is None:
             small = drawn.size < 1_000_000 or max(drawn.shape) > drawing.JPEG_SIDE
             picture = folder / f"{self._names.of(result.file)}.{'png' if small else 'jpg'}"

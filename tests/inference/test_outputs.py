@@ -120,3 +120,14 @@ def test_pairs_are_written_as_they_are_read(tmp_path, monkeypatch):
     assert similarity.compare(RUN, tmp_path / "pairs.csv", None, far=0.01, out=tmp_path / "out.csv", say=print) == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [[*names, "1.000000"]]
+
+
+@pytest.mark.parametrize(("threshold", "shown"), [(None, False), (0.2, True), (0.35, False)])
+def test_a_picture_shows_the_boxes_of_its_line(tmp_path, threshold, shown):
+    image = np.full((60, 80, 3), 90, np.uint8)
+    boxes, scores = np.array([[10.0, 10, 50, 40]]), np.array([0.3], np.float32)
+    result = BoxesResult("a.png", (60, 80), ("a",), lambda: image, None, boxes, scores, np.array([1]), ("a",))
+    with Writer(RUN, out=tmp_path / "o.jsonl", images=tmp_path / "drawn", threshold=threshold) as writer:
+        writer.write(result)
+    picture = np.asarray(Image.open(tmp_path / "drawn" / "a.png").convert("RGB"))
+    assert (np.ptp(picture.reshape(-1, 3), axis=0).max() > 20) == shown

@@ -171,3 +171,15 @@ def test_a_video_comes_back_with_its_answers(finished, tmp_path, capsys):
     assert files == [f"{path}#{n}" for n in (0, 2, 4)]
     (made,) = (tmp_path / "out").iterdir()
     assert made.name == "v.avi.mp4" and int(cv2.VideoCapture(str(made)).get(cv2.CAP_PROP_FRAME_COUNT)) == 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--threshold=50", "--threshold=50.0; expected 0 to 1"),
+        ("--threshold=nan", "--threshold=nan; expected 0 to 1"),
+        ("--threads=0", "--threads=0; expected 1 or more"),
+    ],
+)
+def test_values_that_cannot_be_are_named(finished, flag, said):
+    assert call("--workdir", finished["detection"], "x.png", flag) == f"error: {said}"
