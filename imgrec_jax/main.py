@@ -21,7 +21,7 @@ from imgrec_jax.data import walking
 from imgrec_jax.overrides import configure, default_workdir, settle_durations
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Interrupted, Stop, caught
-from imgrec_jax.run.writers import emit, silence
+from imgrec_jax.run.writers import emit, pass_over_closed_loops, silence
 
 FLAGS = flags.FLAGS
 # Modules of this package that are commands of `imgrec` beside training.
@@ -79,6 +79,7 @@ def run(argv: Sequence[str]) -> None:
         raise SystemExit("error: --config is missing; try --config=mnist, or a --workdir to go on in")
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)  # libraries warn of what no user can act on
+        pass_over_closed_loops()
     if folder := OVERRIDES.get("data.manual_dir"):
         walking.begin(folder)  # there may be many files, and what is imported next takes seconds
     config, notes = choose_config()

@@ -36,6 +36,17 @@ def silence(file: TextIO) -> None:
     os.close(quiet)
 
 
+def pass_over_closed_loops() -> None:
+    """Tells nobody of readers of a damaged checkpoint that orbax leaves behind, and that find their event loop closed."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
 def aside(path: Path) -> Path:
     """Gives a file or folder a name that is not taken, `metrics_1.jsonl`, and returns it."""
     number = 1

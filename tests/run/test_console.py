@@ -4,10 +4,12 @@ import os
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from imgrec_jax.inference import command
+from imgrec_jax.run import writers
 from tests import small_runs
 
 fcntl, pty, termios = (pytest.importorskip(name, reason="needs a POSIX terminal") for name in ("fcntl", "pty", "termios"))
@@ -89,3 +91,12 @@ def test_answers_that_nobody_reads_are_no_success():
     with pytest.raises(SystemExit) as ended, command.ending_in_one_line():
         raise SystemExit(1)
     assert ended.value.code == 1
+
+
+def test_loops_that_orbax_closed_are_passed_over_and_nothing_else(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    writers.pass_over_closed_loops()
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("something else")):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert [str(one.exc_value) for one in told] == ["something else"]
