@@ -124,7 +124,10 @@ def make_keyed_step(
         def one(carry, inputs):
             model_state, total, weights, sums = carry
             part, index = inputs
-            (value, aux), grads = value_and_grad(replace(state, model_state=model_state), part, jax.random.fold_in(rng, index))
+            # Weights are not negative, so these are the parameters; but what XLA runs in no loop waits for the part before.
+            params = jax.tree.map(lambda p, g: jnp.where(weights >= 0, p, g.astype(p.dtype)), state.params, total[1])
+            now = replace(state, params=params, model_state=model_state)
+            (value, aux), grads = value_and_grad(now, part, jax.random.fold_in(rng, index))
             weight = jnp.sum(part["example_valid"], dtype=jnp.float32) if aux.count is None else aux.count
             if axis_name is not None:
                 # A part's value is this device's share of the mean over the part on all devices, so all of them weigh it alike.
@@ -135,7 +138,7 @@ def make_keyed_step(
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(value_and_grad, state, first, rng)
         (value, aux), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        # XLA's CPU backend runs a convolution inside a loop on one thread.
+        # XLA's CPU backend runs a convolution inside a loop on one thread, up to sixteen times slower.
         unroll = accumulate if jax.default_backend() == "cpu" else 1
         carry = (state.model_state, (value, grads), jnp.zeros((), jnp.float32), aux.metrics)
         (model_state, total, weights, sums), _ = jax.lax.scan(one, carry, (parts, jnp.arange(accumulate)), unroll=unroll)
