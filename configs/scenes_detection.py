@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.config import base
 
 KINDS = ("faster", "fast", "rcnn", "mask", "retina")
-STEPS = {"faster": 8200, "fast": 2000, "rcnn": 2000, "mask": 4500, "retina": 6000}  # ten minutes of two cores
+STEPS = {"faster": 8200, "fast": 2000, "rcnn": 2000, "mask": 4500, "retina": 6000}
 
 
 def get_config(variant: str = "faster") -> ConfigDict:

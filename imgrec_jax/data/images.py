@@ -91,10 +91,19 @@ def read_text(path: Path, what: str, most: int | None = None) -> str:
     Raises:
       ValueError: for what is no such text, too; names the file.
     """
+    return text_of(read_regular(path, what, most), str(path))
+
+
+def text_of(data: bytes, name: str, encoding: str = "utf-8-sig") -> str:
+    """The text of a file's bytes.
+
+    Raises:
+      ValueError: for what is none; with `name`.
+    """
     try:
-        return read_regular(path, what, most).decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
+        raise ValueError(f"{name} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
 
 
 def read_image_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:

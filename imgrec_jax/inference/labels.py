@@ -25,7 +25,7 @@ from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import Annotations
 from imgrec_jax.data.files import list_files
 from imgrec_jax.data.images import MAX_PIXELS
-from imgrec_jax.data.own.rows import text_of
+from imgrec_jax.data.own.rows import text_of_table
 from imgrec_jax.data.sets import coco
 from imgrec_jax.data.sets.mask_folder import check_mask, targets_of
 from imgrec_jax.data.sets.own_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES
@@ -93,7 +93,7 @@ class ClassLabels:
 
 def _read_csv(path: Path) -> list[tuple[str, str]]:
     try:
-        rows = [row for row in csv.reader(io.StringIO(text_of(path.read_bytes(), str(path)))) if row]
+        rows = [row for row in csv.reader(io.StringIO(text_of_table(path.read_bytes(), str(path)))) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"--labels={path} cannot be read as CSV ({error}); expected lines of file,label") from error
     short = next((number for number, row in enumerate(rows, start=1) if len(row) < 2), None)

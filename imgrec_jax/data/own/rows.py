@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from imgrec_jax.data.images import read_regular
+from imgrec_jax.data.images import read_regular, text_of
 from imgrec_jax.data.own.listing import UNKNOWN, Reading
 from imgrec_jax.data.own.stores import Store
 
@@ -41,7 +41,7 @@ def rows_of(store: Store, name: str, title: str) -> Iterable[dict[str, str]]:
     Raises:
       ValueError: with `title`, for what is no table.
     """
-    return _rows(text_of(_bytes_of(store, name), title), title)
+    return _rows(text_of_table(_bytes_of(store, name), title), title)
 
 
 def _bytes_of(store: Store, name: str) -> bytes:
@@ -49,16 +49,10 @@ def _bytes_of(store: Store, name: str) -> bytes:
     return read_regular(store.root / name, "a table", _MOST_TABLE_BYTES) if store.root.is_dir() else store.read(name)
 
 
-def text_of(data: bytes, name: str) -> str:
-    """A file of text: UTF-8, or UTF-16 with a byte-order mark, as spreadsheets write it.
-
-    Raises:
-      ValueError: naming the file, for anything else.
-    """
-    try:
-        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is no UTF-8 text ({error.reason} at byte {error.start}); write it as such") from error
+def text_of_table(data: bytes, name: str) -> str:
+    """UTF-8, or UTF-16 with a byte-order mark, as spreadsheets write it; else ValueError with `name`."""
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return text_of(data, name, "utf-16") if wide else text_of(data, name)
 
 
 def _rows(text: str, name: str) -> Iterable[dict[str, str]]:

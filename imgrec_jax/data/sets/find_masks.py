@@ -11,14 +11,13 @@ from imgrec_jax.data.files import Files, folders
 from imgrec_jax.data.images import read_text
 from imgrec_jax.data.own.found import sample, shown
 from imgrec_jax.data.sets import voc
-from imgrec_jax.data.sets.mask_values import read_mask
+from imgrec_jax.data.sets.mask_values import MOST_COLOURS, read_mask
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "frames", "inputs")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass", "groundtruth", "gt", "targets")
 SUFFIXES = ("", "_mask", "-mask", "_masks", "_label", "_segmentation", "_seg", "_gt")
 _OF_CLASSES, _OF_OBJECTS = "SegmentationClass", "SegmentationObject"  # Pascal VOC's folders of masks
 _VOC_LISTS = ("ImageSets", "Segmentation")
-_MOST_COLOURS = 64  # of a mask; photographs have more
 
 
 def folders_of(files: Files, title: str, chosen: str, *, settled: bool) -> tuple[str, str, list[str]]:
@@ -73,7 +72,7 @@ def _may_be_masks(files: Files, names: list[PurePosixPath]) -> bool:
         values = mask.values.reshape(-1, *mask.values.shape[2:])
         if mask.lossy and ((values >= 32) & (values < 224)).mean() > 0.1:
             return False
-        if not mask.lossy and len(np.unique(values, axis=0)) > _MOST_COLOURS:
+        if not mask.lossy and len(np.unique(values, axis=0)) > MOST_COLOURS:
             return False
     return True
 

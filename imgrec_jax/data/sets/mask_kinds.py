@@ -18,11 +18,10 @@ from imgrec_jax.data.files import Files
 from imgrec_jax.data.own.found import shown
 from imgrec_jax.data.own.index import KEPT_FROM
 from imgrec_jax.data.progress import progress
-from imgrec_jax.data.sets.mask_values import LEAST_WHITE, read_mask
+from imgrec_jax.data.sets.mask_values import LEAST_WHITE, MOST_COLOURS, read_mask
 
 _VALUE, _LEVEL, _COLOUR, _END, _ALPHA = range(5)  # of a row: what it tells
 _COLOURED = -1  # stands for the number that a pixel of a colour image does not have
-_MOST_COLOURS = 64  # of one mask that are told apart
 _MOST_UNNAMED, _MOST_VALUE = 64, 128  # of classes that nothing names, and of their numbers
 _DENSE_TO, _DENSE = 32, 4  # from this number on, one in so many has to occur
 _BETWEEN = slice(48, 208)  # greys of a lossy mask that are neither black nor white
@@ -97,7 +96,7 @@ def _facts(files: Files, name: PurePosixPath) -> dict[tuple[int, int, int], int]
     if values.ndim == 3:
         packed = values.astype(np.int64) @ [1 << 16, 1 << 8, 1]
         colours, pixels = np.unique(packed, return_counts=True)
-        for colour, count in zip(colours[:_MOST_COLOURS].tolist(), pixels.tolist(), strict=False):
+        for colour, count in zip(colours[:MOST_COLOURS].tolist(), pixels.tolist(), strict=False):
             facts[_COLOUR, _COLOURED, colour] = count
         black = int(pixels[colours == 0].sum())
         return facts | {(_VALUE, 255, 0): packed.size - black} | ({(_VALUE, 0, 0): black} if black else {})

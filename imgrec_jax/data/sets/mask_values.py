@@ -17,6 +17,7 @@ from imgrec_jax.data.images import ImageFileError, check_image, is_lossy, open_i
 
 OF_OBJECTS = ("instance_map", "instances")  # the kinds that tell objects apart
 LEAST_WHITE = 128  # of greys
+MOST_COLOURS = 64  # of one mask that are told apart; photographs have more
 
 
 def check_mask(files: Files, mask: PurePosixPath, size: tuple[int, int], image: str, kind: str, max_pixels: int) -> bool:
