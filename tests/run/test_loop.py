@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from imgrec_jax import assemble
 from imgrec_jax.config import base, difference, from_plain, to_plain
 from imgrec_jax.overrides import default_workdir, settle_durations
-from imgrec_jax.run import checkpoint, loop, saved, start
+from imgrec_jax.run import after_step, checkpoint, loop, saved, start
 from imgrec_jax.run.checkpoint import CheckpointError
 from imgrec_jax.step import init_state, make_train_step
 from tests import small_runs
@@ -245,7 +245,7 @@ def test_a_kill_after_the_best_is_saved_does_not_undo_the_early_stop(small_data,
 
 def test_the_test_split_is_not_evaluated_again_when_the_last_state_is_the_best(digits_dir, tmp_path):
     config = small_config(digits_dir, train__total_steps=8)
-    with mock.patch.object(loop, "evaluate", wraps=loop.evaluate) as evaluate:
+    with mock.patch.object(after_step, "evaluate", wraps=after_step.evaluate) as evaluate:
         results = run(config, tmp_path / "w")
     assert evaluate.call_count == 2  # validation, test
     assert results["best_test"] == results["test"]

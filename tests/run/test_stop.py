@@ -37,7 +37,7 @@ class At(Stop):
 def test_a_signal_at_any_place_leaves_a_run_that_goes_on_bit_for_bit(finished, small_data, tmp_path, monkeypatch, place, count):
     config = small_runs.config_of(TASK, small_data[TASK])
     asked = At(place, count)
-    evaluate, save = loop.evaluate, loop.Run.save
+    evaluate, save = after_step.evaluate, loop.Run.save
 
     def evaluated(*args, **kwargs):
         asked.come("evaluation")
@@ -47,7 +47,7 @@ def test_a_signal_at_any_place_leaves_a_run_that_goes_on_bit_for_bit(finished, s
         asked.come("best" if kwargs.get("best") else "save")
         return save(run, *args, **kwargs)
 
-    monkeypatch.setattr(loop, "evaluate", evaluated)
+    monkeypatch.setattr(after_step, "evaluate", evaluated)
     monkeypatch.setattr(loop.Run, "save", saved)
     monkeypatch.setattr(loop.Run, "report", lambda run, step, report=loop.Run.report: (asked.come("step"), report(run, step)))
     said = []
