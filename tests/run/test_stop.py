@@ -11,7 +11,7 @@ import time
 import pytest
 
 from imgrec_jax import assemble
-from imgrec_jax.run import loop, stop
+from imgrec_jax.run import after_step, loop, stop
 from imgrec_jax.run.stop import Interrupted, Stop
 from tests import small_runs
 
