@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,3 +161,12 @@ def test_a_mean_over_classes_is_undefined_for_a_draw_without_one():
     there = np.array([[True, False, True], [True, False, False]])  # the second class is nowhere
     mean = evidence._of_all_classes(lambda weights: float(weights[0]), there)
     assert mean(np.array([2, 0])) == 2.0 and mean(np.array([0, 2])) is None
+
+
+def test_two_runs_that_answer_alike_have_a_difference_of_nothing(monkeypatch):
+    scores = np.array([0.5, 0.6, 0.9])
+    source = SimpleNamespace(info=SimpleNamespace(identity="x", name="d test"))
+    one = SimpleNamespace(source=source, split="test", indices=np.arange(3), results=[None] * 3)
+    monkeypatch.setattr(page.looked, "statistic", lambda found: ("mean_iou", stats.mean_of(scores)))
+    said = page._paired(["a", "b"], [[one], [one]])
+    assert "mean_iou" in said and "whichever images are drawn" in said and "No two of these runs" not in said

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.assemble import own
 from imgrec_jax.assemble.found import with_values
 from imgrec_jax.assemble.lookup import ConfigError, check_options, choice, options_of
-from imgrec_jax.config import base, is_own
+from imgrec_jax.config import base, is_own, whole_path
 from imgrec_jax.data import check as check_data
 from imgrec_jax.data import proposals
 from imgrec_jax.data.annotated import DetectionSource
@@ -170,7 +170,7 @@ def _request(config: ConfigDict) -> Request:
         name=data.name,
         split=data.train_split,
         data_dir=data_dir(config),
-        manual_dir=Path(data.manual_dir).expanduser().absolute() if data.manual_dir else None,
+        manual_dir=Path(whole_path(data.manual_dir)) if data.manual_dir else None,
         targets=targets_of(config),
         in_memory=data.in_memory,
         max_pixels=data.max_pixels,
@@ -201,9 +201,7 @@ def open_sources(config: ConfigDict, found: Survey | None = None) -> tuple[Sourc
         opened = {name: open_split(split) for name, split in evals.items() if split}
         train = open_split(data.train_split)
         if found:
-            opened |= {
-                name: found.other(Path(path).expanduser().absolute()) for name, path in options_of(data.test_sets).items()
-            }
+            opened |= {name: found.other(Path(whole_path(path))) for name, path in options_of(data.test_sets).items()}
     if data.examples_per_class is not None:
         try:
             train = few(train, data.examples_per_class, config.seed)

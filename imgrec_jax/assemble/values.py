@@ -157,6 +157,7 @@ _RANGE: Check = (
     "(low, high), more than 0 and in that order",
 )
 _GREY = _number(0, 255)
+_PIXELS: Check = (lambda v: bool(v) and _size(2)[0](v), "2 integers, at least 1 each")
 _FITS = ("none", "inside", "cover", "stretch")
 # Options of ops, by name or by "OP.NAME"; those that are in OPTIONS, too, hold likewise.
 OPTIONS_OF_OPS: dict[str, Check] = {
@@ -165,7 +166,8 @@ OPTIONS_OF_OPS: dict[str, Check] = {
     "random_resized_crop.ratio": _RANGE,
     "erase.ratio": _number(1),
     "aspect": _number(1),
-    "size": _or_none((lambda v: bool(v) and _size(2)[0](v), "2 integers, at least 1 each")),
+    "size": _PIXELS,
+    "random_affine.size": _or_none(_PIXELS),
     "length": _integer(1),
     "shorter": _integer(1),
     "fill": (lambda v: _GREY[0](v) or _each(_GREY, 1)[0](v), "a number, or a tuple of them, from 0 to 255"),
@@ -173,9 +175,10 @@ OPTIONS_OF_OPS: dict[str, Check] = {
     "rotate": _number(0),
     "shear": _number(0),
     "translate": _number(0),
-    "channels": (lambda v: v in (1, 3), "1 or 3"),
+    "channels": (lambda v: v in (1, 3) and v is not True, "1 or 3"),
     "fit": (lambda v: v in _FITS, f"one of {_FITS}"),
 }
+OP_KEY = ".op"
 _OP = re.compile(r"^data\.(?:train|eval)_ops\.(\w+)\.(\w+)$")
 _SHARE, _COUNT = _number(0, 1), _integer(1)
 # Settings of detectors, by the end of their name.
@@ -258,8 +261,9 @@ def check(config: ConfigDict) -> None:
     for key, (good, expected) in VALUES.items():
         if key in flat and not good(flat[key]):
             raise ConfigError(f"config.{key}={flat[key]!r}; expected {expected}")
+    own = {key.removesuffix(OP_KEY) for key in flat if key.endswith(OP_KEY)}  # ops of the user's own
     for key, value in flat.items():
-        rule = _rule(key, value)
+        rule = None if key.rpartition(".")[0] in own else _rule(key, value)
         if rule and key not in VALUES and not rule[0](value):
             raise ConfigError(f"config.{key}={value!r}; expected {rule[1]}")
     for name in config.data.test_sets:

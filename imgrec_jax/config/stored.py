@@ -4,6 +4,8 @@ A key that such a file lacks has the default that it had when the file was writt
 both (`modernise`).
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from imgrec_jax.config.shape import FREE, base
@@ -125,9 +127,26 @@ def tuples(value: object) -> object:
     return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
 
 
+def whole_path(place: str) -> str:
+    """A folder as it is called from everywhere; "" and "gs://..." as they are."""
+    return str(Path(place).expanduser().absolute()) if place and "://" not in place else place
+
+
+def with_whole_paths(config: ConfigDict) -> ConfigDict:
+    """A copy whose folders of data are whole: a run may go on from another folder than it began in."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for section, keys in ((config.data, ("manual_dir", "data_dir")), (config.data.test_sets, list(config.data.test_sets))):
+            for key in keys:
+                if isinstance(section[key], str):
+                    section[key] = whole_path(section[key])
+    return config
+
+
 def difference(old: ConfigDict, new: ConfigDict, may_change: tuple[str, ...] = MAY_CHANGE) -> list[str]:
     """Lines `key: old -> new` for every value that decides what a run computes; may_change: beginnings of keys that do not."""
-    a, b = ({k: v for k, v in flatten(modernise(c)).items() if not (k in FREE and v == {})} for c in (old, new))
+    whole = (with_whole_paths(modernise(c)) for c in (old, new))
+    a, b = ({k: v for k, v in flatten(c).items() if not (k in FREE and v == {})} for c in whole)
     absent = "(absent)"
     return [
         f"{key}: {a.get(key, absent)} -> {b.get(key, absent)}"

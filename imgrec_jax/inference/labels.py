@@ -111,7 +111,6 @@ class Table:
         Raises:
           ValueError: for a file that has two things.
         """
-        self._folder = folder
         self._rows: dict[tuple[str, ...], Any] = {}
         for file, value in rows:
             if (before := self._rows.setdefault(_parts(file, folder), value)) != value:
@@ -121,8 +120,6 @@ class Table:
     def of(self, name: str) -> Any:
         """The entry of a file: of its whole path, else of the longest end that the table has, "b/c.png" or "c.png"; or None.
 
-        An end that is a file's path from the list's folder is that file alone.
-
         Raises:
           ValueError: for an end that another file had before.
         """
@@ -130,9 +127,6 @@ class Table:
         for parts in (_parts(os.path.abspath(name)), _parts(file)):
             for tail in (parts[n:] for n in range(len(parts))):
                 if tail not in self._rows:
-                    continue
-                there = self._folder.joinpath(*tail)
-                if len(tail) < len(parts) and there.exists() and os.path.realpath(there) != file:
                     continue
                 if (other := self._meant.setdefault(tail, file)) != file:
                     raise ValueError(

@@ -300,13 +300,14 @@ def _ensemble(records: Records) -> str:
 
 def _paired(names: Sequence[str], found: Sequence[list[Evidence]]) -> str:
     """Every pair of runs that saw the same split: the difference, its interval, and how likely it is by chance."""
-    rows, head = [], ("pair", "metric", "difference", "95 % from", "to", "p", "test")
+    rows: list[tuple] = []
+    head = ("pair", "metric", "difference", "95 % from", "to", "p", "test")
     for (a, first), (b, second) in itertools.combinations(zip(names, found, strict=True), 2):
         if not first or not second or not _same_examples(first[0], second[0]):
             continue
-        name, one = looked.statistic(first[0])
+        (name, one), (_, other) = looked.statistic(first[0]), looked.statistic(second[0])
         count = len(first[0].results)
-        test = stats.paired_bootstrap(one, looked.statistic(second[0])[1], count, draws=DRAWS)
+        test = stats.paired_bootstrap(one, other, count, draws=DRAWS)
         pair = f"{a} − {b}"
         if name == "accuracy":
             won, lost, p = stats.mcnemar(looked.correct(first[0]), looked.correct(second[0]))
@@ -314,6 +315,11 @@ def _paired(names: Sequence[str], found: Sequence[list[Evidence]]) -> str:
             rows.append((pair, name, (won - lost) / count, low, high, p, f"McNemar, exact: {won} to {lost}"))
         elif test:
             rows.append((pair, name, test.difference, test.low, test.high, test.p, f"paired bootstrap over {count:,} images"))
+        else:
+            x, y = (of(np.ones(count, np.int64)) for of in (one, other))
+            known = x is not None and y is not None
+            why = "one difference whichever images are drawn" if known else "undefined"
+            rows.append((pair, name, x - y if known else None, None, None, None, why))
     return html.table(head, rows) if rows else html.note("No two of these runs have the same test examples on this machine.")
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from imgrec_jax.config import MAY_CHANGE, difference, flatten, from_plain, modernise, own_names, to_plain
+from imgrec_jax.config import MAY_CHANGE, difference, flatten, from_plain, modernise, own_names, to_plain, with_whole_paths
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.source import Fingerprint
 from imgrec_jax.run import checkpoint, start
@@ -293,24 +293,8 @@ def write_record(folder: Path, config: ConfigDict, card: dict[str, Any]) -> None
     if "code" in card:
         before = kept.get("code", {})
         card["code"] = {name: before.get(name) or _keep_code(folder, part) for name, part in card["code"].items()}
-    _write_json(folder / CONFIG, _with_whole_paths(to_plain(config)))
+    _write_json(folder / CONFIG, to_plain(with_whole_paths(config)))
     _write_json(folder / CARD, card)
-
-
-def _with_whole_paths(stored: dict[str, Any]) -> dict[str, Any]:
-    """The config with the folders of its data as they are called from everywhere: the run may go on from another folder."""
-
-    def whole(place: Any) -> Any:
-        local = isinstance(place, str) and place and "://" not in place
-        return str(Path(place).expanduser().absolute()) if local else place
-
-    data = dict(stored.get("data", {}))
-    for key in ("manual_dir", "data_dir"):
-        if key in data:
-            data[key] = whole(data[key])
-    if isinstance(data.get("test_sets"), dict):
-        data["test_sets"] = {name: whole(place) for name, place in data["test_sets"].items()}
-    return {**stored, "data": data} if data else stored
 
 
 def _keep_code(folder: Path, part: dict[str, Any]) -> dict[str, Any]:

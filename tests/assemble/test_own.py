@@ -249,6 +249,17 @@ def test_an_own_op_by_the_command_line(parts, data):
             make_ops("data.train_ops", ConfigDict({name: given}))
 
 
+@pytest.mark.parametrize(
+    "option", ["scale: float = 1.5", "size: int = 64", "fill: str = 'mean'", "channels: int = 4", "probability: int = 7"]
+)
+def test_options_of_own_ops_are_their_own(data, tmp_path, option):
+    file = tmp_path / "free.py"
+    file.write_text(f"def op({option}):\n    return lambda example, rng: example\n")
+    config = small_runs.config_of("classification", data)
+    override(config, "data.train_ops.mine", f"{{'op': '{file}:op'}}")
+    assemble.check(complete(config))
+
+
 @pytest.mark.parametrize("name", ["mnist:3.0.1", "coco/2017", "coco/2017:1.1.0", "linear", "cifar10:latest.1", "", None])
 def test_names_of_sets_and_versions_are_no_code(name):
     assert not is_own(name)

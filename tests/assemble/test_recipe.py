@@ -44,6 +44,8 @@ def checked(name, **overrides):
         ("erase", "{'area': (0.5, 0.1)}", r"area=\[0\.5, 0\.1\]; expected \(low, high\)"),
         ("erase", "{'fill': 300}", r"fill=300; expected a number, or a tuple of them, from 0 to 255"),
         ("elastic", "{'points': 2.5}", r"points=2\.5; expected int, e\.g\. \d"),
+        ("resize", "{'size': None}", r"size=None; expected 2 integers, at least 1 each"),
+        ("random_resized_crop", "{'size': None}", r"size=None; expected 2 integers, at least 1 each"),
         ("resize_shorter", "{'length': 0}", r"length=0; expected an integer, at least 1"),
     ],
 )

@@ -93,7 +93,11 @@ def test_a_line_is_of_one_file(tmp_path):
         save(tmp_path / name, np.zeros((4, 4)))
     (tmp_path / "link.jpg").symlink_to("more/2.jpg")
     rows = Table([("1.jpg", "cat"), ("2.jpg", "dog")], tmp_path)
-    assert rows.of(str(tmp_path / "1.jpg")) == "cat" and rows.of(str(tmp_path / "sub" / "1.jpg")) is None
+    assert rows.of(str(tmp_path / "1.jpg")) == "cat" and rows.of(str(tmp_path / "3.jpg")) is None
+    with pytest.raises(ValueError, match=r"sub/1.jpg: the labels name 1.jpg, which .*/1.jpg is, too"):
+        rows.of(str(tmp_path / "sub" / "1.jpg"))
+    copies = Table([("1.jpg", "cat"), ("2.jpg", "dog")], tmp_path)  # are labelled as what they are copies of
+    assert copies.of(str(tmp_path / "sub" / "1.jpg")) == "cat"
     for same in ("more/2.jpg", "again/../more/2.jpg", "link.jpg"):
         assert rows.of(str(tmp_path / same)) == "dog"
     with pytest.raises(ValueError, match=r"sub/2.jpg: the labels name 2.jpg, which .*more/2.jpg is, too"):

@@ -348,6 +348,9 @@ def test_config_difference_ignores_what_may_change(digits_dir):
     old = small_config(digits_dir)
     new = small_config(digits_dir, train__total_steps=99, log__every_steps=1, optim__learning_rate=0.5)
     assert difference(old, new) == ["optim.learning_rate: 0.05 -> 0.5"]
+    named = small_config(digits_dir, data__manual_dir="digits", data__test_sets={"more": "./more"})
+    kept = small_config(digits_dir, data__manual_dir=str(Path("digits").absolute()) + "/", data__test_sets={"more": "more"})
+    assert difference(named, kept, may_change=()) == []  # of one folder, by whatever name
     again = from_plain(json.loads(json.dumps(to_plain(old))))
     assert again == old and again.is_locked and isinstance(again.data.mean, tuple)
 
