@@ -317,9 +317,9 @@ def _paired(names: Sequence[str], found: Sequence[list[Evidence]]) -> str:
             rows.append((pair, name, test.difference, test.low, test.high, test.p, f"paired bootstrap over {count:,} images"))
         else:
             x, y = (of(np.ones(count, np.int64)) for of in (one, other))
-            known = x is not None and y is not None
-            why = "one difference whichever images are drawn" if known else "undefined"
-            rows.append((pair, name, x - y if known else None, None, None, None, why))
+            known = None if x is None or y is None else x - y
+            why = "undefined" if known is None else "one difference whichever images are drawn"
+            rows.append((pair, name, known, None, None, None, why))
     return html.table(head, rows) if rows else html.note("No two of these runs have the same test examples on this machine.")
 
 
