@@ -1,5 +1,6 @@
 """Own images: what is found in folders, tables, npz and archives; splits, groups, labels by name, and every oddity by file."""
 
+import io
 import json
 import os
 import shutil
@@ -529,6 +530,48 @@ def in_threads(monkeypatch):
     from imgrec_jax.data.own import prepared
 
     monkeypatch.setattr(prepared, "_pool", lambda: ThreadPoolExecutor(2))
+
+
+@pytest.mark.parametrize("harm", ["list", "cut list", "empty", "cut", "gone"])
+def test_what_is_damaged_is_prepared_again(tmp_path, in_threads, capfd, harm):
+    root = folder(tmp_path / "d", {"cat": 3, "dog": 3})
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    listed = next((tmp_path / "cache" / "own" / "prepared").rglob("*.json"))
+    shard = next(path for path in listed.parent.glob(f"{listed.stem}.*") if path != listed)
+    whole = shard.read_bytes()
+    if harm in ("list", "cut list"):
+        listed.write_text(listed.read_text()[:40] if harm == "cut list" else "")
+    elif harm == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(b"" if harm == "empty" else whole[: len(whole) // 2])
+    capfd.readouterr()
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    said = capfd.readouterr().err
+    assert said.count("is damaged") == 1 and "preparing 6 of 6 images" in said and shard.read_bytes() == whole
+
+
+def test_a_preparation_that_is_whole_is_only_read(tmp_path, in_threads, monkeypatch):
+    from imgrec_jax.data.own import prepared
+
+    root = folder(tmp_path / "d", {"cat": 3, "dog": 3})
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    monkeypatch.setattr(prepared, "alone", None)
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+
+
+def test_a_tar_that_was_packed_again_is_looked_at_again(tmp_path):
+    from imgrec_jax.data.own.stores import open_store
+
+    store = {}
+    for n in (1, 2):
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            member = tarfile.TarInfo("a.bmp")
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"%d   " % n))
+        os.utime(tmp_path / "set.tar", ns=(n * 10**9, n * 10**9))
+        store[n] = open_store(tmp_path / "set.tar").stamps["a.bmp"]
+    assert store[1] != store[2]
 
 
 def test_what_a_killed_preparation_left_is_removed(tmp_path, in_threads):
