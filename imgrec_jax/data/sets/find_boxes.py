@@ -29,7 +29,7 @@ from imgrec_jax.data.walking import is_hidden, walk
 _SAMPLE = 60  # names of a json that are looked for
 _NO_OBJECTS = "has images without 'annotations'"
 _OF_COCO = re.compile(r"coco|instances", re.IGNORECASE)
-_LISTS = re.compile(rb'"(annotations|categories|bbox)"\s*:\s*\[')  # of a file that is cut off
+_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')  # of a file that is cut off
 TURNED = 1 << NOTES.index("turned by its EXIF tag")
 
 
