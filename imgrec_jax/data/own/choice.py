@@ -54,7 +54,6 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
             listing.notes.append(f"{len(unnamed):,} images are in no row of {listing.title}, e.g. {unnamed[0]}: passed over")
     else:
         listing = looked.by_folders or read_folders(store, pictures, looked.unused())
-        listing.notes += looked.notes
         told = set(listing.labels)
         if len(told) < 2 and (len(looked.names) > 1 or (looked.wrong and not any(map(may_be_class, told)))):
             raise ValueError(
@@ -63,6 +62,7 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
             )
         if reading.group:
             listing.groups = [find_group(name) for name in listing.names]
+    listing.notes += looked.notes
     _by_header(listing, reading)
     if others:
         listing.notes.append(f"{len(others):,} files are no images by their names, e.g. {others[0]}: passed over")
@@ -178,7 +178,10 @@ class _Looked:
             return {}
         if all(self._says(tables[0]) != "more" for tables in of.values()):
             return {}
-        return {split: tables[0] for split, tables in of.items()}
+        taken = {split: tables[0] for split, tables in of.items()}
+        unread = [table for table in self._good if self._split(table.name) in taken and table not in taken.values()]
+        self.notes += [f"{t.title} is not read, beside {taken[self._split(t.name)].title}" for t in unread]
+        return taken
 
     def alone(self) -> dict[str, Table]:
         """{"": the one table} of images in one folder, or whose labels the folders do not tell; {} for none.

@@ -1245,6 +1245,14 @@ def test_a_table_that_counts_more_than_folders_of_classes_says_so(tmp_path, head
     )
 
 
+def test_of_two_tables_of_a_split_the_one_of_its_very_name_is_read(tmp_path):
+    root = two_tables(tmp_path / "d")
+    write(root / "train_extra.csv", b"file,label\nimages/16.png,emu")
+    found = read_listing(root)
+    assert set(found.labels) == {"cat", "dog"}
+    assert f"{root / 'train_extra.csv'} is not read, beside {root / 'train.csv'}" in found.notes
+
+
 def test_a_diagnosis_beside_numbered_folders_tells_the_classes(tmp_path):
     root = classes_in(tmp_path / "d", classes=("patient1", "patient2", "patient3"))
     write(root / "t.csv", side_table(root, "file,diagnosis", "{name},{odd}"))
