@@ -374,7 +374,7 @@ def rename_class(data):
     data["categories"][0]["name"] = "crimson"
 
 
-@pytest.mark.parametrize("task", small_runs.TASKS)
+@pytest.mark.parametrize("task", ["classification", pytest.param("detection", marks=pytest.mark.slow), "segmentation"])
 def test_other_data_are_refused_or_evaluated_by_flag_alone(finished, small_data, tmp_path, task):
     folder = shutil.copytree(finished[task], tmp_path / "run")
     data = shutil.copytree(small_data[task], tmp_path / "data")
