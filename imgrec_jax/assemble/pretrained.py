@@ -344,21 +344,26 @@ def _match(tensors: dict[str, np.ndarray], fresh: dict[str, Any], ours: tuple[st
     """Heads with the classes of the data, in place; what to say of it."""
     heads = [path for path in tensors if fit.HEAD.search(path)]
     each = {path: max(fresh[path].shape[-1] // max(len(ours), 1), 1) for path in heads}  # outputs of one class
-    outputs = {tensors[path].shape[-1] // each[path] for path in heads}
-    if not theirs and len(COCO_91) in outputs:
+    if not theirs and len(COCO_91) in {tensors[path].shape[-1] // each[path] for path in heads}:
         theirs = COCO_91
     if not ours or not theirs:
         raise ValueError(
             f"head='match' needs the names of the classes of {'the data' if not ours else 'the weights'}"
             + ("; give them, in the order of its outputs, as config.pretrained.class_names" if ours else "")
         )
-    known = {fit.same_class(name) for name in theirs}
-    new = [name for name in ours if fit.same_class(name) not in known]
-    if {fit.same_class(name) for name in ours if name not in new} <= ({fit.BACKGROUND} if len(ours) > 1 else set()):
+    outputs = fit.match_classes(ours, theirs)
+    new = [name for name, output in zip(ours, outputs, strict=True) if output is None]
+    if {fit.fold(name) for name in ours if name not in new} <= ({fit.BACKGROUND} if len(ours) > 1 else set()):
         raise ValueError(f"none of the classes {list(ours)[:6]} is among those of the weights, {list(theirs)[:6]}, ...")
     for path in heads:
         tensors[path] = fit.select_classes(tensors[path], np.asarray(fresh[path]), path, ours, theirs)
-    return f"classes     {len(ours) - len(new)} of {len(ours)} by name" + (f"; new: {', '.join(new[:8])}" if new else "")
+    known = {fit.fold(name) for name in theirs}
+    unclear = [name for name in new if fit.fold(name) in known]
+    return "".join((
+        f"classes     {len(ours) - len(new)} of {len(ours)} by name",
+        f"; new: {', '.join(new[:8])}" if new else "",
+        f" ({', '.join(unclear[:8])}: more than one class has that name, but for case)" if unclear else "",
+    ))  # fmt: skip
 
 
 def _path(section: ConfigDict) -> Path:
