@@ -235,7 +235,7 @@ def resize_positions(value: np.ndarray, tokens: int) -> np.ndarray:
     if old * old != grid.shape[1] or new * new != tokens - 1:
         raise ValueError(f"position embedding of {grid.shape[1]} patches for {tokens - 1}: only squares are adapted")
     maps = grid.reshape(1, old, old, -1)
-    resized = np.asarray(jax.image.resize(maps, (1, new, new, maps.shape[-1]), "bicubic", antialias=False))
+    resized = np.asarray(jax.image.resize(maps, (1, new, new, maps.shape[-1]), "bicubic", antialias=False), value.dtype)
     return np.concatenate([value[:, :1], resized.reshape(1, new * new, -1)], axis=1)
 
 
