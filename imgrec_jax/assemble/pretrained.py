@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
       classes: the names of their outputs; () where they are not known.
       architecture: what timm calls their network; "" where nothing is said of it.
       released: the name in KNOWN of the file that they are, whatever it is called; "" for none.
-      options: of the backbone of a run of this project, by its name: (name, options that took effect).
+      model: of the run of this project that they are of, or were written from; None of others.
     """
 
     tensors: dict[str, np.ndarray]
@@ -56,7 +56,7 @@ class Loaded(NamedTuple):
     classes: tuple[str, ...]
     architecture: str = ""
     released: str = ""
-    options: tuple[str, dict[str, Any]] = ("", {})
+    model: ConfigDict | None = None
 
 
 def check(config: ConfigDict) -> None:
@@ -176,13 +176,17 @@ def _read_run(folder: Path) -> Loaded:
         raise ValueError(str(error)) from error
     flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
     classes = tuple(card.get("class_names", ()))
-    classes = (fit.BACKGROUND, *classes) if config.task == "detection" else classes
+    classes = _with_background(classes, config.task == "detection")
     shape = card.get("image_shape", ())
     side = shape[0] if config.task == "classification" and len(shape) == 3 and shape[0] == shape[1] else None
     preprocessing = Preprocessing(None, side, mean=tuple(config.data.mean), std=tuple(config.data.std))
     kept = card.get("pretrained") or {}
-    options = _backbone_options(config.model)
-    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes, options=options)
+    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes, model=config.model)
+
+
+def _with_background(classes: tuple[str, ...], detector: bool) -> tuple[str, ...]:
+    """The names of a detector's outputs, from those of the classes that it detects."""
+    return (fit.BACKGROUND, *classes) if detector and classes else classes
 
 
 def record(config: ConfigDict) -> dict[str, Any] | None:
@@ -212,7 +216,7 @@ def make_initialise(config: ConfigDict, class_names: Sequence[str] = ()) -> Call
     section = config.pretrained
     if not section.path:
         return None
-    ours = (fit.BACKGROUND, *class_names) if config.task == "detection" else tuple(class_names)
+    ours = _with_background(tuple(class_names), config.task == "detection")
 
     def initialise(variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
         check_file(config)
@@ -231,20 +235,41 @@ _REMEDY = (
 )
 
 
-def _check_options(
-    model: ConfigDict, layout: str, source: str, architecture: str = "", trained: tuple[str, dict[str, Any]] = ("", {})
-) -> None:
-    """Raises ValueError where the network would compute something else than the one that the weights were trained in.
+# Options that say what the layers of a network compute and leave no trace in the names and shapes of their weights.
+_MEANINGS = ("activation", "norm_epsilon", "padding", "plain", "pool_only")
+# Options that names and shapes tell, and those of training, of outputs and of what is drawn.
+_TOLD_OR_FREE = (
+    "name", "backbone", "trunk", "num_classes", "kind", "head", "norm", "kernel_init", "dropout", "drop_path", "remat",
+    "score_levels", "aux", "axis_name", "dtype",
+)  # fmt: skip
 
-    Args: of `options_of`; trained: `_backbone_options` of a run of this project that they are of.
+
+def _check_options(
+    model: ConfigDict, layout: str, source: str, architecture: str = "", trained: ConfigDict | None = None
+) -> list[str]:
+    """What to say of a network that differs from the one that the weights were trained in, in nothing that its layers compute.
+
+    Args: of `options_of`; trained: the model of a run of this project that they are of.
+
+    Raises:
+      ValueError: where its layers would compute something else.
     """
     name, have = _backbone_options(model)
     wanted = options_of(layout, name, source, architecture)
-    if trained[0] == name:
-        wanted |= {key: trained[1][key] for key in ("padding", "norm_epsilon") if key in trained[1]}
+    theirs: dict[str, Any] = {}
+    if trained is not None:
+        backbone, options = _backbone_options(trained)
+        theirs = {**(trained if trained.name == model.name else {}), **(options if backbone == name else {})}
+        wanted |= {key: value for key, value in options.items() if key in _MEANINGS and backbone == name}
+    here = {**model, **have}
+    others = [
+        f"{key}={here[key]!r} (in their run {value!r})"
+        for key, value in theirs.items()
+        if key in here and key not in (*_MEANINGS, *_TOLD_OR_FREE) and _plain(here[key]) != _plain(value)
+    ]
     other = {key: value for key, value in wanted.items() if key in have and have[key] != value}
     if not other:
-        return
+        return [f"options     {', '.join(others)}: the network computes something else"] if others else []
     trunk = dict(model.get("trunk", {}))
     if name == model.name or name not in ARCHITECTURES or (name in RESNETS and "norm_epsilon" in model and not trunk):
         flags = " ".join(f"--config.model.{key}={value}" for key, value in other.items())
@@ -256,13 +281,18 @@ def _check_options(
     )
 
 
+def _plain(value: Any) -> Any:
+    """Lists and tuples alike: a run's are read from JSON."""
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
 def _backbone_options(model: ConfigDict) -> tuple[str, dict[str, Any]]:
     """(name, options that take effect) of a model's backbone: of the model or its `trunk`, or the architecture's own."""
-    name = model.get("backbone") or model.name
+    name, trunk = model.get("backbone") or model.name, dict(model.get("trunk", {}))
     if name not in ARCHITECTURES:
-        return name, {key: value for key, value in model.items() if value is not None}
+        return name, {key: value for key, value in {**model, **trunk}.items() if value is not None}
     options = {key: value.default for key, value in inspect.signature(ARCHITECTURES[name].make).parameters.items()}
-    given = dict(model) if name == model.name else dict(model.get("trunk", {}))
+    given = dict(model) if name == model.name else trunk
     if name in RESNETS and "norm_epsilon" in model:  # which detectors hand to a ResNet
         given.setdefault("norm_epsilon", model.norm_epsilon)
     return name, options | {key: value for key, value in given.items() if key in options and value is not None}
@@ -279,13 +309,13 @@ def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, 
     fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
     found = fit.find(loaded.tensors, fresh)
     have, layout = fit.unfold(loaded.tensors, found.names, _epsilon(config.model)), found.layout
-    _check_options(config.model, layout, loaded.released or section.path, loaded.architecture, loaded.options)
+    said = _check_options(config.model, layout, loaded.released or section.path, loaded.architecture, loaded.model)
     tensors = {
         path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
         for path, name in found.names.items()
         if name in have
     }
-    lines = [f"pretrained weights of {loaded.source}, names of {layout}", *_licence(loaded)]
+    lines = [f"pretrained weights of {loaded.source}, names of {layout}", *_licence(loaded), *said]
     preprocessing = preprocessing_of(loaded)
     if preprocessing:
         lines.append(as_trained.describe(config, preprocessing))

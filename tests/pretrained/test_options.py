@@ -1,5 +1,6 @@
 """Weights meet the network that they were trained in, by its options, or are refused; on the way out as on the way in."""
 
+import inspect
 import json
 
 import numpy as np
@@ -8,8 +9,13 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from imgrec_jax.assemble import pretrained
+from imgrec_jax.assemble.components import options_like
+from imgrec_jax.assemble.model import MODELS
 from imgrec_jax.assemble.pretrained import _check_options
+from imgrec_jax.config import from_plain, to_plain
 from imgrec_jax.inference.export import _refuse_other_networks
+from imgrec_jax.models.classifiers import FIELDS
+from imgrec_jax.models.zoo import ARCHITECTURES
 from imgrec_jax.overrides import configure
 from imgrec_jax.pretrained import fetch
 from imgrec_jax.pretrained.known import COCO_91, KNOWN, options_of
@@ -57,11 +63,38 @@ def test_the_options_of_a_backbone_are_those_that_take_effect(model):
 
 
 def test_the_options_of_a_run_are_those_of_its_weights():
-    trained = "mobilenet_v2", {**TF, "drop_path": 0.1}
-    _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": TF}), "own", "runs/a", "", trained)
+    trained = ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": {**TF, "drop_path": 0.1}})
+    assert _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": TF}), "own", "runs/a", "", trained) == []
     _check_options(ConfigDict({**UNET, "backbone": "resnet18"}), "own", "runs/fasterrcnn_resnet50_fpn_coco", "", trained)
     with pytest.raises(ValueError, match="it would compute something else"):
         _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2"}), "own", "runs/a", "", trained)
+
+
+def changed(value):
+    """Another value of an option."""
+    others = {"relu": "tanh", "VALID": "SAME", "same": "valid", "bilinear": "transposed", "transposed": "bilinear"}
+    if isinstance(value, tuple):
+        return (*map(changed, value),) or (3,)
+    return others.get(value, f"other {value}") if isinstance(value, str) else not value if value in (0, 1) else value + 1
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ARCHITECTURES])
+def test_every_option_of_a_run_that_weights_do_not_show_is_compared(name):
+    """Refused where layers compute something else by their weights, said where it is a choice, passed over where names tell."""
+    factory = MODELS[name].factory
+    options = {k: o.default for k, o in options_like(FIELDS.get(factory, factory)).items() if k not in ("trunk", "backbone")}
+    options = {k: 2 if value is inspect.Parameter.empty else value for k, value in options.items()}
+    trained = ConfigDict({"name": name, **options})
+    for key, value in options.items():
+        model = ConfigDict({"name": name, **options, key: changed(value)})
+        if key in ("activation", "padding", "norm_epsilon"):
+            with pytest.raises(ValueError, match=f"trained with .*{key}=.*it would compute something else; give .*{key}="):
+                _check_options(model, "own", "runs/a", "", trained)
+        else:
+            said = _check_options(model, "own", "runs/a", "", from_plain({"model": to_plain(trained)}).model)
+            free = key in ("num_classes", "kind", "head", "norm", "kernel_init", "dropout", "remat", "score_levels", "aux")
+            assert [line.split("=")[0] for line in said] == ([] if free else [f"options     {key}"])
+    assert _check_options(trained, "own", "runs/a", "", from_plain({"model": to_plain(trained)}).model) == []
 
 
 def test_a_trunk_can_be_given_on_the_command_line():
