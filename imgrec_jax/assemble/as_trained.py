@@ -109,6 +109,8 @@ def describe(config: ConfigDict, its: Preprocessing) -> str:
             other += [f"their crop ({form}): images are taken whole"] if its.resize_shorter else []
         else:
             other.append(form + (f" (here {given[0]} x {given[1]})" if given else ""))
+    if its.other:
+        other.append(its.other)
     if config.task == "detection" and (shorter := _of_detector(its)):
         (used if tuple(data.min_size)[-1:] == (shorter,) else other).append(f"a shorter side of {shorter} pixels")
     return f"preprocessing as trained: {', '.join(used) or 'nothing'}" + (f"; not used: {', '.join(other)}" if other else "")

@@ -15,7 +15,7 @@ from imgrec_jax.assemble import as_trained
 from imgrec_jax.assemble.lookup import ConfigError, choice
 from imgrec_jax.models.resnet import RESNETS
 from imgrec_jax.models.zoo import ARCHITECTURES
-from imgrec_jax.pretrained import fetch, files, fit, merge, names
+from imgrec_jax.pretrained import fetch, files, fit, merge, names, torch_file
 from imgrec_jax.pretrained.known import (
     COCO_91,
     KNOWN,
@@ -158,10 +158,18 @@ def _read(path: str, changed: int) -> Loaded:
     if workdir.exists(file):
         return _read_run(file)
     tensors = fit.with_todays_names(files.read(file))
-    stated, digest = fetch.beside(file), fetch.sha256(*files.parts(file))
+    stated, digest = fetch.stated(file, torch_file.read_metadata(file)), fetch.sha256(*files.parts(file))
     released = next((name for name, known in KNOWN.items() if known.sha256 and digest.startswith(known.sha256)), "")
     return Loaded(
-        tensors, path, digest, stated.licence, stated.preprocessing, (), architecture=stated.architecture, released=released
+        tensors,
+        path,
+        digest,
+        stated.licence,
+        stated.preprocessing,
+        _with_background(stated.classes, fit.is_of_detector(tensors)),
+        architecture=stated.architecture,
+        released=released,
+        model=ConfigDict(stated.model) if stated.model else None,
     )
 
 
@@ -254,11 +262,11 @@ def _check_options(
     Raises:
       ValueError: where its layers would compute something else.
     """
-    name, have = _backbone_options(model)
+    name, have = backbone_options(model)
     wanted = options_of(layout, name, source, architecture)
     theirs: dict[str, Any] = {}
     if trained is not None:
-        backbone, options = _backbone_options(trained)
+        backbone, options = backbone_options(trained)
         theirs = {**(trained if trained.name == model.name else {}), **(options if backbone == name else {})}
         wanted |= {key: value for key, value in options.items() if key in _MEANINGS and backbone == name}
     here = {**model, **have}
@@ -286,21 +294,21 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-def _backbone_options(model: ConfigDict) -> tuple[str, dict[str, Any]]:
+def backbone_options(model: ConfigDict) -> tuple[str, dict[str, Any]]:
     """(name, options that take effect) of a model's backbone: of the model or its `trunk`, or the architecture's own."""
     name, trunk = model.get("backbone") or model.name, dict(model.get("trunk", {}))
     if name not in ARCHITECTURES:
         return name, {key: value for key, value in {**model, **trunk}.items() if value is not None}
     options = {key: value.default for key, value in inspect.signature(ARCHITECTURES[name].make).parameters.items()}
     given = dict(model) if name == model.name else trunk
-    if name in RESNETS and "norm_epsilon" in model:  # which detectors hand to a ResNet
-        given.setdefault("norm_epsilon", model.norm_epsilon)
+    handed = ("norm", "norm_epsilon") if name in RESNETS else ("norm",)  # by the model, where its trunk says nothing
+    given = {**{key: model[key] for key in handed if key in model}, **given}
     return name, options | {key: value for key, value in given.items() if key in options and value is not None}
 
 
 def _epsilon(model: ConfigDict) -> float:
     """Of the norms of the backbone."""
-    return float(_backbone_options(model)[1].get("norm_epsilon", 1e-5))
+    return float(backbone_options(model)[1].get("norm_epsilon", 1e-5))
 
 
 def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:

@@ -63,6 +63,11 @@ class Fit(NamedTuple):
     behind: frozenset[str]
 
 
+def is_of_detector(tensors: Collection[str]) -> bool:
+    """Whether a file with these names is one of torchvision's detectors."""
+    return not _DETECTORS.isdisjoint(tensors)
+
+
 def trunks(paths: Collection[str]) -> list[tuple[str, tuple[str, ...]]]:
     """(what precedes the backbone's own names, families) of the backbones among some paths."""
     found = []
@@ -99,7 +104,7 @@ def find(tensors: Collection[str], paths: Collection[str]) -> Fit:
     have, paths = set(tensors), set(paths)
     fits = []
     where = trunks(paths)
-    if _DETECTORS & have:
+    if is_of_detector(have):
         fits.append(Fit("detector", "resnet", names.of_whole("detector", paths), "backbone/body/", frozenset()))
     elif any(name.startswith("backbone.") for name in have):
         fits.append(Fit("fcn", "resnet", names.of_whole("fcn", paths), "backbone/", frozenset()))

@@ -340,6 +340,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file that can be read says of itself beside its tensors; {} of other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    with path.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return header.get("__metadata__") or {}
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """What goes wrong within is a WeightsFileError that names the file; but for a file that is not there."""
