@@ -9,12 +9,11 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from imgrec_jax import assemble
-from imgrec_jax.assemble import as_trained, pretrained
+from imgrec_jax.assemble import as_torchvision, as_trained, pretrained
 from imgrec_jax.assemble.components import options_like
 from imgrec_jax.assemble.model import MODELS
 from imgrec_jax.assemble.pretrained import _check_options
 from imgrec_jax.config import from_plain, load, to_plain
-from imgrec_jax.inference.export import _refuse_other_networks
 from imgrec_jax.models.classifiers import FIELDS
 from imgrec_jax.models.resnet import RESNETS
 from imgrec_jax.models.zoo import ARCHITECTURES
@@ -194,13 +193,13 @@ def test_the_networks_of_torchvision_are_exported(name):
     """With live norms and frozen ones; whether there are names for the weights is not asked here."""
     for norm in ("batch", "frozen"):
         if name != "vit_s_16":
-            _refuse_other_networks(ConfigDict({"name": name, "num_classes": 5, "norm": norm, "drop_path": 0.1}))
+            as_torchvision.check(ConfigDict({"name": name, "num_classes": 5, "norm": norm, "drop_path": 0.1}))
         if name in RESNETS:
             for kind in ("faster", "mask", "retina"):
                 for epsilon in (0.0, 1e-5):
                     given = {"backbone": name, "kind": kind, "norm": norm, "norm_epsilon": epsilon}
-                    _refuse_other_networks(ConfigDict({**DETECTOR, **given}))
-    _refuse_other_networks(ConfigDict({"name": "fasterrcnn_resnet50_fpn_v2", "norm": "batch"}))
+                    as_torchvision.check(ConfigDict({**DETECTOR, **given}))
+    as_torchvision.check(ConfigDict({"name": "fasterrcnn_resnet50_fpn_v2", "norm": "batch"}))
 
 
 @pytest.mark.parametrize(
@@ -228,4 +227,4 @@ def test_the_networks_of_torchvision_are_exported(name):
 )
 def test_a_network_that_torchvision_has_not_is_not_exported(model, said):
     with pytest.raises(ValueError, match=f"torchvision has no {said}.*--format=stablehlo and --format=onnx"):
-        _refuse_other_networks(ConfigDict(model))
+        as_torchvision.check(ConfigDict(model))
