@@ -115,17 +115,38 @@ class Predictor:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) of the images that it was trained on; None where the run does not say."""
-        shape = self._card.get("image_shape")
-        return (shape[0], shape[1]) if shape else None
+        """(height, width) of the images that it evaluates; None where the run does not say."""
+        return self.image_shape[:2] if "image_shape" in self._card else None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of a batch of the run; ValueError where the folder does not say."""
+        """(height, width, channels) of a batch of its evaluation, or of training where the folder does not say more; ValueError
+        where it says nothing."""
         if "image_shape" not in self._card:
             raise ValueError(f"the folder of {self.workdir} does not say of what size its images are")
-        height, width, channels = self._card["image_shape"]
+        height, width, channels = self._card.get("eval_shape") or self._card["image_shape"]
         return height, width, channels
+
+    @property
+    def black(self) -> np.ndarray:
+        """A black image as its data have them, uint8 [H, W, C]; ValueError as `image_shape`."""
+        height, width, channels = self.image_shape
+        return np.zeros((height, width, self._stored_shape[2] or channels), np.uint8)
+
+    @property
+    def _stored_shape(self) -> tuple[int | None, int | None, int | None]:
+        """(height, width, channels) of the images of its data before any op; None for what differs, or is not known."""
+        height, width, channels = self._card.get("stored_shape") or (None, None, None)
+        return height, width, channels
+
+    @property
+    def _fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) of all images that its classifier saw in evaluation; None for any."""
+        if self.config.task != "classification" or "image_shape" not in self._card:
+            return None
+        if "eval_shape" in self._card:
+            return self.image_size if self._card["eval_shape"] else None
+        return None if len(self.config.data.eval_ops) else self.image_size  # of earlier versions
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -257,9 +278,9 @@ class Predictor:
         return [inputs.read_file(path) for path in samples.files(self.workdir)]
 
     def example_batch(self) -> Batch:
-        """A batch of one black image of the size that the run was trained on."""
-        shape = self._card.get("image_shape") or [128, 128, 3]
-        return self.preprocess.batch([self.preprocess(np.zeros(shape, np.uint8))], [0], 1)
+        """A batch of one black image of the size that the run evaluates."""
+        black = self.black if self.image_size else np.zeros((128, 128, 3), np.uint8)
+        return self.preprocess.batch([self.example(black, "a black image", {})], [0], 1)
 
     def labels_at(self, place: str | PathLike) -> Labels:
         """The truth of images as it lies beside them (see `inference/labels.py`), for `stream`."""
@@ -300,25 +321,33 @@ class Predictor:
         example = {**targets, "image": image}
         pieces = [example] if window is None else [cut(example, one.place) for one in seen]
         examples = [self.example(piece.pop("image"), picture.name, piece) for piece in pieces]
-        return Prepared(size, seen, examples, image.shape[:2] != size)
+        stretched = self.config.task == "classification" and tuple(examples[0]["original_size"].tolist()) != size
+        return Prepared(size, seen, examples, stretched)
 
     def example(self, image: np.ndarray, name: str, targets: dict[str, Any]) -> dict[str, Any]:
         """An image of `as_image` as the example that evaluation makes of it.
 
+        What the ops of a classifier bring to another size than all images of its evaluation had is stretched before them.
+
         Raises:
           ValueError: naming the image, where the run's preprocessing cannot take it.
         """
+        fixed, (height, width, _) = self._fixed_size, self._stored_shape
         try:
             example = self.preprocess(image, targets)
+            if fixed is not None and example["image"].shape[:2] != fixed:
+                example = self.preprocess(_stretched(image, (height, width) if height and width else fixed), targets)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        if fixed is not None and (came := example["image"].shape[:2]) != fixed:
+            raise ValueError(f"{name}: the run's data.eval_ops make {came} pixels of it, and of all of its data {fixed}")
         wanted, given = self.preprocess.group(example), example["image"].shape[:2]
         if given[0] > wanted[0] or given[1] > wanted[1]:
             raise ValueError(f"{name}: {given[0]} x {given[1]} pixels more than the run's data.pad_to={wanted}")
         return example
 
     def as_image(self, array: np.ndarray, name: str) -> np.ndarray:
-        """[H, W] or [H, W, C] -> the image with the channels (and, where the run fixes it, of the size) that the run takes.
+        """[H, W] or [H, W, C] -> the image with the channels of those that the run's ops take.
 
         Raises:
           ValueError: naming the image, for shapes and types that are none.
@@ -337,13 +366,10 @@ class Predictor:
             if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
                 raise ValueError(f"{name} is a float image with values outside 0..1; divide by 255, or give uint8")
             array = array.astype(np.float32)
-        taken = self._card.get("image_shape")
-        if taken is None:
-            return array
-        if array.shape[2] != taken[2]:
-            array = to_channels(taken[2])({"image": array}, np.random.default_rng(0))["image"]
-        fixed = self.config.task == "classification" and not len(self.config.data.eval_ops)
-        return _stretched(array, taken) if fixed and array.shape[:2] != tuple(taken[:2]) else array
+        taken = self._stored_shape[2] or (self._card.get("image_shape") or array.shape)[2]
+        if array.shape[2] != taken:
+            array = to_channels(taken)({"image": array}, np.random.default_rng(0))["image"]
+        return array
 
     def __repr__(self) -> str:
         return f"<{self.config.task} run {self.workdir}, {self.checkpoint} checkpoint, step {self.step}>"
@@ -389,12 +415,9 @@ class Queue:
                 self._open[piece.owner][2][piece.part] = record
 
 
-def _stretched(image: np.ndarray, shape: list[int]) -> np.ndarray:
-    """[H, W, C] brought to the height and width of `shape` by means over areas, so that thin strokes stay."""
-    import cv2
-
-    resized = cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-    return resized.reshape(shape[0], shape[1], image.shape[2])
+def _stretched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, C] brought to (height, width) by means over areas, so that thin strokes stay."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA).reshape(*size, image.shape[2])
 
 
 def _missing(class_names: tuple[str, ...]) -> tuple[str, ...]:

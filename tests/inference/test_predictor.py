@@ -5,17 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.assemble.data import open_sources
 from imgrec_jax.data.annotations import from_images
 from imgrec_jax.detection import coco_eval
+from imgrec_jax.inference import inputs, predictor
 from imgrec_jax.run import loop
 from imgrec_jax.run.checkpoint import CheckpointError
 from imgrec_jax.run.workdir import WorkdirError
@@ -141,6 +145,71 @@ def test_images_of_another_size_are_stretched_to_a_classifier_and_counted(finish
     small, stretched, dot = run.predict([image, large, image[:1, :1]])
     np.testing.assert_allclose(stretched.probs, small.probs, atol=1e-6)
     assert run.resized == 2 and stretched.size == (280, 280) and dot.size == (1, 1)
+
+
+OPS = """
+def red():
+    return lambda example, rng: {**example, "image": example["image"][..., :1]}
+def bright():
+    return lambda example, rng: {**example, "image": example["image"].max(-1, keepdims=True).repeat(3, -1)}
+def half():
+    return lambda example, rng: {**example, "image": example["image"][::2, ::2]}
+"""
+SIZE = (24, 30)
+STRETCHES = {
+    "nothing": {},
+    "channels": {"to_channels": {"channels": 1}},
+    "another op that changes channels": {"own": {"op": "red"}},
+    "one before all others": {"own": {"op": "bright", "before": "to_channels"}, "to_channels": {"channels": 1}},
+    "one that does not say that it changes sizes": {"own": {"op": "half"}},
+    "by the shorter side": {"resize_shorter": {"length": 20}},
+}
+FIXES = {
+    "a size": {"resize": {"size": (16, 16)}},
+    "a crop": {"resize_and_center_crop": {"shorter": 18, "size": (16, 16)}, "own": {"op": "red"}},
+}
+
+
+@pytest.mark.parametrize("ops", [*STRETCHES, *FIXES])
+@pytest.mark.parametrize("grey", [False, True])
+def test_pictures_come_to_the_ops_as_in_evaluation_and_to_the_network_at_its_size(tmp_path, monkeypatch, ops, grey):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for n in range(2):
+                image = rng.integers(0, 256, SIZE if grey else (*SIZE, 3), np.uint8)
+                cv2.imwrite(str(tmp_path / "data" / split / name / f"{split}{name}{n}.png"), image)
+    (tmp_path / "ops.py").write_text(OPS)
+    config = imgrec_jax.load_config("image_folder")
+    config.data.manual_dir = str(tmp_path / "data")
+    given = {
+        name: {**one, "op": f"{tmp_path}/ops.py:{one['op']}"} if "op" in one else one
+        for name, one in (STRETCHES | FIXES)[ops].items()
+    }
+    with config.unlocked(), config.ignore_type():
+        config.data.options.size, config.data.data_dir, config.model.convs = (), str(tmp_path / "d"), ((8, 3, 2, 1),)
+        config.data.train_ops, config.data.eval_ops = (
+            ConfigDict({**given, "random_resized_crop": {"size": (12, 12)}}),
+            ConfigDict(given),
+        )
+        config.data.mean, config.data.std = (0.0,), (1.0,)
+    experiment = assemble.build(config)
+    monkeypatch.setattr(predictor.checkpoint, "read_variables", lambda *_: {})
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor.own, "of_workdir", lambda *_: {})
+        run = predictor.Predictor(tmp_path, experiment.config, experiment.card, SimpleNamespace(step=1, kind="last"), None)
+    batch = experiment.data.evals["test"].batch(0)
+    assert run.image_shape == batch["image"].shape[1:] == run.example_batch()["image"].shape[1:]
+    prepare = lambda images: [  # noqa: E731
+        run._prepare(one, labels=None, window=None, overlap=0) for one in inputs.pictures(images, **run.reading())
+    ]
+    for made, row in zip(prepare(str(tmp_path / "data" / "test")), batch["image"], strict=False):
+        np.testing.assert_array_equal(made.examples[0]["image"], row)
+        assert not made.stretched
+    others = prepare([rng.integers(0, 256, shape, np.uint8) for shape in ((30, 24, 3), (60, 70), (5, 40, 1), (24, 60, 3))])
+    assert {made.examples[0]["image"].shape for made in others} == {run.image_shape}
+    assert {made.stretched for made in others} == {ops in STRETCHES}
 
 
 def test_a_stream_keeps_the_order_compiles_few_shapes_and_leaves_out_what_it_cannot_read(finished):
