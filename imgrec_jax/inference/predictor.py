@@ -28,11 +28,11 @@ from imgrec_jax.data.own import pictures as own_pictures
 from imgrec_jax.data.pieces import cut
 from imgrec_jax.detection import windows
 from imgrec_jax.inference import inputs
-from imgrec_jax.inference.batching import Batcher, Piece, Shapes, ahead
+from imgrec_jax.inference.batching import Batcher, Filled, Piece, Shapes, ahead
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.labels import Labels, open_labels
 from imgrec_jax.inference.results import Result, result_of
-from imgrec_jax.run import checkpoint, samples, start, workdir
+from imgrec_jax.run import checkpoint, memory, samples, start, workdir
 from imgrec_jax.run.writers import emit
 
 BEHIND = 256  # results that wait for an earlier one at most, so that they come in order and few are kept
@@ -225,7 +225,7 @@ class Predictor:
             few = len(head) < min(self._batch_size, HEAD)
             rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length()) if few else self._batch_size
         prepare = partial(self._prepare, labels=labels, window=window, overlap=overlap)
-        queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels)
+        queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels, on_fault)
         for picture, future in ahead(prepare, itertools.chain(head, source), threads):
             try:
                 prepared = future.result()
@@ -254,10 +254,22 @@ class Predictor:
                 on_fault(picture, error)
                 continue
             taken[number] = picture
-            for pieces, batch in batcher.add(Piece(number, 0, 0, example)):
-                yield [taken.pop(piece.owner) for piece in pieces], batch
-        for pieces, batch in batcher.rest():
-            yield [taken.pop(piece.owner) for piece in pieces], batch
+            yield from self._whole(batcher.add(Piece(number, 0, 0, example)), taken, on_fault)
+        yield from self._whole(batcher.rest(), taken, on_fault)
+
+    def _whole(
+        self, filled: Iterable[Filled], taken: dict[int, Picture], on_fault: Callable[[Picture, ValueError], None] | None
+    ) -> Iterator[tuple[list[Picture], Batch]]:
+        """What `batches` yields of those for which the memory is there; the pictures of others are told to `on_fault`."""
+        for pieces, batch in filled:
+            pictures = [taken.pop(piece.owner) for piece in pieces]
+            if batch is not None:
+                yield pictures, batch
+                continue
+            for picture, piece in zip(pictures, pieces, strict=True):
+                if on_fault is None:
+                    raise _too_large(picture, piece)
+                on_fault(picture, _too_large(picture, piece))
 
     def reading(self, labelled: bool = False) -> dict[str, Any]:
         """Options of `inputs.pictures`: files are read as the run's own data set reads them.
@@ -378,8 +390,14 @@ class Predictor:
 class Queue:
     """Puts images in, takes results out in the same order."""
 
-    def __init__(self, run: Predictor, batcher: Batcher, labels: Labels | None):
-        self._run, self._batcher, self._labels = run, batcher, labels
+    def __init__(
+        self,
+        run: Predictor,
+        batcher: Batcher,
+        labels: Labels | None,
+        on_fault: Callable[[Picture, ValueError], None] | None = None,
+    ):
+        self._run, self._batcher, self._labels, self._on_fault = run, batcher, labels, on_fault
         self._open: dict[int, tuple[Picture, Prepared, dict[int, dict[str, Any]]]] = {}  # by number, in order
         self._count = 0
 
@@ -409,10 +427,36 @@ class Queue:
         self._run_all(self._batcher.rest())
         return self.take()
 
-    def _run_all(self, batches: Iterable[tuple[list[Piece], Batch]]) -> None:
+    def _run_all(self, batches: Iterable[Filled]) -> None:
         for pieces, batch in batches:
-            for piece, record in zip(pieces, self._run.run_batch(batch, self._labels), strict=True):
-                self._open[piece.owner][2][piece.part] = record
+            records = None if batch is None else self._records(batch, alone=len(pieces) == 1)
+            for n, piece in enumerate(pieces):
+                if records is None:
+                    self._fail(piece)
+                elif piece.owner in self._open:
+                    self._open[piece.owner][2][piece.part] = records[n]
+
+    def _records(self, batch: Batch, alone: bool) -> list[dict[str, Any]] | None:
+        """The records of a batch; None where the memory is not there for its only picture."""
+        try:
+            return self._run.run_batch(batch, self._labels)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not (alone and memory.is_out_of_memory(error)):
+                raise
+            return None
+
+    def _fail(self, piece: Piece) -> None:
+        """Leaves out the picture of a piece."""
+        if (found := self._open.pop(piece.owner, None)) is not None:
+            error = _too_large(found[0], piece)
+            if self._on_fault is None:
+                raise error
+            self._on_fault(found[0], error)
+
+
+def _too_large(picture: Picture, piece: Piece) -> ValueError:
+    height, width = piece.example["image"].shape[:2]
+    return ImageFileError(f"{picture.name}: out of memory with its {height} x {width} pixels; make it smaller, or cut it")
 
 
 def _stretched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -225,6 +225,47 @@ def test_a_stream_keeps_the_order_compiles_few_shapes_and_leaves_out_what_it_can
     assert len(run.compiled) <= 4 + 2  # four sizes as they are, squares of 64 and 128
 
 
+@pytest.mark.parametrize("where", ["padding", "the batch", "the network"])
+def test_what_the_memory_is_not_there_for_is_that_picture_s_fault(finished, monkeypatch, where):
+    run, faults, rng = imgrec_jax.load(finished["segmentation"]), list[str](), np.random.default_rng(0)
+    large, plain, answer = (4, 5000), run.preprocess, run.run_batch
+
+    def out_of_memory(image):
+        if max(image.shape) >= max(large):
+            raise MemoryError if where != "the network" else jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    class Poor:
+        def __getattr__(self, name):
+            return getattr(plain, name)
+
+        def __call__(self, *given):
+            return plain(*given)
+
+        def pad(self, example, size):
+            out_of_memory(example["image"]) if where == "padding" else None
+            return plain.pad(example, size)
+
+        def batch(self, examples, indices, rows):
+            out_of_memory(examples[0]["image"]) if where == "the batch" else None
+            return plain.batch(examples, indices, rows)
+
+    def run_batch(batch, labels):
+        out_of_memory(batch["image"]) if where == "the network" else None
+        return answer(batch, labels)
+
+    run.preprocess = Poor()
+    monkeypatch.setattr(run, "run_batch", run_batch)
+    images = [rng.integers(0, 256, (16, 16 + n, 3), np.uint8) for n in range(6)] + [np.zeros((*large, 3), np.uint8)]
+    results = list(run.stream(images, on_fault=lambda picture, error: faults.append(str(error))))
+    assert [result.file for result in results] == [f"image {n}" for n in range(6)]
+    assert len(faults) == 1 and faults[0].startswith("image 6: out of memory with its ")
+    with pytest.raises(ValueError, match="image 6: out of memory"):
+        run.predict(images)
+    if where != "the network":
+        found = list(run.batches(images, on_fault=lambda picture, error: faults.append(picture.name)))
+        assert sum(len(pictures) for pictures, _ in found) == 6 and faults[1:] == ["image 6"]
+
+
 def test_answers_do_not_depend_on_their_company(finished):
     images = list(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8))
     for task in ("detection", "segmentation"):
