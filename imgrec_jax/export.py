@@ -65,9 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
     if rows is not None and (not made.rows or rows < 1):
         takes = "expected 1 or more" if made.rows else f"--format={arguments.format} takes batches of any size; leave it out"
         raise ValueError(f"--batch_size={rows}: {takes}")
+    from imgrec_jax.inference.outputs import output_file
+
     loaded = load(arguments)
     name = arguments.format + ("" if rows is None else f"_batch{rows}") + made.suffix
-    out = Path(arguments.out or loaded.workdir / "export" / name).expanduser()
+    out = output_file("--out", arguments.out or loaded.workdir / "export" / name)
     print(made.write(loaded, out, rows) if made.rows else made.write(loaded, out))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imgrec_jax import at_hand
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.ops.geometry import Example, Op
 from imgrec_jax.data.ops.pixels import as_image, white
@@ -152,11 +153,12 @@ def compute(
     stopped goes on at the first shard that is missing.
     """
     folder = Path(folder) / _fingerprint(source, options)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "options.json", lambda path: path.write_text(json.dumps(dataclasses.asdict(options), indent=1)))
     paths = [folder / f"{start:07d}.npz" for start in range(0, len(source), SHARD)]
     missing = [(path, number * SHARD) for number, path in enumerate(paths) if not path.exists()]
     if missing:
+        at_hand.check(f"selective search of {source.info.name}, in {folder},")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "options.json", lambda path: path.write_text(json.dumps(dataclasses.asdict(options), indent=1)))
         todo = [(path, range(start, min(start + SHARD, len(source)))) for path, start in missing]
         total = sum(len(indices) for _, indices in todo)
         done = progress(range(total), f"selective search of {source.info.name}, {total} of {len(source)} images")

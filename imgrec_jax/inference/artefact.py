@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import imgrec_jax
-from imgrec_jax import assemble
+from imgrec_jax import assemble, at_hand
 from imgrec_jax.assemble.data import open_sources
 from imgrec_jax.assemble.task import stages_of
 from imgrec_jax.data.batch import Batch
@@ -33,6 +33,7 @@ IMAGES = 100  # on which a file is compared with the live model
 # the share that may differ.
 BOUNDS = {"boxes": 1e-2, "masks": 1e-3}
 BOUND = 1e-4
+SCRIPT = '"""Runs '  # how the script beside a file begins
 _LEFT_OUT = ("original_boxes",)  # the boxes, which are in pixels of the image that goes in, again
 
 Answers = dict[str, Any]
@@ -98,9 +99,9 @@ def deliver(run: Predictor, out: Path, make: Callable[[Predictor], Artefact], im
     Raises:
       ValueError: for a file whose answers differ on `images`; nothing of it is left.
     """
+    refuse_to_overwrite(out)
     made, checked = make(run), dict[str, Any](images=len(images), of=origin)
-    script, beside, shape = out.with_name(f"run_{out.stem}.py"), out.with_suffix(".json"), images.shape[1:]
-    _refuse_to_overwrite(beside, out)
+    script, beside, shape = _script_of(out), out.with_suffix(".json"), images.shape[1:]
 
     def write(partial: Path) -> None:
         partial.write_bytes(made.data)
@@ -122,7 +123,8 @@ def deliver(run: Predictor, out: Path, make: Callable[[Predictor], Artefact], im
         checked["largest_difference"] = gaps
         text = json.dumps(_described(run, out, made, shape, checked), indent=1)
         zeros = (made.rows if isinstance(made.rows, int) else 1, *shape)
-        script.write_text(made.script.format(name=out.name, script=script.name, shape=[made.rows, *shape], zeros=zeros))
+        names = {"name": _in_quotes(out.name), "script": _in_quotes(script.name)}
+        script.write_text(made.script.format(**names, shape=[made.rows, *shape], zeros=zeros), encoding="utf-8")
         write_whole(beside, lambda partial: partial.write_text(text + "\n"))
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +171,22 @@ def _with_threshold(run: Predictor, score: float) -> Predictor:
     return run.changed(config)
 
 
-def _refuse_to_overwrite(beside: Path, out: Path) -> None:
-    """Raises ValueError where the description of an artefact would take the place of something else."""
+def _script_of(out: Path) -> Path:
+    return out.with_name(f"run_{out.stem}.py")
+
+
+def _in_quotes(name: str) -> str:
+    """A name as it is written between Python's quotes, one or three."""
+    return json.dumps(name, ensure_ascii=False)[1:-1]
+
+
+def refuse_to_overwrite(out: Path) -> None:
+    """Raises ValueError for a folder, and where what lies beside an artefact would take the place of something else."""
+    beside, script = out.with_suffix(".json"), _script_of(out)
+    if out.is_dir():
+        raise ValueError(f"--out={out} is a folder; give the name of a file")
+    if script.exists() and not (script.is_file() and script.read_bytes().startswith(SCRIPT.encode())):
+        raise ValueError(f"--out={out} would come with {script}, which is something else; give another name")
     if beside == out:
         raise ValueError(f"--out={out} is the name of the file that describes it; give it another suffix")
     try:
@@ -223,12 +239,12 @@ def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
     """
     shape: tuple[int, ...] = run.image_shape
     try:
-        with run.carried():
+        with run.carried(), at_hand.only():
             splits = open_sources(assemble.complete(run.config))[1]
         name = "test" if "test" in splits else next(iter(splits))
         source = splits[name]
         images, origin = [source[n]["image"] for n in range(min(count, len(source)))], f"the {name} split"
-    except (ValueError, OSError, StopIteration):
+    except (ValueError, OSError, ImportError, StopIteration):
         images, origin = run.samples()[:count], "those that the folder keeps; the data are not here"
         if not images:
             return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"

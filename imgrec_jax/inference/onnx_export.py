@@ -44,6 +44,7 @@ def write(run: Predictor, out: Path, rows: int | None = None) -> str:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
       ImportError: where jax2onnx or ONNX Runtime are not installed.
     """
+    artefact.refuse_to_overwrite(out)
     images, origin = artefact.sample_images(run, artefact.IMAGES)
     return artefact.deliver(run, out, lambda run: make(run, images, rows), images, origin)
 

@@ -40,6 +40,7 @@ def write(run: Predictor, out: Path) -> str:
     Raises:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
     """
+    artefact.refuse_to_overwrite(out)
     images, origin = artefact.sample_images(run, artefact.IMAGES)
     return artefact.deliver(run, out, lambda run: make(run, images), images, origin)
 

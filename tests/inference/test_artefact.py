@@ -1,15 +1,20 @@
 """What an exported file must show before it takes its name."""
 
+import ast
 import contextlib
 import dataclasses
 import json
+import socket
+import subprocess
+import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import imgrec_jax
-from imgrec_jax.inference import artefact, stablehlo
+from imgrec_jax.inference import artefact, onnx_export, stablehlo
+from imgrec_jax.pages import report
 
 IMAGES = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
 
@@ -41,16 +46,33 @@ def test_what_both_do_not_know_is_no_difference():
     assert artefact.differences(nan, nan) == {"probs": 0}
 
 
-def test_a_description_takes_the_place_of_nothing_else(tmp_path):
-    artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.onnx")
+def test_what_lies_beside_a_file_takes_the_place_of_nothing_else(tmp_path):
+    out, script = tmp_path / "m.onnx", tmp_path / "run_m.py"
+    artefact.refuse_to_overwrite(out)
     for content in (json.dumps({"file": "m.bin"}), "[]", "{", json.dumps({"format": 2})):
         (tmp_path / "m.json").write_text(content)
         with pytest.raises(ValueError, match=r"m\.json, which is of something else"):
-            artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.onnx")
+            artefact.refuse_to_overwrite(out)
     (tmp_path / "m.json").write_text(json.dumps({"file": "m.onnx"}))
-    artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.onnx")
+    artefact.refuse_to_overwrite(out)
+    script.write_text("print('two days of work')\n")
+    with pytest.raises(ValueError, match=r"m\.onnx would come with .*run_m\.py, which is something else; give another name"):
+        artefact.deliver(None, out, None, IMAGES, "the test split")
+    script.write_text(stablehlo._SCRIPT.format(name="m.onnx", script="run_m.py", shape=[1], zeros=(1,)))
+    artefact.refuse_to_overwrite(out)
     with pytest.raises(ValueError, match="another suffix"):
-        artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.json")
+        artefact.refuse_to_overwrite(tmp_path / "m.json")
+    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+        artefact.refuse_to_overwrite(tmp_path)
+
+
+@pytest.mark.parametrize("template", [stablehlo._SCRIPT, onnx_export._SCRIPT])
+@pytest.mark.parametrize("name", ['a"""b.bin', "a'b.bin", "a\\b.bin", "a{0}b.bin", "a\nb.bin", "größe 😀.bin", 'end"'])
+def test_a_script_is_python_whatever_its_file_is_called(template, name):
+    names = {"name": artefact._in_quotes(name), "script": artefact._in_quotes(f"run_{name}.py")}
+    tree = ast.parse(template.format(**names, shape=[1, 2, 2, 1], zeros=(1, 2, 2, 1)))
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert name in texts and texts[0].startswith(f"Runs {name} on an image: python run_{name}.py ")
 
 
 def made_of(program):
@@ -102,6 +124,26 @@ def test_samples_of_16_bits_are_rounded_and_it_is_said(monkeypatch, depth):
     stored[0] = np.full((2, 2, 1), -1.5, np.float32)
     with pytest.raises(ValueError, match=r"runs/a, the test split: the network takes images of values -1\.5 to -1\.5"):
         artefact.sample_images(run, 4)
+
+
+def test_nothing_is_fetched_or_prepared_for_a_file_or_a_report(finished, monkeypatch, tmp_path):
+    run, said = imgrec_jax.load(finished["classification"]), list[str]()
+
+    def fetched(*given, **options):
+        raise AssertionError(f"reaches for {given}")
+
+    monkeypatch.setattr(urllib.request, "urlopen", fetched)
+    monkeypatch.setattr(subprocess, "run", fetched)
+    monkeypatch.setattr(socket, "create_connection", fetched)
+    monkeypatch.setenv("IMGREC_WEIGHTS", str(tmp_path / "cache"))
+    for name, weights in (("mnist", ""), ("cifar10", ""), ("digit_scenes", ""), ("mnist", "hf:timm/resnet18.a1_in1k")):
+        with run.config.unlocked():
+            run.config.data.name, run.config.data.data_dir, run.config.pretrained.path = name, str(tmp_path / "none"), weights
+            run.config.data.mean, run.config.data.std = (0.0,), (1.0,)  # which weights would tell
+        assert artefact.sample_images(run, 4)[1] == "those that the folder keeps; the data are not here"
+        assert report.gather(run, said.append) == [] and report._training_batch(run, said.append) == ""
+        report._completed(run)
+    assert not list(tmp_path.iterdir()) and all("is neither fetched nor prepared" in line for line in said[:2])
 
 
 @pytest.mark.slow
