@@ -122,7 +122,8 @@ def shapes(config: ConfigDict, source: Source, channels: int) -> dict[str, Any]:
       "stored_shape": [H, W, C] before any op; "eval_shape": [H, W, C] of a batch, of detection on the most frequent canvas, of
       segmentation the most frequent of a few images, then the largest. None for what differs among a few images of the split.
     """
-    looked = [dict(source[index]) for index in sorted({0, len(source) // 2, len(source) - 1})]
+    count = len(source)
+    looked = [dict(source[index]) for index in sorted({0, count // 2, count - 1} if count else ())]
     sides = zip(*(np.atleast_3d(example["image"]).shape for example in looked), strict=True)
     stored = [int(side[0]) if len(set(side)) == 1 else None for side in sides]
     preprocess = evaluation(config)

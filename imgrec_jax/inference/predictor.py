@@ -128,6 +128,11 @@ class Predictor:
         return height, width, channels
 
     @property
+    def evaluates_at_a_size(self) -> bool:
+        """Whether `image_shape` is that of evaluation."""
+        return bool(self._card.get("eval_shape"))
+
+    @property
     def black(self) -> np.ndarray:
         """A black image as its data have them, uint8 [H, W, C]; ValueError as `image_shape`."""
         height, width, channels = self.image_shape
@@ -348,7 +353,7 @@ class Predictor:
         try:
             example = self.preprocess(image, targets)
             if fixed is not None and example["image"].shape[:2] != fixed:
-                example = self.preprocess(_stretched(image, (height, width) if height and width else fixed), targets)
+                example = self.preprocess(stretched(image, (height, width) if height and width else fixed), targets)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         if fixed is not None and (came := example["image"].shape[:2]) != fixed:
@@ -459,7 +464,7 @@ def _too_large(picture: Picture, piece: Piece) -> ValueError:
     return ImageFileError(f"{picture.name}: out of memory with its {height} x {width} pixels; make it smaller, or cut it")
 
 
-def _stretched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def stretched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """[H, W, C] brought to (height, width) by means over areas, so that thin strokes stay."""
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA).reshape(*size, image.shape[2])
 
