@@ -19,8 +19,9 @@ ALLOWED = {
     "segmentation": PURE,
     "models": PURE | {"models"},
     "tasks": PURE | {"models", "tasks"},
-    "pretrained": PURE | {"models", "pretrained"},
-    "data": {"data"},
+    "at_hand": set(),
+    "pretrained": PURE | {"at_hand", "models", "pretrained"},
+    "data": {"at_hand", "data"},
     "stats": set(),
     "config": {"config"},
     "optim": set(),
@@ -45,10 +46,10 @@ ALLOWED = {
         "step",
         "tasks",
     },
-    "inference": PURE | {"assemble", "compiled", "data", "inference", "parallel", "pretrained", "run", "tasks"},
+    "inference": PURE | {"assemble", "at_hand", "compiled", "data", "inference", "parallel", "pretrained", "run", "tasks"},
     "attribution": {"attribution", "inference", "tasks"},
     "serving": {"attribution", "data", "inference", "pages", "serving"},
-    "pages": PURE | {"assemble", "config", "data", "experiment", "inference", "pages", "parallel", "run", "stats"},
+    "pages": PURE | {"assemble", "at_hand", "config", "data", "experiment", "inference", "pages", "parallel", "run", "stats"},
 }
 # The commands: flags only, logic below.
 COMMANDS = {"explain", "export", "main", "predict", "report", "serve", "sweep"}

@@ -221,6 +221,7 @@ def _experiment(opened: _Opened) -> Experiment:
         settle=complete,
         card={
             **_card({"train": source, **eval_sources}, spec["image"], eval_batch, own.record(config)),
+            **preprocess.shapes(config, next(iter(_tests_first(eval_sources)), source), spec["image"].shape[-1]),
             **_weights(config),
         },
         seed=config.seed,
@@ -329,7 +330,7 @@ def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[st
     return {
         "class_names": list(sources["train"].info.class_names),
         **({"category_ids": [int(number) for number in table.category_ids]} if table is not None else {}),
-        "image_shape": list(image.shape[1:]),  # of a training batch; only classification needs its height and width
+        "image_shape": list(image.shape[1:]),  # of a training batch
         "eval_batch_size": eval_batch,
         **({"code": {name: part._asdict() for name, part in code.items()}} if code else {}),
         "splits": {
@@ -337,6 +338,11 @@ def _card(sources: dict[str, Source], image: Any, eval_batch: int, code: dict[st
             for name, kept in ((name, fingerprint(source)) for name, source in sources.items())
         },
     }
+
+
+def _tests_first(sources: dict[str, Source]) -> list[Source]:
+    """The sources of evaluations; the test split first, then the validation split."""
+    return [sources[name] for name in dict.fromkeys(("test", "validation", *sources)) if name in sources]
 
 
 def _weights(config: ConfigDict) -> dict[str, Any]:

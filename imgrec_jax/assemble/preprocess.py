@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -110,6 +111,36 @@ def evaluation(config: ConfigDict) -> Preprocess:
     return Preprocess(tuple(ops), stack)
 
 
+def shapes(config: ConfigDict, source: Source, channels: int) -> dict[str, Any]:
+    """What a run keeps of the images that it evaluates, so that it can bring others to what its ops and its network take.
+
+    Args:
+      source: of an evaluation.
+      channels: of a batch.
+
+    Returns:
+      "stored_shape": [H, W, C] before any op; "eval_shape": [H, W, C] of a batch, of detection on the most frequent canvas, of
+      segmentation the most frequent of a few images, then the largest. None for what differs among a few images of the split.
+    """
+    count = len(source)
+    looked = [dict(source[index]) for index in sorted({0, count // 2, count - 1} if count else ())]
+    sides = zip(*(np.atleast_3d(example["image"]).shape for example in looked), strict=True)
+    stored = [int(side[0]) if len(set(side)) == 1 else None for side in sides]
+    preprocess = evaluation(config)
+    if config.task == "detection":
+        sizes = _sizes(make_ops("data.eval_ops", config.data.eval_ops), source).tolist()
+        least, most, offered = config.data.min_size[-1], config.data.max_size, _canvases(config)
+        batches = Counter(canvases.canvas_of(tuple(size), least, most, offered, only=False) for size in sizes)
+    else:
+        try:
+            batches = Counter(preprocess.group(preprocess(np.asarray(one.pop("image")), one)) for one in looked)
+        except Exception:  # of the user's own ops: evaluation says what is wrong
+            batches = Counter()
+    fixed = len(batches) == 1 or (batches and config.task != "classification")
+    size = max(batches, key=lambda size: (batches[size], size[0] * size[1], size)) if fixed else None
+    return {"stored_shape": stored, "eval_shape": [*map(int, size), channels] if size else None}
+
+
 def training(config: ConfigDict) -> Training:
     """The random ops of training, its batches and their order."""
     data = config.data
@@ -184,9 +215,7 @@ def _bucketed(
     *,
     only: bool = True,
 ) -> Callable[[int], Order]:
-    meta, data = source.info.meta, config.data
-    given = np.asarray(meta["sizes"] if "sizes" in meta else meta["annotations"].sizes)
-    sizes = np.array([geometry.size_after(ops, size) for size in map(tuple, given.tolist())], np.int64).reshape(-1, 2)
+    data = config.data
     options = {
         "min_size": min_size or max(data.min_size),
         "max_size": data.max_size,
@@ -194,7 +223,14 @@ def _bucketed(
         "seed": seed,
         "only": only,
     }
-    return canvases.bucketed_order(sizes, batch_size, **options)
+    return canvases.bucketed_order(_sizes(ops, source), batch_size, **options)
+
+
+def _sizes(ops: Sequence[geometry.Op], source: Source) -> np.ndarray:
+    """(height, width) of the images of a split for detection after these ops, int64 [n, 2]; no image is decoded."""
+    meta = source.info.meta
+    given = np.asarray(meta["sizes"] if "sizes" in meta else meta["annotations"].sizes)
+    return np.array([geometry.size_after(ops, size) for size in map(tuple, given.tolist())], np.int64).reshape(-1, 2)
 
 
 def _resize(config: ConfigDict, *, only: bool = True) -> Callable:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imgrec_jax import at_hand
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.ops.geometry import Example, Op
 from imgrec_jax.data.ops.pixels import as_image, white
@@ -159,6 +160,7 @@ def compute(
     shards = [_load(path) for path in paths]
     missing = [(path, number * SHARD) for number, (path, shard) in enumerate(zip(paths, shards, strict=True)) if shard is None]
     if missing:
+        at_hand.check(f"selective search of {source.info.name}, in {folder},")
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "options.json", lambda path: path.write_text(json.dumps(dataclasses.asdict(options), indent=1)))
         todo = [(path, range(start, min(start + SHARD, len(source)))) for path, start in missing]

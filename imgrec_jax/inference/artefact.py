@@ -21,18 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import imgrec_jax
-from imgrec_jax import assemble
+from imgrec_jax import assemble, at_hand
 from imgrec_jax.assemble.data import open_sources
 from imgrec_jax.assemble.task import stages_of
 from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.files import write_whole
-from imgrec_jax.inference.predictor import Predictor
+from imgrec_jax.inference.predictor import Predictor, stretched
 
 IMAGES = 100  # on which a file is compared with the live model
 # How far an output may be off: probabilities and logits, boxes in pixels, masks as probabilities of pixels; of whole numbers,
 # the share that may differ.
 BOUNDS = {"boxes": 1e-2, "masks": 1e-3}
 BOUND = 1e-4
+SCRIPT = '"""Runs '  # how the script beside a file begins
 _LEFT_OUT = ("original_boxes",)  # the boxes, which are in pixels of the image that goes in, again
 
 Answers = dict[str, Any]
@@ -98,9 +99,9 @@ def deliver(run: Predictor, out: Path, make: Callable[[Predictor], Artefact], im
     Raises:
       ValueError: for a file whose answers differ on `images`; nothing of it is left.
     """
+    refuse_to_overwrite(out)
     made, checked = make(run), dict[str, Any](images=len(images), of=origin)
-    script, beside, shape = out.with_name(f"run_{out.stem}.py"), out.with_suffix(".json"), images.shape[1:]
-    _refuse_to_overwrite(beside, out)
+    script, beside, shape = _script_of(out), out.with_suffix(".json"), images.shape[1:]
 
     def write(partial: Path) -> None:
         partial.write_bytes(made.data)
@@ -122,7 +123,8 @@ def deliver(run: Predictor, out: Path, make: Callable[[Predictor], Artefact], im
         checked["largest_difference"] = gaps
         text = json.dumps(_described(run, out, made, shape, checked), indent=1)
         zeros = (made.rows if isinstance(made.rows, int) else 1, *shape)
-        script.write_text(made.script.format(name=out.name, script=script.name, shape=[made.rows, *shape], zeros=zeros))
+        names = {"name": _in_quotes(out.name), "script": _in_quotes(script.name)}
+        script.write_text(made.script.format(**names, shape=[made.rows, *shape], zeros=zeros), encoding="utf-8")
         write_whole(beside, lambda partial: partial.write_text(text + "\n"))
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +171,22 @@ def _with_threshold(run: Predictor, score: float) -> Predictor:
     return run.changed(config)
 
 
-def _refuse_to_overwrite(beside: Path, out: Path) -> None:
-    """Raises ValueError where the description of an artefact would take the place of something else."""
+def _script_of(out: Path) -> Path:
+    return out.with_name(f"run_{out.stem}.py")
+
+
+def _in_quotes(name: str) -> str:
+    """A name as it is written between Python's quotes, one or three."""
+    return json.dumps(name, ensure_ascii=False)[1:-1]
+
+
+def refuse_to_overwrite(out: Path) -> None:
+    """Raises ValueError for a folder, and where what lies beside an artefact would take the place of something else."""
+    beside, script = out.with_suffix(".json"), _script_of(out)
+    if out.is_dir():
+        raise ValueError(f"--out={out} is a folder; give the name of a file")
+    if script.exists() and not (script.is_file() and script.read_bytes().startswith(SCRIPT.encode())):
+        raise ValueError(f"--out={out} would come with {script}, which is something else; give another name")
     if beside == out:
         raise ValueError(f"--out={out} is the name of the file that describes it; give it another suffix")
     try:
@@ -211,37 +227,74 @@ def differences(theirs: Answers, ours: Answers) -> dict[str, float]:
     return gaps
 
 
-def sample_images(run: Predictor, count: int) -> tuple[np.ndarray, str]:
+def size_taken(run: Predictor, size: tuple[int, int] | None = None) -> tuple[tuple[int, int], str]:
+    """(height, width) of the images that a file takes, and why: what a run's folder says, whether its data are here or not.
+
+    size: what the user wants; None for that of the run's evaluation.
+
+    Raises:
+      ValueError: for a size that its network cannot take.
+    """
+    height, width, channels = run.image_shape
+    if size is None:
+        why = "that of a training batch, for its folder does not say one of its evaluation (--image_size=H,W gives another)"
+        return (height, width), _WHY[run.config.task] if run.evaluates_at_a_size else why
+    multiple = run.config.data.pad_multiple if run.config.task == "segmentation" else 1
+    if any(side % multiple for side in size):
+        raise ValueError(f"--image_size={size[0]},{size[1]}: the sides are to be multiples of data.pad_multiple={multiple}")
+    try:
+        jax.eval_shape(answers_of(run, (*size, channels)), jax.ShapeDtypeStruct((1, *size, channels), jnp.uint8))
+    except Exception as error:  # of the network, whichever it is
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"--image_size={size[0]},{size[1]}: {run.config.model.name} takes no such images ({reason}); "
+            f"its own are of {height} x {width}"
+        ) from error
+    return size, "as --image_size says"
+
+
+# By task: which size of its evaluation a file takes.
+_WHY = {
+    "classification": "to which its evaluation brings every image",
+    "detection": "the canvas of most images of its evaluation",
+    "segmentation": "the most frequent, else the largest, of the first, middle and last image of its evaluation",
+}
+
+
+def said_of_size(run: Predictor, size: tuple[int, int] | None) -> str:
+    """A line on the size that a file takes; size: as of `size_taken`."""
+    (height, width), why = size_taken(run, size)
+    return f"it takes images of {height} x {width} pixels: {why}"
+
+
+def sample_images(run: Predictor, count: int, size: tuple[int, int] | None = None) -> tuple[np.ndarray, str]:
     """(uint8 [n, H, W, C] as the network takes them, where from): of an evaluation split, else those that the folder keeps,
     else random ones.
 
-    Their size is that of the run's training batches; in segmentation, which may train on crops, that of the first image of the
-    split. Those of 16 bits are rounded to the 8 that a file takes, and it is said.
+    They have the size of `size_taken`; where no image has, all are stretched to it. Those of 16 bits are rounded to the 8 that
+    a file takes. Either is said.
 
     Raises:
-      ValueError: for a run whose images, as its network takes them, are no parts of 1.
+      ValueError: for a run whose images, as its network takes them, are no parts of 1, and a size that it cannot take.
     """
-    shape: tuple[int, ...] = run.image_shape
+    shape = (*size_taken(run, size)[0], run.image_shape[2])
     try:
-        with run.carried():
+        with run.carried(), at_hand.only():
             splits = open_sources(assemble.complete(run.config))[1]
         name = "test" if "test" in splits else next(iter(splits))
         source = splits[name]
         images, origin = [source[n]["image"] for n in range(min(count, len(source)))], f"the {name} split"
-    except (ValueError, OSError, StopIteration):
+    except (ValueError, OSError, ImportError, StopIteration):
         images, origin = run.samples()[:count], "those that the folder keeps; the data are not here"
-        if not images:
-            return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"
+    if not images:
+        return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8), "random ones; the data are not here"
     found = [_as_taken(run, image, origin) for image in images]
-    shape = found[0].shape if found and run.config.task == "segmentation" else shape
     if any(image.dtype != np.uint8 for image in found):
         found = [_as_bytes(image, f"{run.workdir}, {origin}") for image in found]
         origin += "; rounded to 8 bits a channel, which is what the file takes: what the run tells apart by more is lost in it"
     fitting = [image for image in found if image.shape == shape]
     if not fitting:
-        return np.random.default_rng(0).integers(
-            0, 256, (count, *shape), np.uint8
-        ), "random ones; those of the data differ in size"
+        fitting, origin = [stretched(image, shape[:2]) for image in found], f"{origin}; stretched to {shape[0]} x {shape[1]}"
     return np.stack(fitting), origin
 
 

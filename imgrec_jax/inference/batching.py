@@ -16,7 +16,7 @@ from imgrec_jax.data.preprocess import Preprocess
 EXACT_SHAPES = 4  # shapes that images keep; where there are more, those of no program yet are padded to squares
 SMALLEST_SQUARE = 64
 FINE_SQUARES = 7  # sides are powers of two, and one and a half of those while there are fewer shapes than this
-PIXELS_OF_A_BATCH = 2**24  # of all rows together; a larger image has a batch of its own
+PIXELS_OF_A_BATCH = 2**24  # of all rows together; a larger image has a batch of its own, and is padded along its own sides
 FEW = 4  # a batch with one row in so many filled is not worth its padding
 BYTES_WAITING = 512 * 2**20  # of prepared images that wait for others of their shape
 
@@ -46,6 +46,13 @@ class Piece(NamedTuple):
         return sum(getattr(value, "nbytes", 0) for value in self.example.values())
 
 
+class Filled(NamedTuple):
+    """pieces: of the first rows of a batch; batch: None where the memory is not there for it."""
+
+    pieces: list[Piece]
+    batch: Batch | None
+
+
 class Shapes:
     """Which sizes batches have: few are kept as they are; where there are more, images are padded to a few squares.
 
@@ -70,6 +77,8 @@ class Shapes:
             self._seen.add(size)
         if not self.many or size in self.compiled:
             return size
+        if max(size) ** 2 > PIXELS_OF_A_BATCH:  # a square around a long picture may be thousands of times as large
+            return _rounded(size[0]), _rounded(size[1])
         return self._square(max(size))
 
     def _square(self, side: int) -> Size:
@@ -80,6 +89,12 @@ class Shapes:
         square = (between, between) if fine else (power, power)
         self._squares.add(square)
         return square
+
+
+def _rounded(side: int) -> int:
+    """The next power of two, or one and a half of one."""
+    power = 1 << (side - 1).bit_length()
+    return between if (between := power * 3 // 4) >= side else power
 
 
 class Batcher:
@@ -96,8 +111,8 @@ class Batcher:
         self._filled: set[tuple[Size, str]] = set()
         self._bytes = 0
 
-    def add(self, piece: Piece) -> Iterator[tuple[list[Piece], Batch]]:
-        """Takes a piece; yields the batches (pieces of its first rows, batch) that are ready now."""
+    def add(self, piece: Piece) -> Iterator[Filled]:
+        """Takes a piece; yields the batches that are ready now."""
         were_many = self._shapes.many
         yield from self._put(piece)
         if self._shapes.many and not were_many:  # those of a size of their own share squares from now on
@@ -111,10 +126,14 @@ class Batcher:
         while self._bytes > BYTES_WAITING:
             yield from self.oldest()
 
-    def _put(self, piece: Piece) -> Iterator[tuple[list[Piece], Batch]]:
+    def _put(self, piece: Piece) -> Iterator[Filled]:
         size = self._preprocess.group(piece.example)
         if self._preprocess.pad is not None and (target := self._shapes.of(size)) != size:
-            piece, size = piece._replace(example=self._preprocess.pad(piece.example, target)), target
+            try:
+                piece, size = piece._replace(example=self._preprocess.pad(piece.example, target)), target
+            except MemoryError:
+                yield Filled([piece], None)
+                return
         key = size, piece.example["image"].dtype.str
         members = self.waiting.setdefault(key, [])
         members.append(piece)
@@ -123,12 +142,12 @@ class Batcher:
             self._filled.add(key)
             yield from self._take(key)
 
-    def oldest(self) -> Iterator[tuple[list[Piece], Batch]]:
+    def oldest(self) -> Iterator[Filled]:
         """The batch of the shape that waits longest, full or not."""
         if self.waiting:
             yield from self._take(min(self.waiting, key=lambda key: self.waiting[key][0].owner))
 
-    def rest(self) -> Iterator[tuple[list[Piece], Batch]]:
+    def rest(self) -> Iterator[Filled]:
         while self.waiting:
             yield from self.oldest()
 
@@ -136,7 +155,7 @@ class Batcher:
         fitting = max(PIXELS_OF_A_BATCH // (size[0] * size[1]), 1)
         return min(self._rows, 1 << (fitting.bit_length() - 1))
 
-    def _take(self, key: tuple[Size, str]) -> Iterator[tuple[list[Piece], Batch]]:
+    def _take(self, key: tuple[Size, str]) -> Iterator[Filled]:
         """The pieces of a shape in one batch; one by one where they are few and no full batch of it was ever compiled."""
         pieces, rows = self.waiting.pop(key), self._rows_of(key[0])
         self._shapes.compiled.add(key[0])
@@ -144,7 +163,11 @@ class Batcher:
         alone = FEW * len(pieces) <= rows and key not in self._filled
         for group in [[piece] for piece in pieces] if alone else [pieces]:
             examples, indices = [piece.example for piece in group], [piece.row for piece in group]
-            yield group, self._preprocess.batch(examples, indices, 1 if alone else rows)
+            try:
+                batch = self._preprocess.batch(examples, indices, 1 if alone else rows)
+            except MemoryError:
+                batch = None
+            yield Filled(group, batch)
 
 
 def ahead(function: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[tuple[T, Future[U]]]:

@@ -34,18 +34,21 @@ for output, value in zip(program.get_outputs(), program.run(None, {{"images": im
 '''
 
 
-def write(run: Predictor, out: Path, rows: int | None = None) -> str:
+def write(run: Predictor, out: Path, rows: int | None = None, size: tuple[int, int] | None = None) -> str:
     """Writes the run to `out`, a JSON and a script beside it; returns what to say of it.
 
     Args:
       rows: of the batches that the file takes; None: any number, of a detector one.
+      size: of the images that it takes; None for that of the run's evaluation.
 
     Raises:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
       ImportError: where jax2onnx or ONNX Runtime are not installed.
     """
-    images, origin = artefact.sample_images(run, artefact.IMAGES)
-    return artefact.deliver(run, out, lambda run: make(run, images, rows), images, origin)
+    artefact.refuse_to_overwrite(out)
+    images, origin = artefact.sample_images(run, artefact.IMAGES, size)
+    said = artefact.deliver(run, out, lambda run: make(run, images, rows), images, origin)
+    return f"{said}\n{artefact.said_of_size(run, size)}"
 
 
 def make(run: Predictor, images: np.ndarray, rows: int | None = None) -> artefact.Artefact:

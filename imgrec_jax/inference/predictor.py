@@ -28,11 +28,11 @@ from imgrec_jax.data.own import pictures as own_pictures
 from imgrec_jax.data.pieces import cut
 from imgrec_jax.detection import windows
 from imgrec_jax.inference import inputs
-from imgrec_jax.inference.batching import Batcher, Piece, Shapes, ahead
+from imgrec_jax.inference.batching import Batcher, Filled, Piece, Shapes, ahead
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.labels import Labels, open_labels
 from imgrec_jax.inference.results import Result, result_of
-from imgrec_jax.run import checkpoint, samples, start, workdir
+from imgrec_jax.run import checkpoint, memory, samples, start, workdir
 from imgrec_jax.run.writers import emit
 
 BEHIND = 256  # results that wait for an earlier one at most, so that they come in order and few are kept
@@ -115,17 +115,43 @@ class Predictor:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) of the images that it was trained on; None where the run does not say."""
-        shape = self._card.get("image_shape")
-        return (shape[0], shape[1]) if shape else None
+        """(height, width) of the images that it evaluates; None where the run does not say."""
+        return self.image_shape[:2] if "image_shape" in self._card else None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of a batch of the run; ValueError where the folder does not say."""
+        """(height, width, channels) of a batch of its evaluation, or of training where the folder does not say more; ValueError
+        where it says nothing."""
         if "image_shape" not in self._card:
             raise ValueError(f"the folder of {self.workdir} does not say of what size its images are")
-        height, width, channels = self._card["image_shape"]
+        height, width, channels = self._card.get("eval_shape") or self._card["image_shape"]
         return height, width, channels
+
+    @property
+    def evaluates_at_a_size(self) -> bool:
+        """Whether `image_shape` is that of evaluation."""
+        return bool(self._card.get("eval_shape"))
+
+    @property
+    def black(self) -> np.ndarray:
+        """A black image as its data have them, uint8 [H, W, C]; ValueError as `image_shape`."""
+        height, width, channels = self.image_shape
+        return np.zeros((height, width, self._stored_shape[2] or channels), np.uint8)
+
+    @property
+    def _stored_shape(self) -> tuple[int | None, int | None, int | None]:
+        """(height, width, channels) of the images of its data before any op; None for what differs, or is not known."""
+        height, width, channels = self._card.get("stored_shape") or (None, None, None)
+        return height, width, channels
+
+    @property
+    def _fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) of all images that its classifier saw in evaluation; None for any."""
+        if self.config.task != "classification" or "image_shape" not in self._card:
+            return None
+        if "eval_shape" in self._card:
+            return self.image_size if self._card["eval_shape"] else None
+        return None if len(self.config.data.eval_ops) else self.image_size  # of earlier versions
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -204,7 +230,7 @@ class Predictor:
             few = len(head) < min(self._batch_size, HEAD)
             rows = min(self._batch_size, 1 << max(len(head) - 1, 0).bit_length()) if few else self._batch_size
         prepare = partial(self._prepare, labels=labels, window=window, overlap=overlap)
-        queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels)
+        queue = Queue(self, Batcher(self.preprocess, self._shapes, rows), labels, on_fault)
         for picture, future in ahead(prepare, itertools.chain(head, source), threads):
             try:
                 prepared = future.result()
@@ -233,10 +259,22 @@ class Predictor:
                 on_fault(picture, error)
                 continue
             taken[number] = picture
-            for pieces, batch in batcher.add(Piece(number, 0, 0, example)):
-                yield [taken.pop(piece.owner) for piece in pieces], batch
-        for pieces, batch in batcher.rest():
-            yield [taken.pop(piece.owner) for piece in pieces], batch
+            yield from self._whole(batcher.add(Piece(number, 0, 0, example)), taken, on_fault)
+        yield from self._whole(batcher.rest(), taken, on_fault)
+
+    def _whole(
+        self, filled: Iterable[Filled], taken: dict[int, Picture], on_fault: Callable[[Picture, ValueError], None] | None
+    ) -> Iterator[tuple[list[Picture], Batch]]:
+        """What `batches` yields of those for which the memory is there; the pictures of others are told to `on_fault`."""
+        for pieces, batch in filled:
+            pictures = [taken.pop(piece.owner) for piece in pieces]
+            if batch is not None:
+                yield pictures, batch
+                continue
+            for picture, piece in zip(pictures, pieces, strict=True):
+                if on_fault is None:
+                    raise _too_large(picture, piece)
+                on_fault(picture, _too_large(picture, piece))
 
     def reading(self, labelled: bool = False) -> dict[str, Any]:
         """Options of `inputs.pictures`: files are read as the run's own data set reads them.
@@ -257,9 +295,9 @@ class Predictor:
         return [inputs.read_file(path) for path in samples.files(self.workdir)]
 
     def example_batch(self) -> Batch:
-        """A batch of one black image of the size that the run was trained on."""
-        shape = self._card.get("image_shape") or [128, 128, 3]
-        return self.preprocess.batch([self.preprocess(np.zeros(shape, np.uint8))], [0], 1)
+        """A batch of one black image of the size that the run evaluates."""
+        black = self.black if self.image_size else np.zeros((128, 128, 3), np.uint8)
+        return self.preprocess.batch([self.example(black, "a black image", {})], [0], 1)
 
     def labels_at(self, place: str | PathLike) -> Labels:
         """The truth of images as it lies beside them (see `inference/labels.py`), for `stream`."""
@@ -300,25 +338,33 @@ class Predictor:
         example = {**targets, "image": image}
         pieces = [example] if window is None else [cut(example, one.place) for one in seen]
         examples = [self.example(piece.pop("image"), picture.name, piece) for piece in pieces]
-        return Prepared(size, seen, examples, image.shape[:2] != size)
+        stretched = self.config.task == "classification" and tuple(examples[0]["original_size"].tolist()) != size
+        return Prepared(size, seen, examples, stretched)
 
     def example(self, image: np.ndarray, name: str, targets: dict[str, Any]) -> dict[str, Any]:
         """An image of `as_image` as the example that evaluation makes of it.
 
+        What the ops of a classifier bring to another size than all images of its evaluation had is stretched before them.
+
         Raises:
           ValueError: naming the image, where the run's preprocessing cannot take it.
         """
+        fixed, (height, width, _) = self._fixed_size, self._stored_shape
         try:
             example = self.preprocess(image, targets)
+            if fixed is not None and example["image"].shape[:2] != fixed:
+                example = self.preprocess(stretched(image, (height, width) if height and width else fixed), targets)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        if fixed is not None and (came := example["image"].shape[:2]) != fixed:
+            raise ValueError(f"{name}: the run's data.eval_ops make {came} pixels of it, and of all of its data {fixed}")
         wanted, given = self.preprocess.group(example), example["image"].shape[:2]
         if given[0] > wanted[0] or given[1] > wanted[1]:
             raise ValueError(f"{name}: {given[0]} x {given[1]} pixels more than the run's data.pad_to={wanted}")
         return example
 
     def as_image(self, array: np.ndarray, name: str) -> np.ndarray:
-        """[H, W] or [H, W, C] -> the image with the channels (and, where the run fixes it, of the size) that the run takes.
+        """[H, W] or [H, W, C] -> the image with the channels of those that the run's ops take.
 
         Raises:
           ValueError: naming the image, for shapes and types that are none.
@@ -337,13 +383,10 @@ class Predictor:
             if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
                 raise ValueError(f"{name} is a float image with values outside 0..1; divide by 255, or give uint8")
             array = array.astype(np.float32)
-        taken = self._card.get("image_shape")
-        if taken is None:
-            return array
-        if array.shape[2] != taken[2]:
-            array = to_channels(taken[2])({"image": array}, np.random.default_rng(0))["image"]
-        fixed = self.config.task == "classification" and not len(self.config.data.eval_ops)
-        return _stretched(array, taken) if fixed and array.shape[:2] != tuple(taken[:2]) else array
+        taken = self._stored_shape[2] or (self._card.get("image_shape") or array.shape)[2]
+        if array.shape[2] != taken:
+            array = to_channels(taken)({"image": array}, np.random.default_rng(0))["image"]
+        return array
 
     def __repr__(self) -> str:
         return f"<{self.config.task} run {self.workdir}, {self.checkpoint} checkpoint, step {self.step}>"
@@ -352,8 +395,14 @@ class Predictor:
 class Queue:
     """Puts images in, takes results out in the same order."""
 
-    def __init__(self, run: Predictor, batcher: Batcher, labels: Labels | None):
-        self._run, self._batcher, self._labels = run, batcher, labels
+    def __init__(
+        self,
+        run: Predictor,
+        batcher: Batcher,
+        labels: Labels | None,
+        on_fault: Callable[[Picture, ValueError], None] | None = None,
+    ):
+        self._run, self._batcher, self._labels, self._on_fault = run, batcher, labels, on_fault
         self._open: dict[int, tuple[Picture, Prepared, dict[int, dict[str, Any]]]] = {}  # by number, in order
         self._count = 0
 
@@ -383,18 +432,41 @@ class Queue:
         self._run_all(self._batcher.rest())
         return self.take()
 
-    def _run_all(self, batches: Iterable[tuple[list[Piece], Batch]]) -> None:
+    def _run_all(self, batches: Iterable[Filled]) -> None:
         for pieces, batch in batches:
-            for piece, record in zip(pieces, self._run.run_batch(batch, self._labels), strict=True):
-                self._open[piece.owner][2][piece.part] = record
+            records = None if batch is None else self._records(batch, alone=len(pieces) == 1)
+            for n, piece in enumerate(pieces):
+                if records is None:
+                    self._fail(piece)
+                elif piece.owner in self._open:
+                    self._open[piece.owner][2][piece.part] = records[n]
+
+    def _records(self, batch: Batch, alone: bool) -> list[dict[str, Any]] | None:
+        """The records of a batch; None where the memory is not there for its only picture."""
+        try:
+            return self._run.run_batch(batch, self._labels)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not (alone and memory.is_out_of_memory(error)):
+                raise
+            return None
+
+    def _fail(self, piece: Piece) -> None:
+        """Leaves out the picture of a piece."""
+        if (found := self._open.pop(piece.owner, None)) is not None:
+            error = _too_large(found[0], piece)
+            if self._on_fault is None:
+                raise error
+            self._on_fault(found[0], error)
 
 
-def _stretched(image: np.ndarray, shape: list[int]) -> np.ndarray:
-    """[H, W, C] brought to the height and width of `shape` by means over areas, so that thin strokes stay."""
-    import cv2
+def _too_large(picture: Picture, piece: Piece) -> ValueError:
+    height, width = piece.example["image"].shape[:2]
+    return ImageFileError(f"{picture.name}: out of memory with its {height} x {width} pixels; make it smaller, or cut it")
 
-    resized = cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-    return resized.reshape(shape[0], shape[1], image.shape[2])
+
+def stretched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, C] brought to (height, width) by means over areas, so that thin strokes stay."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA).reshape(*size, image.shape[2])
 
 
 def _missing(class_names: tuple[str, ...]) -> tuple[str, ...]:

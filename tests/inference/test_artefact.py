@@ -1,15 +1,24 @@
 """What an exported file must show before it takes its name."""
 
+import ast
 import contextlib
 import dataclasses
 import json
+import socket
+import subprocess
+import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import imgrec_jax
-from imgrec_jax.inference import artefact, stablehlo
+from imgrec_jax import export
+from imgrec_jax.assemble import preprocess
+from imgrec_jax.inference import artefact, onnx_export, stablehlo
+from imgrec_jax.pages import report
+from tests import small_runs
 
 IMAGES = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
 
@@ -41,16 +50,33 @@ def test_what_both_do_not_know_is_no_difference():
     assert artefact.differences(nan, nan) == {"probs": 0}
 
 
-def test_a_description_takes_the_place_of_nothing_else(tmp_path):
-    artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.onnx")
+def test_what_lies_beside_a_file_takes_the_place_of_nothing_else(tmp_path):
+    out, script = tmp_path / "m.onnx", tmp_path / "run_m.py"
+    artefact.refuse_to_overwrite(out)
     for content in (json.dumps({"file": "m.bin"}), "[]", "{", json.dumps({"format": 2})):
         (tmp_path / "m.json").write_text(content)
         with pytest.raises(ValueError, match=r"m\.json, which is of something else"):
-            artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.onnx")
+            artefact.refuse_to_overwrite(out)
     (tmp_path / "m.json").write_text(json.dumps({"file": "m.onnx"}))
-    artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.onnx")
+    artefact.refuse_to_overwrite(out)
+    script.write_text("print('two days of work')\n")
+    with pytest.raises(ValueError, match=r"m\.onnx would come with .*run_m\.py, which is something else; give another name"):
+        artefact.deliver(None, out, None, IMAGES, "the test split")
+    script.write_text(stablehlo._SCRIPT.format(name="m.onnx", script="run_m.py", shape=[1], zeros=(1,)))
+    artefact.refuse_to_overwrite(out)
     with pytest.raises(ValueError, match="another suffix"):
-        artefact._refuse_to_overwrite(tmp_path / "m.json", tmp_path / "m.json")
+        artefact.refuse_to_overwrite(tmp_path / "m.json")
+    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+        artefact.refuse_to_overwrite(tmp_path)
+
+
+@pytest.mark.parametrize("template", [stablehlo._SCRIPT, onnx_export._SCRIPT])
+@pytest.mark.parametrize("name", ['a"""b.bin', "a'b.bin", "a\\b.bin", "a{0}b.bin", "a\nb.bin", "größe 😀.bin", 'end"'])
+def test_a_script_is_python_whatever_its_file_is_called(template, name):
+    names = {"name": artefact._in_quotes(name), "script": artefact._in_quotes(f"run_{name}.py")}
+    tree = ast.parse(template.format(**names, shape=[1, 2, 2, 1], zeros=(1, 2, 2, 1)))
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert name in texts and texts[0].startswith(f"Runs {name} on an image: python run_{name}.py ")
 
 
 def made_of(program):
@@ -91,6 +117,7 @@ def test_samples_of_16_bits_are_rounded_and_it_is_said(monkeypatch, depth):
     batch = lambda examples, *_: {"image": np.stack([example["image"] for example in examples])}  # noqa: E731
     run = SimpleNamespace(
         workdir="runs/a", config=SimpleNamespace(task="classification"), image_shape=(2, 2, 1), carried=contextlib.nullcontext,
+        evaluates_at_a_size=True,
         as_image=lambda image, name: image, example=lambda image, name, targets: {"image": image},
         preprocess=SimpleNamespace(batch=batch),
     )  # fmt: skip
@@ -102,6 +129,67 @@ def test_samples_of_16_bits_are_rounded_and_it_is_said(monkeypatch, depth):
     stored[0] = np.full((2, 2, 1), -1.5, np.float32)
     with pytest.raises(ValueError, match=r"runs/a, the test split: the network takes images of values -1\.5 to -1\.5"):
         artefact.sample_images(run, 4)
+
+
+def source_of(images, **meta):
+    class Source(list):
+        info = SimpleNamespace(meta=meta)
+
+    return Source({"image": image} for image in images)
+
+
+def test_the_size_of_a_file_is_that_of_the_evaluation_whatever_is_trained_on(small_data):
+    image = lambda *size: np.zeros((*size, 3), np.uint8)  # noqa: E731
+    config = small_runs.config_of("segmentation", "nowhere", data__pad_multiple=16)
+    config.data.train_ops = ConfigDict({"random_resized_crop": {"size": (16, 16)}})
+    for sizes, size in (
+        ([(60, 44)] * 3, (64, 48)),
+        ([(16, 16), (48, 32), (16, 16)], (16, 16)),
+        ([(9, 9), (16, 48), (48, 16)], (48, 16)),
+    ):
+        found = preprocess.shapes(config, source_of([image(*size) for size in sizes]), 3)
+        assert found["eval_shape"] == [*size, 3] and (found["stored_shape"] == [*sizes[0], 3]) == (len(set(sizes)) == 1)
+    config = small_runs.config_of("detection", "nowhere", data__min_size=(64,), data__max_size=96)
+    for canvases in (((64, 96), (96, 64)), ((96, 64), (64, 96))):
+        config.data.canvases = canvases
+        for sizes in ([(96, 64), (64, 96), (60, 90)], [(64, 96), (96, 64), (60, 90)], [(60, 90), (66, 99), (96, 64)]):
+            annotations = SimpleNamespace(sizes=np.array(sizes))
+            assert preprocess.shapes(config, source_of([image(8, 8)], annotations=annotations), 3)["eval_shape"] == [64, 96, 3]
+
+
+def test_a_file_of_another_size_and_why_it_has_one(finished, monkeypatch):
+    run = imgrec_jax.load(finished["classification"])
+    assert artefact.size_taken(run) == ((28, 28), "to which its evaluation brings every image")
+    with pytest.raises(ValueError, match=r"--image_size=30,28: .* takes no such images .* its own are of 28 x 28"):
+        artefact.size_taken(run, (30, 28))
+    monkeypatch.setattr(artefact, "answers_of", lambda run, shape: lambda images: images)
+    images, origin = artefact.sample_images(run, 4, (30, 28))
+    assert images.shape == (4, 30, 28, 1) and origin == "the test split; stretched to 30 x 28"
+    assert artefact.said_of_size(run, (30, 28)) == "it takes images of 30 x 28 pixels: as --image_size says"
+    del run._card["eval_shape"]
+    assert artefact.size_taken(run)[1].startswith("that of a training batch")
+    with pytest.raises(SystemExit, match="--image_size=8,9: --format=torchvision writes weights alone"):
+        export.main(["--workdir=x", "--format=torchvision", "--image_size=8,9"])
+
+
+def test_nothing_is_fetched_or_prepared_for_a_file_or_a_report(finished, monkeypatch, tmp_path):
+    run, said = imgrec_jax.load(finished["classification"]), list[str]()
+
+    def fetched(*given, **options):
+        raise AssertionError(f"reaches for {given}")
+
+    monkeypatch.setattr(urllib.request, "urlopen", fetched)
+    monkeypatch.setattr(subprocess, "run", fetched)
+    monkeypatch.setattr(socket, "create_connection", fetched)
+    monkeypatch.setenv("IMGREC_WEIGHTS", str(tmp_path / "cache"))
+    for name, weights in (("mnist", ""), ("cifar10", ""), ("digit_scenes", ""), ("mnist", "hf:timm/resnet18.a1_in1k")):
+        with run.config.unlocked():
+            run.config.data.name, run.config.data.data_dir, run.config.pretrained.path = name, str(tmp_path / "none"), weights
+            run.config.data.mean, run.config.data.std = (0.0,), (1.0,)  # which weights would tell
+        assert artefact.sample_images(run, 4)[1] == "those that the folder keeps; the data are not here"
+        assert report.gather(run, said.append) == [] and report._training_batch(run, said.append) == ""
+        report._completed(run)
+    assert not list(tmp_path.iterdir()) and all("is neither fetched nor prepared" in line for line in said[:2])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 from imgrec_jax.data.batch import stack
 from imgrec_jax.data.ops import canvases
 from imgrec_jax.data.preprocess import Preprocess
-from imgrec_jax.inference.batching import FINE_SQUARES, Batcher, Piece, Shapes
+from imgrec_jax.inference.batching import FINE_SQUARES, PIXELS_OF_A_BATCH, Batcher, Piece, Shapes
 
 
 def batches(sizes, rows=4, shapes=None):
@@ -44,6 +44,16 @@ def test_the_number_of_shapes_is_bounded():
     sizes = [tuple(map(int, size)) for size in rng.integers(2, 1500, (120, 2))]
     shapes = {shape[1:] for _, shape in batches(sizes)}
     assert len(shapes) <= FINE_SQUARES + 1 and all(height == width for height, width in shapes)
+
+
+def test_no_picture_is_padded_to_many_times_its_size_beyond_a_batch():
+    rng, shapes = np.random.default_rng(0), Shapes(exact=0)
+    sizes = np.exp(rng.uniform(0, np.log(2**18), (500, 2))).astype(int) + 1
+    found = {(10, 60_000): shapes.of((10, 60_000))} | {tuple(size): shapes.of(tuple(size)) for size in sizes.tolist()}
+    for size, padded in found.items():
+        area = padded[0] * padded[1]
+        assert padded[0] >= size[0] and padded[1] >= size[1] and area <= max(PIXELS_OF_A_BATCH, 9 / 4 * size[0] * size[1])
+    assert found[10, 60_000] == (12, 2**16)
 
 
 def test_without_padding_sizes_are_the_preprocessings():

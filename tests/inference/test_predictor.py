@@ -5,17 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.assemble.data import open_sources
 from imgrec_jax.data.annotations import from_images
 from imgrec_jax.detection import coco_eval
+from imgrec_jax.inference import inputs, predictor
 from imgrec_jax.run import loop
 from imgrec_jax.run.checkpoint import CheckpointError
 from imgrec_jax.run.workdir import WorkdirError
@@ -143,6 +147,71 @@ def test_images_of_another_size_are_stretched_to_a_classifier_and_counted(finish
     assert run.resized == 2 and stretched.size == (280, 280) and dot.size == (1, 1)
 
 
+OPS = """
+def red():
+    return lambda example, rng: {**example, "image": example["image"][..., :1]}
+def bright():
+    return lambda example, rng: {**example, "image": example["image"].max(-1, keepdims=True).repeat(3, -1)}
+def half():
+    return lambda example, rng: {**example, "image": example["image"][::2, ::2]}
+"""
+SIZE = (24, 30)
+STRETCHES = {
+    "nothing": {},
+    "channels": {"to_channels": {"channels": 1}},
+    "another op that changes channels": {"own": {"op": "red"}},
+    "one before all others": {"own": {"op": "bright", "before": "to_channels"}, "to_channels": {"channels": 1}},
+    "one that does not say that it changes sizes": {"own": {"op": "half"}},
+    "by the shorter side": {"resize_shorter": {"length": 20}},
+}
+FIXES = {
+    "a size": {"resize": {"size": (16, 16)}},
+    "a crop": {"resize_and_center_crop": {"shorter": 18, "size": (16, 16)}, "own": {"op": "red"}},
+}
+
+
+@pytest.mark.parametrize("ops", [*STRETCHES, *FIXES])
+@pytest.mark.parametrize("grey", [False, True])
+def test_pictures_come_to_the_ops_as_in_evaluation_and_to_the_network_at_its_size(tmp_path, monkeypatch, ops, grey):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for n in range(2):
+                image = rng.integers(0, 256, SIZE if grey else (*SIZE, 3), np.uint8)
+                cv2.imwrite(str(tmp_path / "data" / split / name / f"{split}{name}{n}.png"), image)
+    (tmp_path / "ops.py").write_text(OPS)
+    config = imgrec_jax.load_config("image_folder")
+    config.data.manual_dir = str(tmp_path / "data")
+    given = {
+        name: {**one, "op": f"{tmp_path}/ops.py:{one['op']}"} if "op" in one else one
+        for name, one in (STRETCHES | FIXES)[ops].items()
+    }
+    with config.unlocked(), config.ignore_type():
+        config.data.options.size, config.data.data_dir, config.model.convs = (), str(tmp_path / "d"), ((8, 3, 2, 1),)
+        config.data.train_ops, config.data.eval_ops = (
+            ConfigDict({**given, "random_resized_crop": {"size": (12, 12)}}),
+            ConfigDict(given),
+        )
+        config.data.mean, config.data.std = (0.0,), (1.0,)
+    experiment = assemble.build(config)
+    monkeypatch.setattr(predictor.checkpoint, "read_variables", lambda *_: {})
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor.own, "of_workdir", lambda *_: {})
+        run = predictor.Predictor(tmp_path, experiment.config, experiment.card, SimpleNamespace(step=1, kind="last"), None)
+    batch = experiment.data.evals["test"].batch(0)
+    assert run.image_shape == batch["image"].shape[1:] == run.example_batch()["image"].shape[1:]
+    prepare = lambda images: [  # noqa: E731
+        run._prepare(one, labels=None, window=None, overlap=0) for one in inputs.pictures(images, **run.reading())
+    ]
+    for made, row in zip(prepare(str(tmp_path / "data" / "test")), batch["image"], strict=False):
+        np.testing.assert_array_equal(made.examples[0]["image"], row)
+        assert not made.stretched
+    others = prepare([rng.integers(0, 256, shape, np.uint8) for shape in ((30, 24, 3), (60, 70), (5, 40, 1), (24, 60, 3))])
+    assert {made.examples[0]["image"].shape for made in others} == {run.image_shape}
+    assert {made.stretched for made in others} == {ops in STRETCHES}
+
+
 def test_a_stream_keeps_the_order_compiles_few_shapes_and_leaves_out_what_it_cannot_read(finished):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (rng.integers(20, 90), rng.integers(20, 90), 3), np.uint8) for _ in range(40)]
@@ -154,6 +223,47 @@ def test_a_stream_keeps_the_order_compiles_few_shapes_and_leaves_out_what_it_can
     assert all(r.segmentation.shape == r.size == images[int(r.file.split()[1])].shape[:2] for r in results)
     assert faults == [("image 7", faults[0][1])] and "shape (2, 2, 4)" in faults[0][1]
     assert len(run.compiled) <= 4 + 2  # four sizes as they are, squares of 64 and 128
+
+
+@pytest.mark.parametrize("where", ["padding", "the batch", "the network"])
+def test_what_the_memory_is_not_there_for_is_that_picture_s_fault(finished, monkeypatch, where):
+    run, faults, rng = imgrec_jax.load(finished["segmentation"]), list[str](), np.random.default_rng(0)
+    large, plain, answer = (4, 5000), run.preprocess, run.run_batch
+
+    def out_of_memory(image):
+        if max(image.shape) >= max(large):
+            raise MemoryError if where != "the network" else jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    class Poor:
+        def __getattr__(self, name):
+            return getattr(plain, name)
+
+        def __call__(self, *given):
+            return plain(*given)
+
+        def pad(self, example, size):
+            out_of_memory(example["image"]) if where == "padding" else None
+            return plain.pad(example, size)
+
+        def batch(self, examples, indices, rows):
+            out_of_memory(examples[0]["image"]) if where == "the batch" else None
+            return plain.batch(examples, indices, rows)
+
+    def run_batch(batch, labels):
+        out_of_memory(batch["image"]) if where == "the network" else None
+        return answer(batch, labels)
+
+    run.preprocess = Poor()
+    monkeypatch.setattr(run, "run_batch", run_batch)
+    images = [rng.integers(0, 256, (16, 16 + n, 3), np.uint8) for n in range(6)] + [np.zeros((*large, 3), np.uint8)]
+    results = list(run.stream(images, on_fault=lambda picture, error: faults.append(str(error))))
+    assert [result.file for result in results] == [f"image {n}" for n in range(6)]
+    assert len(faults) == 1 and faults[0].startswith("image 6: out of memory with its ")
+    with pytest.raises(ValueError, match="image 6: out of memory"):
+        run.predict(images)
+    if where != "the network":
+        found = list(run.batches(images, on_fault=lambda picture, error: faults.append(picture.name)))
+        assert sum(len(pictures) for pictures, _ in found) == 6 and faults[1:] == ["image 6"]
 
 
 def test_answers_do_not_depend_on_their_company(finished):

