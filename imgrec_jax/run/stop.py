@@ -76,8 +76,9 @@ class Stop:
     def _agreed(self, number: int) -> None:
         """In the thread of the agreement: the main thread shall look, also where it waits."""
         self.signal = number
-        if self._handled:
-            signal.pthread_kill(threading.main_thread().ident, _RECALL)
+        main = threading.main_thread().ident
+        if self._handled and main is not None:
+            signal.pthread_kill(main, _RECALL)
 
     @property
     def word(self) -> str:
