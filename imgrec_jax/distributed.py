@@ -198,8 +198,8 @@ class Agreement:
             last = own
         with self._exchanging:
             self._last, self._held = last, False
+            self._agreed(number)  # before anyone goes on: who stops knows why
             self._exchanging.notify_all()
-        self._agreed(number)
 
     def _asked(self) -> int | None:
         """The signal that came to any process; None where none will be answered any more. Leaves where another one failed."""
@@ -229,14 +229,14 @@ def fail(error: BaseException) -> NoReturn:
     """Ends this process of several, and the others, which would wait for it; `error` is what it says of that."""
     if isinstance(error, SystemExit):
         text = str(error.code)
-        print(text, file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
         text = f"{type(error).__name__}: {error}"
     client: Any = global_state.client
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        first = text.removeprefix("error: ").strip().splitlines()[0]
-        client.key_value_set(f"{FAILED}/{global_state.process_id}", f"process {global_state.process_id}: {first}")
+        said = " ".join(text.removeprefix("error: ").split())
+        client.key_value_set(f"{FAILED}/{global_state.process_id}", f"process {global_state.process_id}: {said}")
     _exit(1)
 
 

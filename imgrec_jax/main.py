@@ -93,9 +93,9 @@ def run(argv: Sequence[str]) -> None:
         distributed.initialize(place)
     except distributed.PlaceError as error:
         raise SystemExit(f"error: {error}") from error
-    if place is not None:
-        STOP.together()
     try:
+        if place is not None:
+            STOP.together()
         act(config, notes, STOP)
     except (SystemExit, Exception) as error:
         if place is None or (isinstance(error, SystemExit) and not error.code):
