@@ -22,7 +22,7 @@ ALLOWED = {
     "pretrained": PURE | {"models", "pretrained"},
     "data": {"data"},
     "stats": set(),
-    "config": set(),
+    "config": {"config"},
     "optim": set(),
     "step": {"metrics", "tasks"},
     "compiled": set(),

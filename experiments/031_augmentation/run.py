@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import questions as q
 
-EXAMPLES = (100, 1000, 10000, 55000)
+EXAMPLES, ERRORS = (100, 1000, 10000, 55000), (2, 3, 5, 10, 20)
 OP = "data.train_ops.random_affine"
 TURN, SCALE, MOVE = f"{OP}.rotate", f"{OP}.scale", f"{OP}.translate"
 STRENGTHS = {0.5: (6.0, (0.95, 1.05), 0.035), 1.0: (12.0, (0.9, 1.1), 0.07), 2.0: (24.0, (0.8, 1.2), 0.14)}
@@ -83,6 +83,9 @@ def answer(records: list[dict], folder: Path) -> str:
             errors = [100 - 100 * q.mean(found, "test") for _, found in mine]
             axes.plot([count for count, _ in mine], errors, marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="training examples", ylabel="test error, %")
+    axes.set_xticks(EXAMPLES, [f"{count:,}" for count in EXAMPLES])
+    axes.set_yticks(ERRORS, map(str, ERRORS))
+    axes.minorticks_off()
     axes.legend(fontsize="small")
     q.save(made, folder / "plot.png")
     return q.markdown(["training digits are", *(f"{count:,} examples" for count in EXAMPLES)], rows)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgrec_jax.assemble import as_trained, data, found, model, optimizer, own, preprocess, pretrained, task, values
-from imgrec_jax.assemble.components import check_types, complete
+from imgrec_jax.assemble.components import check_types, close, complete
 from imgrec_jax.assemble.lookup import DTYPES, ConfigError, choice, steps_of, unit_of
-from imgrec_jax.config import SEEDS_IN, modernise, replica, replicas_of
+from imgrec_jax.config import SEEDS_IN, flatten, modernise, replica, replicas_of
 from imgrec_jax.data import batch as batch_lib
 from imgrec_jax.data.check import Report
 from imgrec_jax.data.check_examples import ExamplesReport
@@ -114,8 +114,10 @@ def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     """The config with what the run of the config `before` found in its data when it began, where it leaves that open."""
     # The config of a workdir is complete; completing it again could run code that only the workdir names. What pretrained
     # weights would bring comes after what the run has.
-    before = modernise(before)
-    return as_trained.remembered(found.remembered(complete(modernise(config), settle=False), before), before)
+    before, config = modernise(before), modernise(config)
+    ours = as_trained.remembered(found.remembered(complete(config, settle=False), before), before)
+    close(ours, flatten(config).keys())
+    return ours
 
 
 def reports(config: ConfigDict, *, tell: bool = False) -> Iterator[Report | ExamplesReport]:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from imgrec_jax.pretrained.known import Preprocessing
 
 _UNSET = (((0.0,), (1.0,)), ((), ()))  # nothing said of the mean and the standard deviation
+_SIZED = ("random_affine", "random_resized_crop")  # ops of training that make images of the size that evaluation takes
 _CROPPING = "resize_and_center_crop"
 _MAX_OVER_MIN = 1333 / 800  # of torchvision's detectors: the longer side to the shorter one
 
@@ -19,7 +20,7 @@ def settle(config: ConfigDict, its: Preprocessing) -> None:
     Other classes may differ at the border: for them images are taken whole.
     """
     data = config.data
-    if (tuple(data.mean), tuple(data.std)) in _UNSET:
+    if _says_no_mean(data):
         data.mean, data.std = its.mean, its.std
         if "channels" in config.pretrained.adapt and data.train_ops.get("to_channels", {}).get("channels") == 1:
             data.mean, data.std = ((sum(v) / len(v),) for v in (its.mean, its.std))  # one for grey
@@ -30,19 +31,35 @@ def settle(config: ConfigDict, its: Preprocessing) -> None:
 
 
 def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
-    """A copy with the cropping of the run of the config `before`, where it leaves open what its weights brought: they may be
-    gone."""
-    theirs, ours = before.data.eval_ops.get(_CROPPING), config.data.eval_ops
-    if theirs is None or _CROPPING in ours or "resize" not in ours or ours.resize.get("size") is not None:
-        return config
+    """A copy with what weights brought to the run of the config `before`, where it leaves that open: they may be gone."""
     config = config.copy_and_resolve_references()
+    ours, theirs = config.data, before.data
     locked = config.is_locked
     with config.unlocked():
-        del config.data.eval_ops["resize"]
-        config.data.eval_ops[_CROPPING] = theirs.copy_and_resolve_references()
+        if config.pretrained.path and config.pretrained.preprocessing != "none" and _says_no_mean(ours):
+            ours.mean, ours.std = tuple(theirs.mean), tuple(theirs.std)
+        if (
+            _CROPPING in theirs.eval_ops
+            and _CROPPING not in ours.eval_ops
+            and "resize" in ours.eval_ops
+            and ours.eval_ops.resize.get("size") is None
+        ):
+            del ours.eval_ops["resize"]
+            ours.eval_ops[_CROPPING] = theirs.eval_ops[_CROPPING].copy_and_resolve_references()
+            for name in _unsized(ours):
+                if name in theirs.train_ops:
+                    ours.train_ops[name].size = theirs.train_ops[name].size
     if locked:
         config.lock()
     return config
+
+
+def _says_no_mean(data: ConfigDict) -> bool:
+    return (tuple(data.mean), tuple(data.std)) in _UNSET
+
+
+def _unsized(data: ConfigDict) -> list[str]:
+    return [name for name in _SIZED if name in data.train_ops and data.train_ops[name].get("size") is None]
 
 
 def _settle_size(config: ConfigDict, its: Preprocessing) -> None:
@@ -55,9 +72,8 @@ def _settle_size(config: ConfigDict, its: Preprocessing) -> None:
     del data.eval_ops["resize"]
     data.eval_ops[_CROPPING] = ConfigDict(_cropping(its))
     data.options.size = ()
-    for name in ("random_affine", "random_resized_crop"):
-        if name in data.train_ops and data.train_ops[name].get("size") is None:
-            data.train_ops[name].size = size
+    for name in _unsized(data):
+        data.train_ops[name].size = size
 
 
 def _cropping(its: Preprocessing) -> dict[str, Any]:
@@ -93,6 +109,8 @@ def describe(config: ConfigDict, its: Preprocessing) -> str:
             other += [f"their crop ({form}): images are taken whole"] if its.resize_shorter else []
         else:
             other.append(form + (f" (here {given[0]} x {given[1]})" if given else ""))
+    if its.other:
+        other.append(its.other)
     if config.task == "detection" and (shorter := _of_detector(its)):
         (used if tuple(data.min_size)[-1:] == (shorter,) else other).append(f"a shorter side of {shorter} pixels")
     return f"preprocessing as trained: {', '.join(used) or 'nothing'}" + (f"; not used: {', '.join(other)}" if other else "")

@@ -15,7 +15,7 @@ from imgrec_jax.assemble import as_trained
 from imgrec_jax.assemble.lookup import ConfigError, choice
 from imgrec_jax.models.resnet import RESNETS
 from imgrec_jax.models.zoo import ARCHITECTURES
-from imgrec_jax.pretrained import fetch, files, fit, merge, names
+from imgrec_jax.pretrained import fetch, files, fit, merge, names, torch_file
 from imgrec_jax.pretrained.known import (
     COCO_91,
     KNOWN,
@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
       classes: the names of their outputs; () where they are not known.
       architecture: what timm calls their network; "" where nothing is said of it.
       released: the name in KNOWN of the file that they are, whatever it is called; "" for none.
-      options: of the backbone of a run of this project, by its name: (name, options that took effect).
+      model: of the run of this project that they are of, or were written from; None of others.
     """
 
     tensors: dict[str, np.ndarray]
@@ -56,7 +56,7 @@ class Loaded(NamedTuple):
     classes: tuple[str, ...]
     architecture: str = ""
     released: str = ""
-    options: tuple[str, dict[str, Any]] = ("", {})
+    model: ConfigDict | None = None
 
 
 def check(config: ConfigDict) -> None:
@@ -158,10 +158,18 @@ def _read(path: str, changed: int) -> Loaded:
     if workdir.exists(file):
         return _read_run(file)
     tensors = fit.with_todays_names(files.read(file))
-    stated, digest = fetch.beside(file), fetch.sha256(*files.parts(file))
+    stated, digest = fetch.stated(file, torch_file.read_metadata(file)), fetch.sha256(*files.parts(file))
     released = next((name for name, known in KNOWN.items() if known.sha256 and digest.startswith(known.sha256)), "")
     return Loaded(
-        tensors, path, digest, stated.licence, stated.preprocessing, (), architecture=stated.architecture, released=released
+        tensors,
+        path,
+        digest,
+        stated.licence,
+        stated.preprocessing,
+        _with_background(stated.classes, fit.is_of_detector(tensors)),
+        architecture=stated.architecture,
+        released=released,
+        model=ConfigDict(stated.model) if stated.model else None,
     )
 
 
@@ -176,13 +184,17 @@ def _read_run(folder: Path) -> Loaded:
         raise ValueError(str(error)) from error
     flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
     classes = tuple(card.get("class_names", ()))
-    classes = (fit.BACKGROUND, *classes) if config.task == "detection" else classes
+    classes = _with_background(classes, config.task == "detection")
     shape = card.get("image_shape", ())
     side = shape[0] if config.task == "classification" and len(shape) == 3 and shape[0] == shape[1] else None
     preprocessing = Preprocessing(None, side, mean=tuple(config.data.mean), std=tuple(config.data.std))
     kept = card.get("pretrained") or {}
-    options = _backbone_options(config.model)
-    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes, options=options)
+    return Loaded(flat, f"{found} of {folder}", "", kept.get("licence", ""), preprocessing, classes, model=config.model)
+
+
+def _with_background(classes: tuple[str, ...], detector: bool) -> tuple[str, ...]:
+    """The names of a detector's outputs, from those of the classes that it detects."""
+    return (fit.BACKGROUND, *classes) if detector and classes else classes
 
 
 def record(config: ConfigDict) -> dict[str, Any] | None:
@@ -212,7 +224,7 @@ def make_initialise(config: ConfigDict, class_names: Sequence[str] = ()) -> Call
     section = config.pretrained
     if not section.path:
         return None
-    ours = (fit.BACKGROUND, *class_names) if config.task == "detection" else tuple(class_names)
+    ours = _with_background(tuple(class_names), config.task == "detection")
 
     def initialise(variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
         check_file(config)
@@ -231,20 +243,41 @@ _REMEDY = (
 )
 
 
-def _check_options(
-    model: ConfigDict, layout: str, source: str, architecture: str = "", trained: tuple[str, dict[str, Any]] = ("", {})
-) -> None:
-    """Raises ValueError where the network would compute something else than the one that the weights were trained in.
+# Options that say what the layers of a network compute and leave no trace in the names and shapes of their weights.
+_MEANINGS = ("activation", "norm_epsilon", "padding", "plain", "pool_only")
+# Options that names and shapes tell, and those of training, of outputs and of what is drawn.
+_TOLD_OR_FREE = (
+    "name", "backbone", "trunk", "num_classes", "kind", "head", "norm", "kernel_init", "dropout", "drop_path", "remat",
+    "score_levels", "aux", "axis_name", "dtype",
+)  # fmt: skip
 
-    Args: of `options_of`; trained: `_backbone_options` of a run of this project that they are of.
+
+def _check_options(
+    model: ConfigDict, layout: str, source: str, architecture: str = "", trained: ConfigDict | None = None
+) -> list[str]:
+    """What to say of a network that differs from the one that the weights were trained in, in nothing that its layers compute.
+
+    Args: of `options_of`; trained: the model of a run of this project that they are of.
+
+    Raises:
+      ValueError: where its layers would compute something else.
     """
-    name, have = _backbone_options(model)
+    name, have = backbone_options(model)
     wanted = options_of(layout, name, source, architecture)
-    if trained[0] == name:
-        wanted |= {key: trained[1][key] for key in ("padding", "norm_epsilon") if key in trained[1]}
+    theirs: dict[str, Any] = {}
+    if trained is not None:
+        backbone, options = backbone_options(trained)
+        theirs = {**(trained if trained.name == model.name else {}), **(options if backbone == name else {})}
+        wanted |= {key: value for key, value in options.items() if key in _MEANINGS and backbone == name}
+    here = {**model, **have}
+    others = [
+        f"{key}={here[key]!r} (in their run {value!r})"
+        for key, value in theirs.items()
+        if key in here and key not in (*_MEANINGS, *_TOLD_OR_FREE) and _plain(here[key]) != _plain(value)
+    ]
     other = {key: value for key, value in wanted.items() if key in have and have[key] != value}
     if not other:
-        return
+        return [f"options     {', '.join(others)}: the network computes something else"] if others else []
     trunk = dict(model.get("trunk", {}))
     if name == model.name or name not in ARCHITECTURES or (name in RESNETS and "norm_epsilon" in model and not trunk):
         flags = " ".join(f"--config.model.{key}={value}" for key, value in other.items())
@@ -256,21 +289,26 @@ def _check_options(
     )
 
 
-def _backbone_options(model: ConfigDict) -> tuple[str, dict[str, Any]]:
+def _plain(value: Any) -> Any:
+    """Lists and tuples alike: a run's are read from JSON."""
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def backbone_options(model: ConfigDict) -> tuple[str, dict[str, Any]]:
     """(name, options that take effect) of a model's backbone: of the model or its `trunk`, or the architecture's own."""
-    name = model.get("backbone") or model.name
+    name, trunk = model.get("backbone") or model.name, dict(model.get("trunk", {}))
     if name not in ARCHITECTURES:
-        return name, {key: value for key, value in model.items() if value is not None}
+        return name, {key: value for key, value in {**model, **trunk}.items() if value is not None}
     options = {key: value.default for key, value in inspect.signature(ARCHITECTURES[name].make).parameters.items()}
-    given = dict(model) if name == model.name else dict(model.get("trunk", {}))
-    if name in RESNETS and "norm_epsilon" in model:  # which detectors hand to a ResNet
-        given.setdefault("norm_epsilon", model.norm_epsilon)
+    given = dict(model) if name == model.name else trunk
+    handed = ("norm", "norm_epsilon") if name in RESNETS else ("norm",)  # by the model, where its trunk says nothing
+    given = {**{key: model[key] for key in handed if key in model}, **given}
     return name, options | {key: value for key, value in given.items() if key in options and value is not None}
 
 
 def _epsilon(model: ConfigDict) -> float:
     """Of the norms of the backbone."""
-    return float(_backbone_options(model)[1].get("norm_epsilon", 1e-5))
+    return float(backbone_options(model)[1].get("norm_epsilon", 1e-5))
 
 
 def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, ...]) -> tuple[dict[str, Any], str]:
@@ -279,13 +317,13 @@ def _initialise(config: ConfigDict, variables: dict[str, Any], ours: tuple[str, 
     fresh = {"/".join(key[1:]): value for key, value in traverse_util.flatten_dict(variables).items()}
     found = fit.find(loaded.tensors, fresh)
     have, layout = fit.unfold(loaded.tensors, found.names, _epsilon(config.model)), found.layout
-    _check_options(config.model, layout, loaded.released or section.path, loaded.architecture, loaded.options)
+    said = _check_options(config.model, layout, loaded.released or section.path, loaded.architecture, loaded.model)
     tensors = {
         path: have[name] if layout == "own" else names.to_ours(have[name], path, fresh[path].shape, layout)
         for path, name in found.names.items()
         if name in have
     }
-    lines = [f"pretrained weights of {loaded.source}, names of {layout}", *_licence(loaded)]
+    lines = [f"pretrained weights of {loaded.source}, names of {layout}", *_licence(loaded), *said]
     preprocessing = preprocessing_of(loaded)
     if preprocessing:
         lines.append(as_trained.describe(config, preprocessing))
@@ -344,21 +382,26 @@ def _match(tensors: dict[str, np.ndarray], fresh: dict[str, Any], ours: tuple[st
     """Heads with the classes of the data, in place; what to say of it."""
     heads = [path for path in tensors if fit.HEAD.search(path)]
     each = {path: max(fresh[path].shape[-1] // max(len(ours), 1), 1) for path in heads}  # outputs of one class
-    outputs = {tensors[path].shape[-1] // each[path] for path in heads}
-    if not theirs and len(COCO_91) in outputs:
+    if not theirs and len(COCO_91) in {tensors[path].shape[-1] // each[path] for path in heads}:
         theirs = COCO_91
     if not ours or not theirs:
         raise ValueError(
             f"head='match' needs the names of the classes of {'the data' if not ours else 'the weights'}"
             + ("; give them, in the order of its outputs, as config.pretrained.class_names" if ours else "")
         )
-    known = {fit.same_class(name) for name in theirs}
-    new = [name for name in ours if fit.same_class(name) not in known]
-    if {fit.same_class(name) for name in ours if name not in new} <= ({fit.BACKGROUND} if len(ours) > 1 else set()):
+    outputs = fit.match_classes(ours, theirs)
+    new = [name for name, output in zip(ours, outputs, strict=True) if output is None]
+    if {fit.fold(name) for name in ours if name not in new} <= ({fit.BACKGROUND} if len(ours) > 1 else set()):
         raise ValueError(f"none of the classes {list(ours)[:6]} is among those of the weights, {list(theirs)[:6]}, ...")
     for path in heads:
         tensors[path] = fit.select_classes(tensors[path], np.asarray(fresh[path]), path, ours, theirs)
-    return f"classes     {len(ours) - len(new)} of {len(ours)} by name" + (f"; new: {', '.join(new[:8])}" if new else "")
+    known = {fit.fold(name) for name in theirs}
+    unclear = [name for name in new if fit.fold(name) in known]
+    return "".join((
+        f"classes     {len(ours) - len(new)} of {len(ours)} by name",
+        f"; new: {', '.join(new[:8])}" if new else "",
+        f" ({', '.join(unclear[:8])}: more than one class has that name, but for case)" if unclear else "",
+    ))  # fmt: skip
 
 
 def _path(section: ConfigDict) -> Path:

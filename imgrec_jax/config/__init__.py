@@ -14,6 +14,7 @@ from imgrec_jax.config.stored import (
     OLD_DEFAULTS,
     RENAMED_KEYS,
     RENAMED_VALUES,
+    data_folders,
     difference,
     flatten,
     from_plain,
@@ -26,7 +27,7 @@ from imgrec_jax.config.text import OverrideError, override
 
 __all__ = [
     "FREE", "MAY_CHANGE", "NAME_KEYS", "OLD_DEFAULTS", "OP_SECTIONS", "RENAMED_KEYS", "RENAMED_VALUES", "SEEDS_IN",
-    "ConfigFileError", "OverrideError", "base", "did_you_mean", "difference", "find_file", "flatten", "from_plain", "is_own",
-    "load", "load_file", "modernise", "override", "own_names", "replica", "replicas_of", "shipped", "to_plain",
-    "whole_path", "with_whole_paths",
+    "ConfigFileError", "OverrideError", "base", "data_folders", "did_you_mean", "difference", "find_file", "flatten",
+    "from_plain", "is_own", "load", "load_file", "modernise", "override", "own_names", "replica", "replicas_of", "shipped",
+    "to_plain", "whole_path", "with_whole_paths",
 ]  # fmt: skip

@@ -132,6 +132,12 @@ def whole_path(place: str) -> str:
     return str(Path(place).expanduser().absolute()) if place and "://" not in place else place
 
 
+def data_folders(config: ConfigDict) -> list[str]:
+    """Whence a config reads, by whole paths."""
+    data = with_whole_paths(config).data
+    return [place for place in (data.manual_dir, data.data_dir, *data.test_sets.values()) if isinstance(place, str) and place]
+
+
 def with_whole_paths(config: ConfigDict) -> ConfigDict:
     """A copy whose folders of data are whole: a run may go on from another folder than it began in."""
     config = config.copy_and_resolve_references()

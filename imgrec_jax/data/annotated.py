@@ -28,7 +28,7 @@ from imgrec_jax.data.images import MAX_PIXELS, ImageSizeError, decode_image, enc
 from imgrec_jax.data.ops import bits
 from imgrec_jax.data.ops import targets as target_ops
 from imgrec_jax.data.progress import progress
-from imgrec_jax.data.records import open_records, record_format
+from imgrec_jax.data.records import open_records, record_format, records_identity
 from imgrec_jax.data.source import SourceInfo, digest, parse_split, split_range
 
 TARGETS = ("boxes", "masks", "segmentation")
@@ -227,7 +227,7 @@ def open_prepared(
     class_names = tuple(features["objects"]["label"].names)
     category_ids = category_ids or tuple((builder.info.metadata or {}).get("category_ids", ())) or None
     with_masks = "boxes" not in targets or len(targets) > 1
-    table = folder / f"annotations-{base}.npz"
+    table = folder / f"annotations-{base}-{records_identity(builder, base)[-8:]}.npz"
     annotations = _table(name, base, records, table, class_names, category_ids, with_masks)
 
     def read(index: int) -> dict:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import lzma
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -95,6 +97,27 @@ def split_by_hash(names: Sequence[str], fractions: Sequence[tuple[str, float]], 
     order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest())
     stops = np.rint(np.cumsum([0.0, *(share for _, share in fractions)]) * len(order)).astype(int)
     return {split: sorted(order[stops[n] : stops[n + 1]]) for n, (split, _) in enumerate(fractions)}
+
+
+@contextlib.contextmanager
+def alone(lock: Path, doing: str) -> Iterator[None]:
+    """Waits until no other process holds this file; where a system or a disk has no locks, it does not wait.
+
+    doing: what the other one does, "prepares images in ..."; said where it has to wait.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process that {doing}", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def is_replaceable(path: Path) -> bool:

@@ -12,6 +12,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import sys
+import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,11 +155,12 @@ def compute(
     stopped goes on at the first shard that is missing.
     """
     folder = Path(folder) / _fingerprint(source, options)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "options.json", lambda path: path.write_text(json.dumps(dataclasses.asdict(options), indent=1)))
     paths = [folder / f"{start:07d}.npz" for start in range(0, len(source), SHARD)]
-    missing = [(path, number * SHARD) for number, path in enumerate(paths) if not path.exists()]
+    shards = [_load(path) for path in paths]
+    missing = [(path, number * SHARD) for number, (path, shard) in enumerate(zip(paths, shards, strict=True)) if shard is None]
     if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "options.json", lambda path: path.write_text(json.dumps(dataclasses.asdict(options), indent=1)))
         todo = [(path, range(start, min(start + SHARD, len(source)))) for path, start in missing]
         total = sum(len(indices) for _, indices in todo)
         done = progress(range(total), f"selective search of {source.info.name}, {total} of {len(source)} images")
@@ -168,9 +172,9 @@ def compute(
                     next(done, None)
                 _save(path, found)
         next(done, None)
-    shards = [np.load(path) for path in paths]
-    counts = np.concatenate([shard["counts"] for shard in shards]) if shards else np.zeros(0, np.int64)
-    boxes = np.concatenate([shard["boxes"] for shard in shards]) if shards else np.zeros((0, 4), np.float32)
+    whole = [shard or _load(path) or {} for path, shard in zip(paths, shards, strict=True)]
+    counts = np.concatenate([shard["counts"] for shard in whole]) if whole else np.zeros(0, np.int64)
+    boxes = np.concatenate([shard["boxes"] for shard in whole]) if whole else np.zeros((0, 4), np.float32)
     return ProposalTable(boxes, np.concatenate([[0], np.cumsum(counts)]))
 
 
@@ -181,6 +185,18 @@ def _fingerprint(source, options: SearchOptions) -> str:
         [dataclasses.asdict(options), list(annotations.file_names), annotations.sizes.tolist(), source.info.identity]
     )
     return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _load(path: Path) -> dict[str, np.ndarray] | None:
+    """A shard; None for one that is not there, or damaged."""
+    try:
+        with np.load(path) as shard:
+            return {name: shard[name] for name in ("boxes", "counts")}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        print(f"note: {path} is damaged ({error}); its images are searched again", file=sys.stderr, flush=True)
+        return None
 
 
 def _save(path: Path, found: list[np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from imgrec_jax.data.files import write_whole
+from imgrec_jax.data.source import digest
 
 FORMATS = ("array_record", "parquet")
 
@@ -49,8 +50,18 @@ def open_records(builder: Any, base: str, **options: Any) -> Records:
     return builder.as_data_source(base, file_format=next(name for name in FORMATS if name in found & readable), **options)
 
 
+def records_identity(builder: Any, base: str) -> str:
+    """Of a prepared split: names, sizes and lengths of its files."""
+    split = builder.info.splits[base]
+    files = [Path(path) for path in split.filepaths]
+    described = (f"{path.name}:{path.stat().st_size}" if path.exists() else path.name for path in files)
+    return digest("records", (builder.info.full_name, str(split.shard_lengths), *described))
+
+
 class BytesReader(Protocol):
     """Records of bytes by their positions."""
+
+    def num_records(self) -> int: ...
 
     def read(self, positions: Sequence[int]) -> Sequence[bytes]: ...
 
@@ -62,6 +73,9 @@ class PlainReader:
         self._data = np.memmap(path, np.uint8, "r")
         count = int(self._data[-8:].view("<u8")[0])
         self._starts = self._data[-8 * (count + 2) : -8].view("<u8").astype(np.int64)
+
+    def num_records(self) -> int:
+        return len(self._starts) - 1
 
     def read(self, positions: Sequence[int]) -> list[bytes]:
         return [self._data[self._starts[n] : self._starts[n + 1]].tobytes() for n in positions]

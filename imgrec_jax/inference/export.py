@@ -3,55 +3,39 @@
 import json
 from pathlib import Path
 
-from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
+from imgrec_jax.assemble import as_torchvision
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.pretrained.export import torchvision_state
 
-# Options of a model with which torchvision has no such network: its weights would not load, or compute something else.
-_TORCHVISIONS = {
-    "stem": "imagenet", "stem_abs": False, "shortcut": "projection", "padding": "torch", "pool_only": False, "hidden": 4096,
-}  # fmt: skip
 
-
-def _refuse_other_networks(model: ConfigDict) -> None:
-    """Raises ValueError for a network that torchvision has not, by its options."""
-    options = {"norm_epsilon": _epsilon(model), **_TORCHVISIONS}
-    for key, wanted in options.items():
-        given = model.get(key, wanted)
-        if given is not None and given != wanted and not (key == "hidden" and not model.name.startswith("vgg")):
-            raise ValueError(
-                f"torchvision has no {model.name} with {key}={given!r}, only with {wanted!r}; export it as another format"
-            )
-    if model.get("norm", "batch") not in ("batch", "frozen"):
-        raise ValueError(f"torchvision has no {model.name} with norm={model.norm!r}; export it as another format")
-
-
-def _epsilon(model: ConfigDict) -> float:
-    """Of the batch norms of torchvision's network."""
-    if model.name.startswith("mobilenet_v3"):
-        return 1e-3
-    if model.name.startswith("fasterrcnn") or "fpn" in model.name:
-        return model.get("norm_epsilon", 1e-5)  # 0 and 1e-5 are both torchvision's
-    return 1e-5
+def _side(run: Predictor) -> int | None:
+    """Of a classifier's images, where they are square."""
+    height, width = run.image_size or (0, 0)
+    return height if run.config.task == "classification" and height == width and height else None
 
 
 def write_torchvision(run: Predictor, out: Path) -> str:
     """Writes a run's weights under torchvision's names; returns what to say of it.
 
-    The file's metadata keep the class names, the normalisation, and where the weights that the run started from came from, with
-    their licence.
+    The file's metadata keep what a run that begins with it asks for: the class names, the normalisation, the size of a
+    classifier's images, the options of the model, and where the weights that the run started from came from, and their licence.
 
     Raises:
-      ValueError: for an architecture that torchvision does not have.
+      ValueError: for an architecture that torchvision does not have; for the name of a file of another kind.
     """
-    _refuse_other_networks(run.config.model)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} would be a safetensors file, which programs know by its name; expected NAME.safetensors")
+    model = run.config.model
+    as_torchvision.check(model)
     tensors = torchvision_state(run.variables)
     metadata = {
         "format": "pt",
-        "model": str(run.config.model.name),
+        "model": str(model.name),
+        "options": json.dumps(model.to_dict()),
+        "image_side": json.dumps(_side(run)),
         "class_names": json.dumps(list(run.class_names)),
         "mean": json.dumps(list(run.config.data.mean)),
         "std": json.dumps(list(run.config.data.std)),
@@ -59,7 +43,8 @@ def write_torchvision(run: Predictor, out: Path) -> str:
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, lambda partial: save_file(tensors, partial, metadata=metadata))
+    first = "torchvision.models._utils.overwrite_eps(model, 0.0) and " if as_torchvision.is_without_epsilon(model) else ""
     return (
-        f"wrote {out}: {len(tensors)} tensors of step {run.step}; in torch: "
+        f"wrote {out}: {len(tensors)} tensors of step {run.step}; in torch: {first}"
         f'model.load_state_dict(safetensors.torch.load_file("{out}"), strict=True)'
     )

@@ -18,10 +18,13 @@ def torchvision_state(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     A batch norm's `num_batches_tracked`, which torchvision counts and does not use, is 0.
 
     Raises:
-      ValueError: for an architecture that has no torchvision names here.
+      ValueError: for an architecture that has no torchvision names here, or takes no colours.
     """
     flat = {"/".join(key[1:]): np.asarray(value) for key, value in traverse_util.flatten_dict(dict(variables)).items()}
     table = _table(set(flat))
+    first = fit.first_convolution(flat)
+    if first and (channels := flat[first].shape[2]) != 3:
+        raise ValueError(f"torchvision's networks take images of 3 channels, and this one of {channels}")
     state = {name: np.ascontiguousarray(names.to_theirs(flat[path], path, name, "torchvision")) for path, name in table.items()}
     for path, name in table.items():
         if path.endswith("/mean"):

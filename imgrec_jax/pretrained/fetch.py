@@ -16,8 +16,9 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imgrec_jax.pretrained.known import KNOWN, Known, Preprocessing
 
@@ -163,11 +164,30 @@ def _with_config(known: Known, path: Path) -> Known:
 
 
 class Stated(NamedTuple):
-    """What a config.json says of the weights beside it; None and "" where it says nothing."""
+    """What is said of the weights in a file; None, "", () and {} where nothing is.
+
+    architecture: what timm calls it; classes: of its outputs, without a background; model: of the run that wrote it.
+    """
 
     preprocessing: Preprocessing | None = None
     licence: str = ""
     architecture: str = ""
+    classes: tuple[str, ...] = ()
+    model: dict[str, Any] = {}
+
+
+def stated(path: Path, metadata: Mapping[str, str]) -> Stated:
+    """What a file says of itself, or timm's config.json beside it.
+
+    metadata: of a safetensors file: `torch_file.read_metadata`.
+    """
+    try:
+        mean, std, classes = (tuple(json.loads(metadata[key])) for key in ("mean", "std", "class_names"))
+        licence = (json.loads(metadata["pretrained"]) or {}).get("licence", "")
+        side, model = json.loads(metadata.get("image_side", "null")), json.loads(metadata.get("options", "{}"))
+    except (KeyError, ValueError, TypeError, AttributeError):  # of someone else's
+        return beside(path)
+    return Stated(Preprocessing(None, side, mean=mean, std=std), licence, classes=classes, model=model)
 
 
 def beside(path: Path) -> Stated:
@@ -182,10 +202,23 @@ def beside(path: Path) -> Stated:
     architecture = str(stored.get("architecture") or settings.get("architecture") or "")
     if "mean" not in settings:
         return Stated(architecture=architecture)
-    side = (settings.get("input_size") or (3, None, None))[-1]
-    # As timm takes them (data/transforms_factory.py, models/_pretrained.py), with its defaults.
-    resize = math.floor(side / (settings.get("crop_pct") or 0.875)) if side else None
     preprocessing = Preprocessing(
-        resize, side, True, tuple(settings["mean"]), tuple(settings["std"]), settings.get("interpolation") or "bicubic"
+        **_sizes(settings),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation=settings.get("interpolation") or "bicubic",
     )
     return Stated(preprocessing, str(settings.get("license") or ""), architecture)
+
+
+def _sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    """What timm's settings do to the size of images, as it takes them (data/transforms_factory.py, models/_pretrained.py)."""
+    side, mode = (settings.get("input_size") or (3, None, None))[-1], settings.get("crop_mode") or "center"
+    resize = math.floor(side / (settings.get("crop_pct") or 0.875)) if side else None
+    if mode == "center":
+        return {"resize_shorter": resize, "crop": side}
+    if mode == "squash" and resize == side:  # stretched whole
+        return {"resize_shorter": None, "crop": side}
+    how = "stretched to" if mode == "squash" else "in a border, with a longer side of"
+    other = f"the middle {side} x {side} pixels of images {how} {resize} (timm's crop_mode={mode!r})"
+    return {"resize_shorter": None, "crop": None, "other": other}

@@ -4,6 +4,7 @@ The layout of a file is found, not asked for: of the tables of `names.py` that t
 most of its names in the file.
 """
 
+import collections
 import contextlib
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -62,6 +63,11 @@ class Fit(NamedTuple):
     behind: frozenset[str]
 
 
+def is_of_detector(tensors: Collection[str]) -> bool:
+    """Whether a file with these names is one of torchvision's detectors."""
+    return not _DETECTORS.isdisjoint(tensors)
+
+
 def trunks(paths: Collection[str]) -> list[tuple[str, tuple[str, ...]]]:
     """(what precedes the backbone's own names, families) of the backbones among some paths."""
     found = []
@@ -98,7 +104,7 @@ def find(tensors: Collection[str], paths: Collection[str]) -> Fit:
     have, paths = set(tensors), set(paths)
     fits = []
     where = trunks(paths)
-    if _DETECTORS & have:
+    if is_of_detector(have):
         fits.append(Fit("detector", "resnet", names.of_whole("detector", paths), "backbone/body/", frozenset()))
     elif any(name.startswith("backbone.") for name in have):
         fits.append(Fit("fcn", "resnet", names.of_whole("fcn", paths), "backbone/", frozenset()))
@@ -180,9 +186,25 @@ def _word(name: str) -> str:
     return re.sub(r"(_?[A-Za-z]*).*", r"\1", name)
 
 
-def same_class(name: str) -> str:
-    """A class's name as names are compared: without case; "background" is torchvision's "__background__"."""
+def fold(name: str) -> str:
+    """A class's name without case; "background" is torchvision's "__background__"."""
     return BACKGROUND if name.lower() in ("background", BACKGROUND) else name.lower()
+
+
+def match_classes(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
+    """The output that each of our classes has among theirs, None for those without: as they are written, and else folded.
+
+    Either way a name must be of one class on both sides: "A" and "a" are two classes to those who tell them apart, and ImageNet
+    has two "crane".
+    """
+    found: list[int | None] = [None] * len(ours)
+    for written in (str, fold):
+        mine, its = (collections.Counter(map(written, side)) for side in (ours, theirs))
+        where = {written(name): i for i, name in enumerate(theirs)}
+        for i, name in enumerate(map(written, ours)):
+            if found[i] is None and mine[name] == its[name] == 1:
+                found[i] = where[name]
+    return found
 
 
 def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
@@ -195,7 +217,6 @@ def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequen
     """
     if value.shape[-1] % len(theirs) or fresh.shape[-1] % len(ours):
         raise ValueError(f"{path} has {value.shape[-1]} outputs; its file is said to tell {len(theirs)} classes apart")
-    where = {same_class(name): i for i, name in enumerate(theirs)}
     classes_last = bool(_CLASSES_LAST.search(path))
 
     def apart(tensor: np.ndarray, classes: int) -> np.ndarray:
@@ -206,9 +227,9 @@ def select_classes(value: np.ndarray, fresh: np.ndarray, path: str, ours: Sequen
 
     made = np.array(fresh, value.dtype)
     old, new = apart(value, len(theirs)), apart(made, len(ours))
-    for i, name in enumerate(ours):
-        if same_class(name) in where:
-            new[..., i, :] = old[..., where[same_class(name)], :]
+    for i, output in enumerate(match_classes(ours, theirs)):
+        if output is not None:
+            new[..., i, :] = old[..., output, :]
     return made
 
 
@@ -219,7 +240,7 @@ def resize_positions(value: np.ndarray, tokens: int) -> np.ndarray:
     if old * old != grid.shape[1] or new * new != tokens - 1:
         raise ValueError(f"position embedding of {grid.shape[1]} patches for {tokens - 1}: only squares are adapted")
     maps = grid.reshape(1, old, old, -1)
-    resized = np.asarray(jax.image.resize(maps, (1, new, new, maps.shape[-1]), "bicubic", antialias=False))
+    resized = np.asarray(jax.image.resize(maps, (1, new, new, maps.shape[-1]), "bicubic", antialias=False), value.dtype)
     return np.concatenate([value[:, :1], resized.reshape(1, new * new, -1)], axis=1)
 
 

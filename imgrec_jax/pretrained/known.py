@@ -22,6 +22,7 @@ class Preprocessing(NamedTuple):
       crop: side of the centre crop, without `resize_shorter` of the whole image; None where it is not told.
       antialias: of the resize. interpolation: "bilinear" or "bicubic".
       bgr: the file's first layer takes BGR; it is turned around when it is read, and `mean` and `std` are of RGB all the same.
+      other: what it did to their size, in words, where that cannot be done here; `resize_shorter` and `crop` are None then.
     """
 
     resize_shorter: int | None
@@ -31,6 +32,7 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     bgr: bool = False
+    other: str = ""
 
 
 CAFFE_MEAN, CAFFE_STD = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3

@@ -50,6 +50,22 @@ def _refuse(kind: str, names: Sequence[str], allowed: Sequence[str], argument: s
         )
 
 
+def _check_numbers(value: np.ndarray, dtype: np.dtype, name: str) -> None:
+    """Raises MergeError for a tensor that cannot be cast to the variable's dtype: integers, or numbers beyond its range."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise MergeError(
+            f"{name} is of {value.dtype}, without the scale that would make it weights; expected floats: save the network as "
+            "it was before it was quantised"
+        )
+    largest = jnp.finfo(dtype).max
+    if jnp.finfo(value.dtype).max > largest and (np.isfinite(value) & (abs(value) > largest)).any():
+        raise MergeError(
+            f"{name} has numbers that {dtype} cannot hold, up to {np.nanmax(abs(value)):.3g}; is the file damaged?"
+        )
+
+
 def merge(
     variables: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
@@ -67,6 +83,9 @@ def merge(
       source_names: {path: name in the file}, for the report.
       allow_missing, allow_unexpected, allow_wrong_shape: regular expressions searched in the path; a difference that
         none of them matches is a `MergeError`. A wrongly shaped tensor that is allowed keeps its initial value.
+
+    Raises:
+      MergeError: for such a difference; for integers in place of floats, and numbers beyond the variable's range.
     """
     flat = traverse_util.flatten_dict(dict(variables))
     place = {"/".join(map(str, key[1:])): key for key in flat}
@@ -94,5 +113,8 @@ def merge(
         allow_wrong_shape,
         "allow_wrong_shape",
     )
+    file_names = dict(source_names or {})
+    for path in report.loaded:
+        _check_numbers(tensors[path], flat[place[path]].dtype, file_names.get(path, path))
     merged = {**flat, **{place[p]: jnp.asarray(tensors[p], flat[place[p]].dtype) for p in report.loaded}}
     return traverse_util.unflatten_dict(merged), report

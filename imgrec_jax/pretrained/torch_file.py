@@ -8,6 +8,7 @@ below; anything else is a `ForbiddenPickleError`. Safetensors is an 8-byte lengt
 
 import collections
 import contextlib
+import functools
 import io
 import json
 import math
@@ -75,8 +76,9 @@ class ForbiddenPickleError(WeightsFileError):
 
 
 class _Storage(NamedTuple):
-    """A flat buffer as the pickle refers to it; `load` gives its elements, once the bytes are known."""
+    """A flat buffer as the pickle refers to it by its key; `load` gives its elements, once the bytes are known."""
 
+    key: str
     dtype: np.dtype
     size: int
     load: Callable[[], np.ndarray]
@@ -172,9 +174,33 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _TensorUnpickler(pickle.Unpickler):
+class _Whole(NamedTuple):
+    """A file that ends is an error at once: the unpickler would go on with what there is."""
+
+    file: io.BufferedIOBase
+
+    def read(self, size: int) -> bytes:
+        return self._not_less(self.file.read(size), size)
+
+    def readline(self) -> bytes:
+        line = self.file.readline()
+        return self._not_less(line, len(line) + (not line.endswith(b"\n")))
+
+    def _not_less(self, data: bytes, size: int) -> bytes:
+        if len(data) < size:
+            raise EOFError
+        return data
+
+
+class _TensorUnpickler(pickle._Unpickler):
+    """The one that is written in Python: what a pickle numbers is a dictionary there, and in C an array as long as the largest
+    number that the pickle writes, gigabytes for a file of a hundred bytes."""
+
+    # It fills a bytearray before it reads it; torch's protocol 2 has none.
+    dispatch = {key: load for key, load in pickle._Unpickler.dispatch.items() if key != pickle.BYTEARRAY8[0]}
+
     def __init__(self, file: io.BufferedIOBase, storage: Callable[[np.dtype, str, int], _Storage]):
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_Whole(file), encoding="utf-8")
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
@@ -201,9 +227,8 @@ def _load_pickle(file: io.BufferedIOBase, storage: Callable[[np.dtype, str, int]
     except EOFError as error:
         raise TruncatedFileError("the file ends inside its pickle; download it again") from error
     except Exception as error:  # a damaged pickle can fail in any way
-        if "truncated" in str(error):
-            raise TruncatedFileError("the file ends inside its pickle; download it again") from error
-        raise WeightsFileError(f"not a torch pickle: {error}") from error
+        reason = f"byte {error} is none of its operations" if isinstance(error, KeyError) else error
+        raise WeightsFileError(f"not a torch pickle: {reason}") from error
 
 
 def _check_length(length: int, dtype: np.dtype, size: int, what: str) -> None:
@@ -228,12 +253,14 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
             raise WeightsFileError("a big-endian file; save it on a little-endian machine")
 
+        read = functools.lru_cache(maxsize=1)(archive.read)  # of all tensors of a storage; `_flatten` asks for them together
+
         def storage(dtype: np.dtype, key: str, size: int) -> _Storage:
             if f"data/{key}" not in members:
                 raise TruncatedFileError(f"storage {key} is missing; download the file again")
             member = members[f"data/{key}"]
             _check_length(archive.getinfo(member).file_size, dtype, size, f"storage {key}")
-            return _Storage(dtype, size, lambda: _elements(archive.read(member), dtype, size, f"storage {key}"))
+            return _Storage(str(key), dtype, size, lambda: _elements(read(member), dtype, size, f"storage {key}"))
 
         with archive.open(members["data.pkl"]) as file:
             return _flatten(_load_pickle(io.BytesIO(file.read()), storage), size_on_disk)
@@ -244,7 +271,7 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
     referred: dict[str, _Storage] = {}
 
     def storage(dtype: np.dtype, key: str, size: int) -> _Storage:
-        return referred.setdefault(key, _Storage(dtype, size, lambda: storages[key]))
+        return referred.setdefault(key, _Storage(str(key), dtype, size, lambda: storages[key]))
 
     size_on_disk = path.stat().st_size
     with path.open("rb") as file:
@@ -259,7 +286,7 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
             raise WeightsFileError("a big-endian file; save it on a little-endian machine")
         content = _load_pickle(file, storage)
         for key in _load_pickle(file, storage):  # the order in which the storages follow, each after its length
-            dtype, size, _ = referred[key]
+            _, dtype, size, _ = referred[key]
             header = file.read(8)
             if len(header) < 8 or struct.unpack("<q", header)[0] != size:
                 raise TruncatedFileError(f"storage {key} does not have its {size} elements; download the file again")
@@ -280,7 +307,8 @@ def _flatten(content: Any, size_on_disk: int) -> dict[str, np.ndarray]:
     total = sum(math.prod(value.shape) * value.storage.dtype.itemsize for value in tensors.values())
     if total > _MOST_TIES * size_on_disk:
         raise WeightsFileError(f"its tensors take {total} bytes, in a file of {size_on_disk}; save each storage once")
-    return {name: value.read() for name, value in tensors.items()}
+    arrays = {name: tensors[name].read() for name in sorted(tensors, key=lambda name: tensors[name].storage.key)}
+    return {name: arrays[name] for name in tensors}
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -310,6 +338,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
             raise WeightsFileError(f"{name}: {stop - start} bytes for shape {entry['shape']} of {dtype}")
         tensors[name] = _elements(data[start:stop], dtype, size, name).reshape(entry["shape"]).copy()
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file that can be read says of itself beside its tensors; {} of other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    with path.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return header.get("__metadata__") or {}
 
 
 @contextlib.contextmanager

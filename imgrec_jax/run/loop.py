@@ -175,8 +175,8 @@ def _begin(
         checkpoint.load_orbax()  # meanwhile
     environments = [workdirs.environment(clock["step"]) for clock in clocks]
     beginning.wait_for(joined.step, says[0])
-    for folder, say in zip(folders, says, strict=True):
-        if restart and parallel.is_lead() and (kept := workdirs.restart(folder)):
+    for folder, experiment, say in zip(folders, experiments, says, strict=True):
+        if restart and parallel.is_lead() and (kept := workdirs.restart(folder, experiment.config)):
             say(f"what was in {folder} is kept in {kept}")
     distributed.wait("restarted")
     sums = jax.tree.structure(joined.step.out[1])

@@ -26,7 +26,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from imgrec_jax.config import MAY_CHANGE, difference, flatten, from_plain, modernise, own_names, to_plain, with_whole_paths
+from imgrec_jax.config import (
+    MAY_CHANGE,
+    data_folders,
+    difference,
+    flatten,
+    from_plain,
+    modernise,
+    own_names,
+    to_plain,
+    with_whole_paths,
+)  # fmt: skip
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.source import Fingerprint
 from imgrec_jax.run import checkpoint, start
@@ -257,15 +267,27 @@ def _lock(file: Any, folder: Path) -> None:
             return None
 
 
-def restart(folder: Path) -> Path | None:
+def restart(folder: Path, config: ConfigDict) -> Path | None:
     """Moves everything into `before_restart_N/` of the same folder; returns it, or None where there was nothing.
 
-    Copies of code stay as well, named by what is in them: what begins anew may be made of them.
+    Data that the config reads stay, and what is hidden. Copies of code stay as well, named by what is in them: what begins anew
+    may be made of them.
 
     Raises:
-      WorkdirError: when another process holds a run within it, such as that of a seed; nothing is moved then.
+      WorkdirError: when another process holds a run within it, such as that of a seed, or it is itself the folder of the data;
+        nothing is moved then.
     """
-    content = [p for p in folder.iterdir() if p.name not in (LOCK, CODE) and not p.name.startswith("before_restart_")]
+    read = [Path(place).resolve() for place in data_folders(config) if "://" not in place]
+    if folder.resolve() in read:
+        raise WorkdirError(
+            f"{folder} is also a folder of the data, which --restart would move; give another --workdir, or move the run away"
+        )
+    content = [
+        path
+        for path in folder.iterdir()
+        if not (path.name.startswith((".", "before_restart_")) or path.name == CODE)
+        and not any(place.is_relative_to(path.resolve()) for place in read)
+    ]
     if not content:
         return None
     number = 1

@@ -77,7 +77,7 @@ def train(
         if restart:
             loop.rehearse(experiments[0])
             way = ways.choose(config.seeds_in, experiments)
-            if kept := workdirs.restart(folder):
+            if kept := workdirs.restart(folder, config):
                 say(f"what was in {folder} is kept in {kept}")
         else:
             for experiment, own in zip(experiments, folders, strict=True):

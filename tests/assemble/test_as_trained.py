@@ -1,10 +1,12 @@
 """What weights were trained with is used where a config leaves it open, and one line says what is."""
 
+import json
+
 import pytest
 
 from imgrec_jax import assemble
 from imgrec_jax.assemble import as_trained
-from imgrec_jax.config import load
+from imgrec_jax.config import base, difference, from_plain, load, shipped, to_plain
 from imgrec_jax.overrides import configure
 from imgrec_jax.pretrained.known import IMAGENET_MEAN, Preprocessing
 
@@ -87,3 +89,22 @@ def test_a_run_goes_on_where_its_weights_are_gone():
     ours = assemble.complete(assemble.remembered(gone, before))
     assert ours.data.eval_ops == before.data.eval_ops and ours.data.options.size == ()
     assert ours.data.train_ops.random_affine.size == (240, 240)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_run_of_any_config_goes_on_where_its_weights_are_gone(name):
+    """What the config leaves to the weights is what they brought, however it says so: as the base has it, or left empty."""
+    crop = {"random_resized_crop": {"flip": 0.5}}
+    for head in ("keep", "new"):
+        for mean, std in ((base().data.mean, base().data.std), ((), ())):
+            config = load(name)
+            with config.unlocked(), config.ignore_type():
+                config.data.mean, config.data.std, config.pretrained.head = mean, std, head
+                config.pretrained.path = OFFICIAL
+                if "random_affine" in config.data.train_ops and config.data.train_ops.random_affine.get("size") is None:
+                    config.data.train_ops = {**crop, **config.data.train_ops}
+            before = assemble.complete(config)
+            assert before.data.mean == IMAGENET_MEAN
+            config.pretrained.path = before.pretrained.path = "/gone.pth"
+            ours = assemble.complete(assemble.remembered(config, from_plain(json.loads(json.dumps(to_plain(before))))))
+            assert difference(assemble.complete(before), ours) == []

@@ -106,6 +106,18 @@ def test_an_interruption_keeps_whole_shards(tmp_path, monkeypatch):
     assert len(calls) == 6
 
 
+@pytest.mark.parametrize("harm", [b"", b"PK\x03\x04", None])
+def test_a_damaged_shard_is_searched_again(tmp_path, monkeypatch, capsys, harm):
+    monkeypatch.setattr(proposals, "SHARD", 4)
+    source, calls = make_source(10), []
+    whole = proposals.compute(source, tmp_path, search=fake_search([]))
+    shard = next(tmp_path.rglob("0000004.npz"))
+    shard.write_bytes(shard.read_bytes()[:-30] if harm is None else harm)
+    again = proposals.compute(source, tmp_path, search=fake_search(calls))
+    assert len(calls) == 4 and f"{shard} is damaged" in capsys.readouterr().err
+    assert len(again) == 10 and again[0].shape == whole[0].shape
+
+
 def test_examples_carry_their_proposals(tmp_path):
     source = make_source(3)
     table = proposals.compute(source, tmp_path, search=fake_search([]))

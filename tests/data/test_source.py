@@ -47,6 +47,24 @@ def test_a_torn_decoded_copy_is_not_read(digits_dir, tmp_path):
         tfds.open_prepared_labels(Request("mnist:3.0.1", "train", tmp_path))
 
 
+def test_a_decoded_copy_is_of_the_records_that_lie_there(tmp_path, capsys):
+    def look():
+        return tfds._open_decoded("toy", "train", tmp_path, ("label",))
+
+    file = tmp_path / "toy" / "1.0.0" / "toy-train.array_record-00000-of-00001"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x" * 20)
+    tfds.save_decoded({"label": np.zeros(3)}, ["a"], "toy", "train", tmp_path)
+    assert len(look()) == 3
+    file.rename(tmp_path / "elsewhere")  # a copy without the records stands for them
+    assert len(look()) == 3
+    for corrected in (file, file.parents[1] / "1.1.0" / file.name):
+        corrected.parent.mkdir(exist_ok=True)
+        corrected.write_bytes(b"x" * 21)
+        assert look() is None and "is of other records than those in" in capsys.readouterr().err
+        corrected.unlink()
+
+
 def test_arrays_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="different lengths"):
         source.ArraySource({"a": np.zeros(3), "b": np.zeros(4)}, source.SourceInfo("x"))

@@ -1,15 +1,22 @@
 """Weights in and out: torchvision's state dict -> our variables -> torchvision's names, bit for bit."""
 
 import functools
+import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
-from imgrec_jax import export
+from imgrec_jax import assemble, export
+from imgrec_jax.assemble import pretrained
+from imgrec_jax.inference.export import write_torchvision
 from imgrec_jax.models import detectors, segmenters, zoo
-from imgrec_jax.pretrained import fit, names
+from imgrec_jax.overrides import configure
+from imgrec_jax.pretrained import fetch, fit, names, torch_file
 from imgrec_jax.pretrained.export import torchvision_state
 from imgrec_jax.pretrained.merge import merge
 from tests.goldens import seeded
@@ -136,3 +143,66 @@ def test_the_command_says_what_cannot_be_exported(finished):
         export.main([f"--workdir={finished['classification']}", "--format=torchvision"])
     with pytest.raises(SystemExit, match="error: .*invalid choice: 'pickle'"):
         export.main([f"--workdir={finished['classification']}", "--format=pickle"])
+
+
+def run_of(model: str, task: str = "classification", side: int = 32):
+    """What is asked of a run that is exported, with weights of zeros."""
+    shapes = jax.eval_shape(zoo.make_classifier(model, num_classes=2).init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    config = {"task": task, "model": {"name": model, "num_classes": 2, "norm": "batch"}}
+    config["data"] = {"mean": (0.1, 0.2, 0.3), "std": (0.04, 0.05, 0.06)}
+    return SimpleNamespace(
+        config=ConfigDict(config), variables=jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes), step=1,
+        class_names=("cat", "dog"), started_from={"licence": "CC-BY-NC-4.0"}, image_size=(side, side),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("head", ["keep", "match"])
+def test_a_file_of_ours_says_what_a_run_that_begins_with_it_asks_for(tmp_path, head):
+    write_torchvision(run_of("mobilenet_v3_small"), tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3}))  # of another file
+    given = {"model.name": "mobilenet_v3_small", "pretrained.path": str(tmp_path / "a.safetensors"), "pretrained.head": head}
+    config = assemble.complete(configure("image_folder", given)[0])
+    assert (config.data.mean, config.data.std) == ((0.1, 0.2, 0.3), (0.04, 0.05, 0.06)) and config.data.options.size == (32, 32)
+    loaded = pretrained.load(config.pretrained)
+    assert (loaded.classes, loaded.licence, loaded.model.name) == (("cat", "dog"), "CC-BY-NC-4.0", "mobilenet_v3_small")
+    config.model.num_classes = 2
+    fresh = jax.tree.map(lambda x: np.ones(x.shape, np.float32), run_of("mobilenet_v3_small").variables)
+    _, text = pretrained.make_initialise(config, ("dog", "cat"))(fresh)
+    assert "preprocessing as trained: mean and standard deviation" in text and "it forbids commercial use" in text
+    assert ("2 of 2 by name" in text) == (head == "match")
+    config.model.padding = "tf"
+    with pytest.raises(assemble.ConfigError, match="trained with .*padding=torch.*would compute something else"):
+        pretrained.make_initialise(config, ("dog", "cat"))(fresh)
+
+
+def test_a_detectors_file_has_its_background(tmp_path):
+    metadata = {"mean": "[0.5]", "std": "[0.5]", "class_names": '["cat"]', "pretrained": "null"}
+    for name, classes in (
+        ("roi_heads.box_predictor.cls_score.weight", ("__background__", "cat")),
+        ("classifier.4.weight", ("cat",)),
+    ):
+        save_file({name: np.ones(2, np.float32)}, tmp_path / f"{name}.safetensors", metadata=metadata)
+        section = ConfigDict({"path": str(tmp_path / f"{name}.safetensors"), "licence": "", "class_names": ()})
+        assert pretrained.load(section).classes == classes and pretrained.load(section).preprocessing.mean == (0.5,)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"mean": "0.5"}, {"class_names": "cat"}, {"pretrained": "[1]"}, {"std": "x"}])
+def test_metadata_of_others_say_nothing(tmp_path, metadata):
+    (tmp_path / "config.json").write_text(json.dumps({"mean": [0.25] * 3, "std": [0.5] * 3, "license": "mit"}))
+    ours = {"mean": "[0.5]", "std": "[0.5]", "class_names": '["cat"]', "pretrained": "null"}
+    save_file({"a.weight": np.ones(2)}, tmp_path / "a.safetensors", metadata=metadata and {**ours, **metadata})
+    found = fetch.stated(tmp_path / "a.safetensors", torch_file.read_metadata(tmp_path / "a.safetensors"))
+    assert (found.preprocessing.mean, found.licence, found.classes) == ((0.25,) * 3, "mit", ())
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a"])
+def test_safetensors_are_not_written_under_the_name_of_another_kind(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"{name} would be a safetensors file.*expected NAME\.safetensors"):
+        write_torchvision(run_of("mobilenet_v3_small"), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_torchvisions_networks_take_colours():
+    shapes = jax.eval_shape(zoo.make_classifier("resnet18", num_classes=2).init, jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    with pytest.raises(ValueError, match="images of 3 channels, and this one of 1"):
+        torchvision_state(jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes))

@@ -111,6 +111,42 @@ def test_the_background_of_torchvisions_segmentation_is_that_of_the_data():
         pretrained._match(dict(file), fresh, ("background", "ant", "yak"), known.VOC_21)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "outputs"),
+    [
+        ("AaB", "aAB", (1, 0, 2)),
+        ("Ab", "BA", (1, 0)),
+        ("AaB", "Ab", (0, None, 1)),  # "a" is not their "A", which is ours
+        ("aB", "Aab", (1, 2)),
+        ("aB", "AAB", (None, 2)),
+        (("b", "a"), ("a", "b", "b"), (None, 0)),
+        (("__background__", "background", "b"), ("__background__", "B"), (0, None, 1)),
+        (("background", "b"), ("b", "__background__"), (1, 0)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("head", "each"),
+    [
+        ("fc/kernel", 1), ("classifier_4/kernel", 1), ("roi_heads/box_predictor/cls_score/kernel", 1),
+        ("roi_heads/box_predictor/bbox_pred/kernel", 4), ("roi_heads/mask_predictor/mask_fcn_logits/kernel", 1),
+        ("head/classification_head/cls_logits/kernel", 3),
+    ],
+)  # fmt: skip
+def test_classes_that_differ_by_case_alone_are_two(ours, theirs, outputs, head, each):
+    """In every head; a name in another case is taken where it can mean only one class."""
+    assert fit.match_classes(ours, theirs) == list(outputs)
+
+    def row(classes):  # outputs (class, number), or (anchor, class) of RetinaNet
+        numbers = np.repeat(classes, each).reshape(-1, each)
+        return (numbers.T if "cls_logits" in head else numbers).reshape(1, -1).astype(np.float32)
+
+    tensors = {head: row(np.arange(len(theirs)))}
+    text = pretrained._match(tensors, {head: row(np.full(len(ours), -1))}, tuple(ours), tuple(theirs))
+    taken = [-1 if output is None else output for output in outputs]
+    np.testing.assert_array_equal(tensors[head], row(np.array(taken)))
+    assert ("more than one class has that name" in text) == (None in outputs)
+
+
 def test_box_deltas_are_selected_by_class_in_groups_of_four():
     value = np.arange(2 * 3 * 4.0).reshape(2, 12)
     new = fit.select_classes(value, np.zeros((2, 8)), "bbox_pred", ("__background__", "b"), ("__background__", "a", "b"))

@@ -68,6 +68,23 @@ def test_differences_are_errors_unless_allowed(change, message, allow):
         np.testing.assert_array_equal(merged["params"]["a"]["kernel"], np.zeros((2, 3)))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "bool"])
+@pytest.mark.parametrize("path", ["a/kernel", "a/bias", "norm/mean"])
+def test_integers_are_no_weights(dtype, path):
+    """Quantised ones are theirs times a scale that is elsewhere."""
+    loaded = tensors()
+    loaded[path] = loaded[path].astype(dtype)
+    with pytest.raises(MergeError, match=rf"^x\.weight is of {dtype}, .*expected floats"):
+        merge(variables(), loaded, source_names={path: "x.weight"})
+
+
+def test_numbers_beyond_the_variables_range_are_refused():
+    loaded = tensors() | {"norm/scale": np.array([1.0, -1e39, 2.0])}
+    with pytest.raises(MergeError, match=r"norm/scale has numbers that float32 cannot hold, to 1e\+39"):
+        merge(variables(), loaded)
+    merge(variables(), tensors() | {"norm/scale": np.array([np.inf, 1e38, 1e-300])})  # infinite in the file itself
+
+
 def test_report_prints_one_line_per_kind():
     loaded = tensors() | {"fc/bias": np.zeros(1)}
     _, report = merge(variables(), loaded, allow_unexpected=["fc"], source_names={"a/bias": "a.bias"})

@@ -1,5 +1,6 @@
 """Weights meet the network that they were trained in, by its options, or are refused; on the way out as on the way in."""
 
+import inspect
 import json
 
 import numpy as np
@@ -7,9 +8,15 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from imgrec_jax.assemble import pretrained
+from imgrec_jax import assemble
+from imgrec_jax.assemble import as_torchvision, as_trained, pretrained
+from imgrec_jax.assemble.components import options_like
+from imgrec_jax.assemble.model import MODELS
 from imgrec_jax.assemble.pretrained import _check_options
-from imgrec_jax.inference.export import _refuse_other_networks
+from imgrec_jax.config import from_plain, load, to_plain
+from imgrec_jax.models.classifiers import FIELDS
+from imgrec_jax.models.resnet import RESNETS
+from imgrec_jax.models.zoo import ARCHITECTURES
 from imgrec_jax.overrides import configure
 from imgrec_jax.pretrained import fetch
 from imgrec_jax.pretrained.known import COCO_91, KNOWN, options_of
@@ -57,11 +64,38 @@ def test_the_options_of_a_backbone_are_those_that_take_effect(model):
 
 
 def test_the_options_of_a_run_are_those_of_its_weights():
-    trained = "mobilenet_v2", {**TF, "drop_path": 0.1}
-    _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": TF}), "own", "runs/a", "", trained)
+    trained = ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": {**TF, "drop_path": 0.1}})
+    assert _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2", "trunk": TF}), "own", "runs/a", "", trained) == []
     _check_options(ConfigDict({**UNET, "backbone": "resnet18"}), "own", "runs/fasterrcnn_resnet50_fpn_coco", "", trained)
     with pytest.raises(ValueError, match="it would compute something else"):
         _check_options(ConfigDict({**UNET, "backbone": "mobilenet_v2"}), "own", "runs/a", "", trained)
+
+
+def changed(value):
+    """Another value of an option."""
+    others = {"relu": "tanh", "VALID": "SAME", "same": "valid", "bilinear": "transposed", "transposed": "bilinear"}
+    if isinstance(value, tuple):
+        return (*map(changed, value),) or (3,)
+    return others.get(value, f"other {value}") if isinstance(value, str) else not value if value in (0, 1) else value + 1
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ARCHITECTURES])
+def test_every_option_of_a_run_that_weights_do_not_show_is_compared(name):
+    """Refused where layers compute something else by their weights, said where it is a choice, passed over where names tell."""
+    factory = MODELS[name].factory
+    options = {k: o.default for k, o in options_like(FIELDS.get(factory, factory)).items() if k not in ("trunk", "backbone")}
+    options = {k: 2 if value is inspect.Parameter.empty else value for k, value in options.items()}
+    trained = ConfigDict({"name": name, **options})
+    for key, value in options.items():
+        model = ConfigDict({"name": name, **options, key: changed(value)})
+        if key in ("activation", "padding", "norm_epsilon"):
+            with pytest.raises(ValueError, match=f"trained with .*{key}=.*it would compute something else; give .*{key}="):
+                _check_options(model, "own", "runs/a", "", trained)
+        else:
+            said = _check_options(model, "own", "runs/a", "", from_plain({"model": to_plain(trained)}).model)
+            free = key in ("num_classes", "kind", "head", "norm", "kernel_init", "dropout", "remat", "score_levels", "aux")
+            assert [line.split("=")[0] for line in said] == ([] if free else [f"options     {key}"])
+    assert _check_options(trained, "own", "runs/a", "", from_plain({"model": to_plain(trained)}).model) == []
 
 
 def test_a_trunk_can_be_given_on_the_command_line():
@@ -119,9 +153,78 @@ def test_timms_crop_is_timms_size(tmp_path, crop, side):
 
 
 @pytest.mark.parametrize(
-    "options", [{"stem": "cifar"}, {"norm": "group"}, {"norm_epsilon": 1e-3}, {"shortcut": "pad"}, {"stem_abs": True}]
+    ("mode", "percent", "whole", "said"),
+    [
+        ("squash", 1.0, 224, ""),
+        ("squash", 0.9, None, "the middle 224 x 224 pixels of images stretched to 248 (timm's crop_mode='squash')"),
+        (
+            "border",
+            1.0,
+            None,
+            "the middle 224 x 224 pixels of images in a border, with a longer side of 224",
+        ),
+    ],
 )
-def test_a_network_that_torchvision_has_not_is_not_exported(options):
-    _refuse_other_networks(ConfigDict({"name": "resnet18", "stem": "imagenet", "norm": "batch", "norm_epsilon": 1e-5}))
-    with pytest.raises(ValueError, match=f"torchvision has no resnet18 with {next(iter(options))}="):
-        _refuse_other_networks(ConfigDict({"name": "resnet18", **options}))
+def test_timms_other_crops_are_stretched_whole_or_said_not_to_be_used(tmp_path, mode, percent, whole, said):
+    stated = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": percent, "crop_mode": mode}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "x", "pretrained_cfg": stated}))
+    found = fetch.beside(tmp_path / "model.safetensors").preprocessing
+    assert (found.resize_shorter, found.crop, found.mean) == (None, whole, (0.5, 0.5, 0.5))
+    config = assemble.complete(load("image_folder"))
+    config.pretrained.head = "keep"
+    as_trained.settle(config, found)
+    assert config.data.options.size == (whole and (whole, whole)) and "resize" in config.data.eval_ops
+    config.data.eval_ops.resize.size = (whole or 64, whole or 64)
+    line = as_trained.describe(config, found)
+    assert line.startswith(
+        "preprocessing as trained: mean and standard deviation" + (", 224 x 224 pixels" if whole else "; not")
+    )
+    assert said in line and ("not used" in line) == bool(said)
+
+
+RESNET18, FASTER = (
+    {"name": "resnet18"},
+    {**DETECTOR, "backbone": "resnet50", "kind": "faster", "norm": "frozen", "norm_epsilon": 1e-5},
+)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_the_networks_of_torchvision_are_exported(name):
+    """With live norms and frozen ones; whether there are names for the weights is not asked here."""
+    for norm in ("batch", "frozen"):
+        if name != "vit_s_16":
+            as_torchvision.check(ConfigDict({"name": name, "num_classes": 5, "norm": norm, "drop_path": 0.1}))
+        if name in RESNETS:
+            for kind in ("faster", "mask", "retina"):
+                for epsilon in (0.0, 1e-5):
+                    given = {"backbone": name, "kind": kind, "norm": norm, "norm_epsilon": epsilon}
+                    as_torchvision.check(ConfigDict({**DETECTOR, **given}))
+    as_torchvision.check(ConfigDict({"name": "fasterrcnn_resnet50_fpn_v2", "norm": "batch"}))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        *(
+            ({**RESNET18, key: value}, f"resnet18 with {key}=")
+            for key, value in {"stem": "cifar", "norm": "group", "norm_epsilon": 1e-3}.items()
+        ),
+        ({"name": "vgg16", "hidden": 512}, "vgg16 with hidden=512"),
+        ({"name": "vgg16_bn", "pool_only": True}, "vgg16_bn with pool_only=True"),
+        ({"name": "mobilenet_v2", **TF}, "mobilenet_v2 with padding='tf', norm_epsilon=0.001"),
+        ({"name": "densenet121", "norm_epsilon": 1.001e-5}, "densenet121 with norm_epsilon=1.001e-05"),
+        ({"name": "vit_s_16"}, "vit_s_16; "),
+        *(({"name": "small_detector", "kind": kind}, "small_detector") for kind in ("fast", "faster", "mask", "retina")),
+        *(({**FASTER, "kind": kind}, f"resnet_fpn_detector with kind='{kind}'") for kind in ("rcnn", "fast")),
+        ({**FASTER, "norm_epsilon": 0.01}, "resnet_fpn_detector with norm_epsilon=0.01"),
+        ({**FASTER, "norm": "group"}, "resnet_fpn_detector with norm='group'"),
+        ({**FASTER, "trunk": {"norm": "group"}}, "resnet_fpn_detector with norm='group'"),
+        ({**FASTER, "trunk": {"norm_epsilon": 0.01}}, "resnet_fpn_detector with norm_epsilon=0.01"),
+        ({**FASTER, "trunk": {"stem": "cifar"}}, "resnet_fpn_detector with stem='cifar'"),
+        ({**FASTER, "backbone": "small_resnet"}, "resnet_fpn_detector with backbone='small_resnet'"),
+        ({"name": "fcn_resnet50", "norm": "group"}, "fcn_resnet50 with norm='group'"),
+    ],
+)
+def test_a_network_that_torchvision_has_not_is_not_exported(model, said):
+    with pytest.raises(ValueError, match=f"torchvision has no {said}.*--format=stablehlo and --format=onnx"):
+        as_torchvision.check(ConfigDict(model))

@@ -210,7 +210,7 @@ def test_onnx_as_its_own_library_writes_it(tmp_path):
     assert_read(tmp_path / "a.onnx", tensors)
 
 
-@pytest.mark.parametrize("folds", [True, False], ids=["folded", "as variables"])
+@pytest.mark.parametrize("folds", [pytest.param(True, marks=pytest.mark.slow), False], ids=["folded", "as variables"])
 def test_a_graph_model_is_the_network_it_was_converted_from(tmp_path, folds):
     """MobileNetV1's nodes as tensorflowjs_converter names them, its batch norms folded or not: equal logits."""
     config = base()

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import resource
 import struct
 import zipfile
@@ -277,12 +278,36 @@ def test_declared_sizes_are_held_against_the_file(tmp_path):
     ):
         with pytest.raises(WeightsFileError, match=rf"{path.name}: .*{message}"):
             read_tensors(path)
+    for opcodes in (
+        b"}r\x00\x00\x00\x04.",  # the dictionary is number 2**26 of what the pickle remembers
+        b"}p67108864\n.",
+        b"}\x96" + struct.pack("<Q", 2**28),  # a bytearray of 2**28
+    ):
+        with pytest.raises(WeightsFileError, match="no tensors by name|not a torch pickle"):
+            read_tensors(zipped(tmp_path / "m.pth", b"\x80\x02" + opcodes, 0))
     legacy = [pickle.dumps(v, 2) for v in (_LEGACY_MAGIC, _LEGACY_PROTOCOL, {"little_endian": True})]
     legacy += [pickled(2**40, (2**40,), (1,)), pickle.dumps(["0"], 2), struct.pack("<q", 2**40), bytes(100)]
     (tmp_path / "e.pth").write_bytes(b"".join(legacy))
     with pytest.raises(TruncatedFileError, match=r"e.pth: storage 0 declares 1099511627776 elements in a file of"):
         read_tensors(tmp_path / "e.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_every_storage_is_read_once(tmp_path, monkeypatch):
+    """However many tensors are windows on it, in whatever order."""
+    one = pickled(40, (2,), (1,), names=60).replace(b"I0\n(I2", b"I7\n(I2")
+    names = iter(range(60))
+    content = re.sub(rb"V0\nVcpu", lambda _: b"V%d\nVcpu" % (next(names) % 3), one)  # storages 0, 1, 2, 0, 1, ...
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        for key in range(3):
+            archive.writestr(f"archive/data/{key}", (100 * key + np.arange(40, dtype=np.float32)).tobytes())
+    read: collections.Counter[str] = collections.Counter()
+    real = zipfile.ZipFile.read
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, name: read.update([name]) or real(self, name))
+    expected = {f"w{n}": np.array([100 * (n % 3) + 7, 100 * (n % 3) + 8], np.float32) for n in range(60)}
+    assert_same(read_tensors(tmp_path / "a.pth"), expected)
+    assert read == {f"archive/data/{key}": 1 for key in range(3)}
 
 
 @pytest.mark.parametrize(

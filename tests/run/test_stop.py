@@ -181,6 +181,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(small_data, tmp_path):
     assert (tmp_path / "w" / "checkpoints" / "6").is_dir()
 
 
+@pytest.mark.slow  # test_workdir refuses it within one process
 def test_the_command_line_refuses_a_workdir_in_use(small_data, tmp_path):
     first = small_runs.launch(endless(small_data, tmp_path / "w"))
     for line in first.stdout:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgrec_jax import assemble
+from imgrec_jax.config import base
 from imgrec_jax.run import loop, saved, workdir
 from imgrec_jax.run.workdir import WorkdirError
 from tests import small_runs
@@ -213,11 +214,26 @@ def test_a_restart_moves_no_run_that_another_process_trains(tmp_path, monkeypatc
     before = small_runs.contents(tmp_path)
     with workdir.held(tmp_path):
         with pytest.raises(WorkdirError, match=f"seed_1 is in use by process {process.pid}"):
-            workdir.restart(tmp_path)
+            workdir.restart(tmp_path, base())
         assert small_runs.contents(tmp_path) == before
         process.communicate()
-        kept = workdir.restart(tmp_path)
+        kept = workdir.restart(tmp_path, base())
     assert {path.name for path in kept.iterdir()} == {"seed_0", "seed_1", "seeds.json"}
+
+
+def test_a_restart_leaves_the_data_where_they_are(tmp_path):
+    config, reads = base(), {"manual_dir": "images/train", "data_dir": "sets", "test_sets": {"more": "more/far"}}
+    with config.unlocked():
+        for key, place in reads.items():
+            config.data[key] = {"more": str(tmp_path / "more/far")} if key == "test_sets" else str(tmp_path / place)
+    for name in ("images/train/0.png", "sets/x", "more/far/y", ".git/head", "checkpoints/1/z", "config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    kept = workdir.restart(tmp_path, config)
+    assert {path.name for path in kept.iterdir()} == {"checkpoints", "config.json"}
+    config.data.manual_dir = str(tmp_path) + "/"
+    with pytest.raises(WorkdirError, match="is also a folder of the data, which --restart would move"):
+        workdir.restart(tmp_path, config)
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://x", "hdfs://a/b"])
@@ -358,7 +374,7 @@ def rename_class(data):
     data["categories"][0]["name"] = "crimson"
 
 
-@pytest.mark.parametrize("task", small_runs.TASKS)
+@pytest.mark.parametrize("task", ["classification", pytest.param("detection", marks=pytest.mark.slow), "segmentation"])
 def test_other_data_are_refused_or_evaluated_by_flag_alone(finished, small_data, tmp_path, task):
     folder = shutil.copytree(finished[task], tmp_path / "run")
     data = shutil.copytree(small_data[task], tmp_path / "data")

@@ -7,14 +7,15 @@ one npz is opened. What can be neither is a stray, and told.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from imgrec_jax.data.own import dicom
 from imgrec_jax.data.own.arrays import read_arrays
-from imgrec_jax.data.own.division import canonical_split, group_finder, split_in
-from imgrec_jax.data.own.folders import may_be_class, read_folders, splits_of
+from imgrec_jax.data.own.division import called_after, canonical_split, group_finder, split_in, splits_of, without_split
+from imgrec_jax.data.own.folders import are_alike, may_be_class, read_folders
 from imgrec_jax.data.own.listing import PICTURES, Listing, Reading, joined
 from imgrec_jax.data.own.rows import TABLES
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store
@@ -48,10 +49,11 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     others = sorted(store.stamps.keys() - set(pictures) - used) if len(pictures) < len(store.stamps) else []
     if tables:
         listing = _of_tables(tables, store, reading)
+        listing.notes += looked.overruled(tables)
         if unnamed := sorted(set(pictures) - set(map(looked.inside, listing.names))):
             listing.notes.append(f"{len(unnamed):,} images are in no row of {listing.title}, e.g. {unnamed[0]}: passed over")
     else:
-        listing = read_folders(store, pictures, looked.unused())
+        listing = looked.by_folders or read_folders(store, pictures, looked.unused())
         told = set(listing.labels)
         if len(told) < 2 and (len(looked.names) > 1 or (looked.wrong and not any(map(may_be_class, told)))):
             raise ValueError(
@@ -60,6 +62,7 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
             )
         if reading.group:
             listing.groups = [find_group(name) for name in listing.names]
+    listing.notes += looked.notes
     _by_header(listing, reading)
     if others:
         listing.notes.append(f"{len(others):,} files are no images by their names, e.g. {others[0]}: passed over")
@@ -100,13 +103,16 @@ class _Looked:
     """The tables of a folder or archive that may tell of its images, looked at."""
 
     def __init__(self, store: Store, pictures: Sequence[str], reading: Reading):
-        self._store, self._pictures = store, frozenset(pictures)
+        self._store, self._pictures, self._pictures_in_order = store, frozenset(pictures), pictures
+        self._multi_label = reading.multi_label
         self._several = len({name.rpartition("/")[0] for name in pictures}) > 1  # folders
         self._top, self.names = _tables_of(store)
         self._on_disk = store.root.is_dir()
         self._tables: dict[str, Table] = {}
         self._named: dict[str, list[tuple[dict[str, str], str]]] = {}
+        self._said: dict[str, str] = {}
         self.wrong: dict[str, str] = {}  # {table that cannot be read, or tells nothing of the images: why}
+        self.notes: list[str] = []  # on tables that are passed over
         for name in self.names:
             try:
                 table = self._tables[name] = Table(store, name, store.path(name), reading)
@@ -154,20 +160,28 @@ class _Looked:
         Raises:
           ValueError: for one of another split that cannot be used: its images would be none, and others cut in their place.
         """
-        of: dict[str, list[Table]] = {}
-        for table in self._good:
-            if split := self._split(table.name):
-                of.setdefault(split, []).append(table)
+        of = called_after({t: self._split(t.name) for t in self._good}, lambda t: PurePosixPath(t.name).stem)
+        alike = {without_split(table.name) for tables in of.values() for table in tables}
+        others = 0
         for name, why in self.wrong.items() if of else ():
             unlabelled = name in self._tables and not self._tables[name].has_labels
-            if (split := self._split(name)) and split not in of and not (split == "test" and unlabelled):
-                beside = next(iter(of.values()))[0].title
-                raise ValueError(f"{why}; by its name it is a split, as {beside}: correct it, or move it away")
-        for split, tables in of.items():  # train.csv before train_extra.csv
-            of[split] = [table for table in tables if canonical_split(PurePosixPath(table.name).stem)] or tables
-        if len(self.names) < 2 or "train" not in of or any(len(tables) > 1 for tables in of.values()):
+            if not (split := self._split(name)) or split in of or (split == "test" and unlabelled):
+                continue
+            of_images = name in self._tables and self._is_of_images(name)
+            if not (canonical_split(PurePosixPath(name).stem) or of_images or without_split(name) in alike):
+                self.notes.append(f"{self._store.path(name)} is no table of images: passed over")  # but a log, say
+                others += 1
+                continue
+            beside = next(iter(of.values()))[0].title
+            raise ValueError(f"{why}; by its name it is a split, as {beside}: correct it, or move it away")
+        if len(self.names) - others < 2 or "train" not in of or any(len(tables) > 1 for tables in of.values()):
             return {}
-        return {split: tables[0] for split, tables in of.items()}
+        if all(self._says(tables[0]) != "more" for tables in of.values()):
+            return {}
+        taken = {split: tables[0] for split, tables in of.items()}
+        unread = [table for table in self._good if self._split(table.name) in taken and table not in taken.values()]
+        self.notes += [f"{t.title} is not read, beside {taken[self._split(t.name)].title}" for t in unread]
+        return taken
 
     def alone(self) -> dict[str, Table]:
         """{"": the one table} of images in one folder, or whose labels the folders do not tell; {} for none.
@@ -180,12 +194,17 @@ class _Looked:
                 raise ValueError(self.wrong[self.names[0]])
             table = next(iter(self._tables.values()))
             return {"": table} if table.file else {}
-        telling = [table for table in self._good if not self._several or not self._agrees(table)]
+        telling = [table for table in self._good if self._says(table) == "more"]
+        if len(telling) > 1 and self._classes:
+            self.notes += map(_passed_over, telling)
+            telling = []
         if len(telling) > 1:
             raise ValueError(
                 f"{self._store.root} has the tables {', '.join(t.name for t in telling[:5])}, each with labels of its own; "
                 f"{EXPECTED}; or give the one that is meant as config.data.manual_dir"
             )
+        if not telling:
+            self.notes += [_passed_over(table) for table in self._good if self._says(table) == "other"]
         for table in telling if self._several else ():
             if not _tells_more(table) and (torn := self._torn(table)):
                 raise ValueError(
@@ -196,23 +215,94 @@ class _Looked:
     def _torn(self, table: Table) -> str:
         """The first of a table's files in the folder of a split, where there are several or these hold folders; "" for none."""
         splits = splits_of({name[len(self._top) :].partition("/")[0] for name in self._pictures})
-        of = lambda folder: canonical_split(folder) or splits.get(folder)  # noqa: E731
+        of = lambda folder: canonical_split(folder) or splits.get(folder) or None  # noqa: E731
         names = [name for _, name in self._pairs(table) if name in self._pictures]
         inside = {name: found for name in names if (found := set(map(of, name.split("/")[:-1])) - {None})}
         alone = len(set().union(*inside.values())) < 2 and all(of(name.split("/")[-2]) for name in inside)
         return "" if alone else next(iter(inside))
 
-    def _agrees(self, table: Table) -> bool:
-        """Whether a table says what the folders say, and no more."""
-        if _tells_more(table) or table.label is None:
-            return False
-        pairs = [(row.get(table.label), name) for row, name in self._pairs(table) if name in self._pictures]
-        return all(label in name.split("/")[:-1] for label, name in pairs)
+    @functools.cached_property
+    def by_folders(self) -> Listing | None:
+        """What the folders tell; None where they tell no classes, and this is asked of a table."""
+        if not self._several or not self._good:
+            return None
+        try:
+            return read_folders(self._store, self._pictures_in_order, self.unused())
+        except ValueError:  # they are parts, or splits of no classes
+            return None
+
+    @functools.cached_property
+    def _classes(self) -> dict[str, tuple[str, str]]:
+        """{file: (class, split)} where folders tell several classes by names, and not by numbers; else {}."""
+        listing = self.by_folders
+        labels = set(listing.labels) if listing else set()
+        if listing is None or len(labels) < 2 or are_alike(labels) or not all(map(may_be_class, labels)):
+            return {}
+        return dict(zip(listing.names, zip(listing.labels, listing.splits, strict=True), strict=True))
+
+    def _says(self, table: Table) -> str:
+        """Of a table beside the folders: "same" as they; "other", which does not count beside the classes that they tell; or
+        "more", which does.
+
+        Other names of the same classes, one for each, say the same. Where folders tell splits, too, or the column is called
+        `breed` and not `label`, their classes count; splits and groups are more.
+        """
+        if table.name not in self._said:
+            self._said[table.name] = self._compared(table)
+        return self._said[table.name]
+
+    def _compared(self, table: Table) -> str:
+        """See `_says`."""
+        if table.label is None or self._multi_label or not self._several:
+            return "more"
+        rows = [(row, name) for row, name in self._pairs(table) if name in self._pictures]
+        if table.group or "group" in table.columns:
+            return "more"
+        told = self._classes if all(name in self._classes for _, name in rows) else {}
+        if table.split:
+            given = {name: (canonical_split(row.get(table.split, "")) or "") for row, name in rows}
+            if not told or any(told[name][1] != split for name, split in given.items()):
+                return "more"
+        if all(row.get(table.label) in name.split("/")[:-1] for row, name in rows):
+            return "same"
+        if not told:
+            return "more"
+        pairs = {(row.get(table.label, ""), told[name][0]) for row, name in rows}
+        if len(pairs) == len({label for label, _ in pairs}) == len({own for _, own in pairs}):
+            return "same"
+        return "more" if table.sure and not any(split for _, split in told.values()) else "other"
+
+    def overruled(self, tables: dict[str, Table]) -> list[str]:
+        """A line where folders tell classes, and the tables that are read say others."""
+        if self._multi_label or not self._classes:
+            return []
+        said = [(name, row.get(table.label or "", "")) for table in tables.values() for row, name in self._pairs(table)]
+        odd = [(name, label) for name, label in said if name in self._classes and self._classes[name][0] != label]
+        if not odd:
+            return []
+        title, (name, label) = " and ".join(table.title for table in tables.values()), odd[0]
+        return [
+            f"{len(odd):,} images are of another class in {title} than by their folders, e.g. {name} is {label!r}: the table "
+            "counts; move it away to go by the folders"
+        ]
 
     def unused(self) -> str:
         """Why a table that may tell of the images is passed over; "" where there is none."""
-        of_files = [why for name, why in self.wrong.items() if name not in self._tables or self._tables[name].file]
-        return next(iter(of_files or (self.wrong.values() if len(self.wrong) > 1 else ())), "")
+        return next((why for name, why in self.wrong.items() if name not in self._tables or self._is_of_images(name)), "")
+
+    def _is_of_images(self, name: str) -> bool:
+        """Whether a table has the columns, or names images here without their labels."""
+        table = self._tables[name]
+        if table.file is None or table.has_labels:
+            return table.file is not None
+        return any(wrong or self.inside(file) in self._pictures for file, wrong in table.named)
+
+
+def _passed_over(table: Table) -> str:
+    return (
+        f"{table.title} has a column {table.label!r}, and the folders tell classes: passed over; give it as "
+        "config.data.manual_dir to go by it"
+    )
 
 
 def _tells_more(table: Table) -> bool:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
+from typing import TypeVar
 
 import numpy as np
+
+_Named = TypeVar("_Named")
 
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)  # of each, where nothing is given
@@ -33,6 +36,56 @@ def split_in(path: PurePath) -> str:
     """The split that a word of a name tells of, or one of the folder next to it that tells of one; "" where none does."""
     words = (word for part in reversed(path.parts) for word in re.split(r"[\W_\d]+", part))
     return next((name for word in words if word and (name := canonical_split(word))), "")
+
+
+def splits_of(names: Collection[str]) -> dict[str, str]:
+    """{name: its split, or ""} of what lies side by side: by their names; or by a word of each, where all have one, of training
+    and of another split. `test1` beside `test2`, and `train_station` beside `harbour`, are none.
+    """
+    words = {name: split_in(PurePath(name)) for name in names}
+    if all(words.values()) and "train" in words.values() and len(set(words.values())) > 1:
+        return words
+    return {name: canonical_split(name) or "" for name in names}
+
+
+def splits_in(folders: Collection[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], str], list[str]]:
+    """({folder, as its parts: the split that the innermost of them tells of, or ""}, lines on words that tell of none).
+
+    Each part goes by those beside it, see `splits_of`.
+    """
+    beside: dict[tuple[str, ...], set[str]] = {}
+    for parts in folders:
+        for n, part in enumerate(parts):
+            beside.setdefault(parts[:n], set()).add(part)
+    told = {above: splits_of(names) for above, names in beside.items()}
+    lines = []
+    for above, names in sorted(told.items()):
+        words = {name: split for name in sorted(names) if (split := split_in(PurePath(name))) and not names[name]}
+        if "train" in words.values() and len(set(words.values())) > 1:
+            others = ", ".join(sorted(names.keys() - words.keys())[:3])
+            listed = ", ".join("/".join((*above, name)) for name in list(words)[:5])
+            lines.append(f"{listed} are not read as splits, beside {others}: rename them to train, val and test if they are")
+    innermost = lambda parts: (told[parts[:n]][parts[n]] for n in reversed(range(len(parts))))  # noqa: E731
+    return {parts: next(filter(None, innermost(parts)), "") for parts in folders}, lines
+
+
+def called_after(splits: Mapping[_Named, str], name: Callable[[_Named], str]) -> dict[str, list[_Named]]:
+    """{split: what is called after it}: what has its very name, else what has a word of it: train before train_extra.
+
+    Args:
+      splits: of each, "" for none.
+      name: of one.
+    """
+    of: dict[str, list[_Named]] = {}
+    for one, split in splits.items():
+        if split:
+            of.setdefault(split, []).append(one)
+    return {split: [one for one in every if canonical_split(name(one))] or every for split, every in of.items()}
+
+
+def without_split(name: str) -> str:
+    """A name with a star for each word of a split, and without digits: what `a/train2017.json` and `a/val.json` share."""
+    return re.sub(r"[^\W\d_]+", lambda word: "*" if canonical_split(word[0]) else word[0], re.sub(r"\d+", "", name))
 
 
 def parse_fold(text: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from imgrec_jax.data.files import IMAGES
-from imgrec_jax.data.own.division import canonical_split, split_in
+from imgrec_jax.data.own.division import canonical_split, split_in, splits_of
 from imgrec_jax.data.own.listing import Listing
 from imgrec_jax.data.own.stores import Store
 from imgrec_jax.data.walking import is_hidden
@@ -55,17 +55,26 @@ def read_folders(store: Store, pictures: Sequence[str], beside: str = "") -> Lis
             f"{_some([top for top in tops if not splits[top]])}, which are none; move these away, or rename them if all are "
             "classes"
         )
-    if (as_splits and _are_bare(holders, depth, splits)) or (not as_splits and _are_parts(tops, bool(beside))):
+    bare = as_splits and _are_bare(holders, depth, splits)
+    if bare and _tell_apart(tops):
+        as_splits = bare = False
+    if bare or (not as_splits and _are_parts(tops, bool(beside))):
         raise ValueError(
             f"{store.root}: by their names its folders {_some(tops)} are parts of one set, and no classes"
             f"{f', and {beside}' if beside else ''}; expected DIR/CLASS/*.jpg, DIR/train/CLASS/*.jpg, or a table of file,label "
             "beside them; rename the folders if they are classes"
         )
-    spelled = not as_splits and _spell(tops, holders, depth)
-    at = depth + (as_splits or spelled)
+    at = depth + as_splits
     while as_splits and _wrapped(holders, depth, at, splits):
         at += 1
-    split_of = {top: splits[top] or "" if as_splits else "" for top in tops}
+    if spelled := _spell(holders, at):
+        letters = sorted({parts[at] for parts in holders})
+        at += 1
+        listing.notes.append(
+            f"folders {_some(letters)} are first letters of those in them, which are the classes; rename them, e.g. to "
+            f"letter_{letters[0]}, if the letters are the classes"
+        )
+    split_of = {top: splits[top] if as_splits else "" for top in tops}
     label_of = (lambda parts: "_".join(parts[at:])) if spelled else (lambda parts: parts[at])
     place = {folder: (label_of(parts), split_of[parts[depth]]) for folder, parts in with_images.items() if len(parts) > at}
     if len(place) < len(with_images):
@@ -94,14 +103,6 @@ def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[\W_\d]+", name.lower()) if word]
 
 
-def splits_of(tops: Collection[str]) -> dict[str, str | None]:
-    """The split that each is: by its name; or by a word of it, where all have one, of training and of another."""
-    words = {top: split_in(PurePosixPath(top)) or None for top in tops}
-    if all(words.values()) and "train" in words.values() and len(set(words.values())) > 1:
-        return words
-    return {top: canonical_split(top) for top in tops}
-
-
 def _to_predict(tops: Sequence[str], holders: Sequence[tuple[str, ...]], depth: int) -> tuple[str, ...]:
     """The one folder of images, and of no class, that is called so beside splits of classes; () for none."""
     inner = {top: {p[depth + 1 :] for p in holders if p[depth : depth + 1] == (top,)} for top in tops}
@@ -111,7 +112,7 @@ def _to_predict(tops: Sequence[str], holders: Sequence[tuple[str, ...]], depth: 
     return tuple(left) if found and others else ()
 
 
-def _are_bare(holders: Sequence[tuple[str, ...]], depth: int, splits: dict[str, str | None]) -> bool:
+def _are_bare(holders: Sequence[tuple[str, ...]], depth: int, splits: dict[str, str]) -> bool:
     """Whether splits hold no classes, but images, or one folder of images that is called after the split, too."""
     inner = {(p[depth], p[depth + 1 :]) for p in holders if len(p) > depth}
     return len({top for top, _ in inner}) == len(inner) and all(
@@ -119,14 +120,28 @@ def _are_bare(holders: Sequence[tuple[str, ...]], depth: int, splits: dict[str, 
     )
 
 
+def _tell_apart(tops: Sequence[str]) -> bool:
+    """Whether words of splits are of names of classes, as in `train_station` and `test_tube`: what else they say differs."""
+    rests = [_rest(top) for top in tops]
+    return len(set(rests)) == len(rests) and not any(map(canonical_split, tops))
+
+
 def _are_parts(tops: Sequence[str], beside: bool) -> bool:
     """Whether folders are called alike but for numbers and words of parts; beside: a table is there, too."""
-    rests, words = set(), [set(_words(top)) for top in tops]
-    for top, mine in zip(tops, words, strict=True):
-        rests.add(tuple(word for word in _words(top) if not _is_of_parts(word)))
-        if not (any(map(_is_of_parts, mine)) if beside else mine & _IMAGES):
+    for mine in map(_words, tops):
+        if not (any(map(_is_of_parts, mine)) if beside else _IMAGES & {*mine}):
             return False  # "part_1", "class_2" may be classes
-    return len(tops) > 1 and len(rests) == 1
+    return len(tops) > 1 and are_alike(tops)
+
+
+def are_alike(names: Collection[str]) -> bool:
+    """Whether names differ in numbers, splits and words of parts alone, and not as `photos` from `paintings`."""
+    return len({_rest(name) for name in names}) == 1
+
+
+def _rest(name: str) -> tuple[str, ...]:
+    """What a name says but for numbers, splits and words of parts."""
+    return tuple(word for word in _words(name) if word not in _PARTS and canonical_split(word) is None)
 
 
 def may_be_class(name: str) -> bool:
@@ -138,14 +153,16 @@ def _is_of_parts(word: str) -> bool:
     return word in _PARTS or word in _IMAGES or canonical_split(word) is not None
 
 
-def _spell(tops: Sequence[str], holders: Sequence[tuple[str, ...]], depth: int) -> bool:
-    """Whether folders are letters that the names of the folders in them begin with."""
-    if len(tops) < 2 or not all(len(top) == 1 and top.isalpha() for top in tops):
+def _spell(holders: Sequence[tuple[str, ...]], at: int) -> bool:
+    """Whether folders are first letters of the names in them, as of `a/abbey`, and not letters with parts, as of `A/A1`."""
+    letters = {parts[at : at + 1] for parts in holders}
+    if len(letters) < 2 or not all(len(top) == 1 and len(top[0]) == 1 and top[0].isalpha() for top in letters):
         return False
-    return all(len(p) > depth + 1 and p[depth + 1].lower().startswith(p[depth].lower()) for p in holders)
+    inner = {(parts[at].lower(), parts[at + 1] if len(parts) > at + 1 else "") for parts in holders}
+    return all(len(word := "".join(_words(name)[:1])) > 1 and word.startswith(letter) for letter, name in inner)
 
 
-def _wrapped(holders: Sequence[tuple[str, ...]], depth: int, at: int, splits: dict[str, str | None]) -> bool:
+def _wrapped(holders: Sequence[tuple[str, ...]], depth: int, at: int, splits: dict[str, str]) -> bool:
     """Whether every split holds one folder around its classes: of one name, or each of that of its split."""
     if not all(len(p) > at + 1 for p in holders):
         return False
@@ -160,8 +177,8 @@ def _deeper(folders: Sequence[tuple[str, ...]], depth: int) -> bool:
 def _refuse_other_kinds(store: Store, pictures: Sequence[str], names: Collection[str]) -> None:
     """Raises ValueError for folders, of these lower-case names, of masks or boxes, whose folders are no classes."""
     held = {PurePosixPath(name).suffix.lower() for name in store.stamps if "annotations/" in name.lower()}
-    inner = {match[1] for name in pictures if (match := re.search(r"(?:^|/)images/([^/]+)/", name, re.I))}
-    classes = len([name for name in inner if not split_in(PurePosixPath(name))]) > 1
+    around = list(map(_around_images, {name.rpartition("/")[0] for name in pictures}))
+    classes = any(len(set(side) - {""}) > 1 for side in zip(*around, strict=True))
     masks, boxes = any(end in IMAGES for end in held), bool(held & {".xml", ".json"}) and not classes
     for parts, there, config in (
         ({"images", "masks"}, True, "own_segmentation"),
@@ -176,6 +193,19 @@ def _refuse_other_kinds(store: Store, pictures: Sequence[str], names: Collection
                 f"{store.root} has folders {' and '.join(sorted(parts))}, which are no classes; it looks like data of "
                 f"--config=configs/{config}.py"
             )
+
+
+def _around_images(folder: str) -> tuple[str, str]:
+    """What may be classes around a folder `images`, as in CLASS/images/ and images/SPLIT/CLASS/.
+
+    The next outer and the next inner folder that are no splits; "" for none.
+    """
+    parts = folder.split("/")
+    at = next((n for n, part in enumerate(parts) if part.lower() == "images"), None)
+    if at is None:
+        return "", ""
+    first = lambda names: next((name for name in names if not split_in(PurePosixPath(name))), "")  # noqa: E731
+    return first(parts[:at][::-1]), first(parts[at + 1 :])
 
 
 def _are_label_texts(store: Store, pictures: Sequence[str]) -> bool:

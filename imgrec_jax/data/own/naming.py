@@ -37,6 +37,12 @@ def named(store: Store, folder: PurePosixPath, texts: Sequence[str], splits: Seq
     return [other if other[0] or other[1] else (name, "") for name, other in zip(plain, found, strict=True)]
 
 
+def count_there(store: Store, folder: PurePosixPath, texts: Sequence[str], splits: Sequence[str]) -> int:
+    """How many of the texts name a file that is there; as `named`."""
+    places = _Places(store, folder)
+    return sum(bool(wrong) or places.there(name) for name, wrong in named(store, folder, texts, splits))
+
+
 class _Places:
     def __init__(self, store: Store, folder: PurePosixPath):
         self._store, self._folder, self._on_disk = store, folder, store.root.is_dir()

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgrec_jax.data.files import write_whole
+from imgrec_jax.data.files import alone, write_whole
 from imgrec_jax.data.images import ImageFileError
 from imgrec_jax.data.ops.geometry import resize
 from imgrec_jax.data.ops.photometric import to_channels
@@ -71,9 +71,21 @@ class Prepared:
     def __init__(self, folder: Path, form: Form):
         self._folder, self._form = folder, form
         self.where: dict[tuple[str, int, int], tuple[str, int]] = {}
-        for listed in sorted(folder.glob("[0-9a-f]*.json")):  # a file that is being written begins with a dot
-            self.add(listed.stem, json.loads(listed.read_text("utf-8")))
+        self.damaged: list[str] = []  # shards of which nothing can be read
         self._readers: dict[str, BytesReader] = {}
+        for listed in sorted(folder.glob("[0-9a-f]*.json")):  # a file that is being written begins with a dot
+            shard = listed.stem
+            try:
+                part = json.loads(listed.read_text("utf-8"))
+                reader = open_bytes(folder / shard)
+                if reader.num_records() != len(part):
+                    raise ValueError(f"{reader.num_records()} images where {len(part)} were written")
+                self.add(shard, part)
+                self._readers[shard] = reader
+            except (ValueError, TypeError, RuntimeError, IndexError, OSError) as error:
+                line = " ".join(str(error).split())[:200]
+                print(f"note: {folder / shard} is damaged ({line}); it is prepared again", file=sys.stderr, flush=True)
+                self.damaged.append(shard)
 
     def add(self, shard: str, part: Sequence[Sequence]) -> None:
         """What a shard holds: (name, size, time) each."""
@@ -85,9 +97,15 @@ class Prepared:
         shard, record = self.where[(name, *stamp)]
         if shard not in self._readers:
             self._readers[shard] = open_bytes(self._folder / shard)
-        data = self._readers[shard].read([record])[0]
-        shape = _HEAD.unpack_from(data)
-        return np.frombuffer(data, self._form.dtype, offset=_HEAD.size).reshape(shape)
+        try:
+            data = self._readers[shard].read([record])[0]
+            shape = _HEAD.unpack_from(data)
+            return np.frombuffer(data, self._form.dtype, offset=_HEAD.size).reshape(shape)
+        except (ValueError, RuntimeError, IndexError, OSError, struct.error) as error:
+            raise ImageFileError(
+                f"{self._folder / shard}: what was prepared of {name} is damaged ({' '.join(str(error).split())[:200]}); "
+                f"remove {self._folder}, and the next start prepares the images again"
+            ) from error
 
 
 def folder_of(data_dir: Path, root: Path, form: Form) -> Path:
@@ -107,33 +125,27 @@ def prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_p
       ImageFileError: naming a file that cannot be decoded.
       ValueError: where the disk has not the room.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    there = Prepared(folder, form)
+    if not _missing(there, store, names):
+        return there  # from a disk that cannot be written, too
+    with alone(folder / ".lock", f"prepares images in {folder}"):
         return _prepare(store, names, form, folder, mean_pixels)
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process prepares here; what killed ones left half written is removed."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that prepares images in {folder}", file=sys.stderr, flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            for partial in folder.glob(".*.partial*"):
-                partial.unlink(missing_ok=True)
-        except (ImportError, OSError):
-            pass  # Windows, or a disk without locks: names of shards tell what they hold, and are written whole
-        yield
+def _missing(there: Prepared, store: Store, names: Sequence[str]) -> list[str]:
+    return [name for name in names if (name, *store.stamps[name]) not in there.where]
 
 
 def _prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_pixels: int) -> Prepared:
-    there = Prepared(folder, form)
-    todo = [name for name in names if (name, *store.stamps[name]) not in there.where]
+    with contextlib.suppress(OSError):
+        for partial in folder.glob(".*.partial*"):  # of one that was killed
+            partial.unlink(missing_ok=True)
+    with contextlib.redirect_stderr(None):  # what is damaged was said
+        there = Prepared(folder, form)  # another process may have made them meanwhile
+    for shard in there.damaged:
+        for file in folder.glob(f"{shard}.*"):
+            file.unlink()
+    todo = _missing(there, store, names)
     if not todo:
         return there
     _announce(store, todo, form, folder, mean_pixels, len(names))

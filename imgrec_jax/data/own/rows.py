@@ -23,7 +23,7 @@ FILE = (
     "image_file", "image_index", "img_path", "img_name", "id_code", "id",
 )  # fmt: skip
 LABEL = ("label", "class", "class_name", "category", "target", "finding_labels")
-# Of these there may be one beside columns of marks, or beside LABEL.
+# Of these there may be one beside columns of marks, beside LABEL, or in a table of something else beside folders of classes.
 MORE_LABELS = (
     "labels", "class_label", "label_name", "category_name", "diagnosis", "dx", "breed", "species", "class_id",
     "classid", "label_id",
@@ -94,10 +94,17 @@ def names_in(text: str, separator: str) -> list[str]:
     return [name.strip() for name in parts if name.strip()]
 
 
-def column(columns: Collection[str], names: Sequence[str]) -> str | None:
-    """The column of one of these names, as `Image Index` for "image_index"; the first name that there is."""
+def columns_called(columns: Collection[str], names: Sequence[str]) -> list[str]:
+    """The columns of these names, as `Image Index` for "image_index", in the names' order; those of the very names first."""
     plain = {re.sub(r"[\s-]+", "_", column): column for column in columns}
-    return next((name for name in names if name in columns), next((plain[name] for name in names if name in plain), None))
+    return list(
+        dict.fromkeys([*(name for name in names if name in columns), *(plain[name] for name in names if name in plain)])
+    )
+
+
+def column(columns: Collection[str], names: Sequence[str]) -> str | None:
+    """The first of them; None where there is none."""
+    return next(iter(columns_called(columns, names)), None)
 
 
 def mark(text: str, reading: Reading) -> int | None:

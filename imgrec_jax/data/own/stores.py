@@ -110,7 +110,9 @@ def _tar_store(path: Path) -> Store:
             raise ImageFileError(f"{path}: {name} is cut off; pack the archive again")
         return data
 
-    stamps = {name: (m.size, int(m.mtime)) if m else (-1, -1) for name, m in sorted(members.items(), key=lambda item: item[0])}
+    # Packed with one time for all, members of one size differ in nothing that a tar's heads tell; the archive's own time does.
+    when = path.stat().st_mtime_ns
+    stamps = {name: (m.size, int(m.mtime) ^ when) if m else (-1, -1) for name, m in sorted(members.items())}
     return Store(path, stamps, read, _inside(path))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from imgrec_jax.data.files import stamp
 from imgrec_jax.data.own.division import canonical_split, group_finder, split_in
 from imgrec_jax.data.own.listing import UNKNOWN, Listing, Reading
-from imgrec_jax.data.own.naming import named
+from imgrec_jax.data.own.naming import count_there, named
 from imgrec_jax.data.own.rows import (
     BETWEEN,
     FILE,
@@ -22,6 +22,7 @@ from imgrec_jax.data.own.rows import (
     check_marks,
     check_names,
     column,
+    columns_called,
     is_nearly_marked,
     mark,
     names_in,
@@ -30,6 +31,8 @@ from imgrec_jax.data.own.rows import (
 )
 from imgrec_jax.data.own.stores import Store
 
+_SAMPLE = 50  # rows that tell which column names the files
+
 
 class Table:
     """A table, looked at.
@@ -37,7 +40,7 @@ class Table:
     Attributes:
       name, title: of the file, in its store and in messages.
       columns, rows: of texts; of a table without a column of files the first row alone.
-      file, label, split: the columns of these, or None.
+      file, label, split: the columns of these, or None; sure: whether that of the labels is called so, and no `species`.
       marks: {column that may be of marks: why it is none, or ""}.
     """
 
@@ -51,14 +54,41 @@ class Table:
         if column(self.rows[0], FILE) or name.lower().endswith(JSON_LINES):  # else it is of something else, and perhaps long
             self.rows += rows
         self.columns = [key for key in dict.fromkeys(key for row in self.rows for key in row) if key not in ("#", "")]
-        self.file, self.split, sure = (column(self.columns, names) for names in (FILE, SPLIT, LABEL))
+        self.split, sure = (column(self.columns, names) for names in (SPLIT, LABEL))
+        self.file, self.sure = self._naming(columns_called(self.columns, FILE)), sure is not None
         group = reading.group.lower()
         self.group = group if group in self.columns else "group" if not group and "group" in self.columns else ""
         others = [key for key in self.columns if key not in (self.file, sure, self.split, self.group, "group")]
         self.marks = {key: no_mark(key, self.rows, reading) for key in others} if self.file else {}
         self.marked = [key for key, why in self.marks.items() if not why]
         self._multi_label = reading.multi_label
-        self.label = sure if sure or (reading.multi_label and self.marked) else column(self.columns, MORE_LABELS)
+        more = [key for key in columns_called(self.columns, MORE_LABELS) if key not in (self.file, self.split, self.group)]
+        if reading.multi_label and self.marked:  # `species` beside them says nothing new
+            more = [key for key in more if key not in self.marked and self._lists(key, reading.separator)]
+        self.label = sure or next(iter(more), None)
+
+    def _naming(self, columns: Sequence[str]) -> str | None:
+        """The first of the columns whose values are files that are there, or that of most: numbers stand beside names."""
+        rows = self.rows[:: max(len(self.rows) // _SAMPLE, 1)]
+        found: dict[str, int] = {}
+        for key in columns if len(columns) > 1 else ():
+            found[key] = count_there(self._store, self._folder, [row.get(key, "") for row in rows], self._splits(rows))
+            if found[key] == len(rows):
+                break
+        return max(found, key=found.__getitem__) if found else next(iter(columns), None)
+
+    def _lists(self, key: str, separator: str) -> bool:
+        """Whether a column lists the labels of an image."""
+        cells = (row.get(key, "") for row in self.rows)
+        return key == "labels" or any(len(names_in(cell, separator)) > 1 for cell in cells)
+
+    @property
+    def _folder(self) -> PurePosixPath:
+        return PurePosixPath(self.name).parent
+
+    def _splits(self, rows: Sequence[dict[str, str]]) -> list[str]:
+        mine = split_in(PurePosixPath(self.name).with_suffix(""))
+        return [(canonical_split(row.get(self.split, "")) if self.split else "") or mine for row in rows]
 
     @property
     def has_labels(self) -> bool:
@@ -67,9 +97,8 @@ class Table:
     @functools.cached_property
     def named(self) -> list[tuple[str, str]]:
         """See `naming.named`; of each row."""
-        folder, mine = PurePosixPath(self.name).parent, split_in(PurePosixPath(self.name).with_suffix(""))
-        splits = [(canonical_split(row.get(self.split, "")) if self.split else "") or mine for row in self.rows]
-        return named(self._store, folder, [row.get(self.file or "", "") for row in self.rows], splits)
+        texts = [row.get(self.file or "", "") for row in self.rows]
+        return named(self._store, self._folder, texts, self._splits(self.rows))
 
     def why_not(self) -> str:
         """Why it tells nothing of images; "" where it has the columns."""
@@ -129,6 +158,8 @@ def read_table(table: Table, store: Store, reading: Reading) -> Listing:
             ]
         ):
             raise ValueError(f"{title}: of the labels {'; '.join(typed)}; correct it, or call the column file or group")
+        if label and table.marked:
+            listing.notes.append(f"the columns {table.marked[:5]} are no labels, beside {label!r}")
         listing.notes += [
             f"the column {column!r} is no label: {why}" for column, why in table.marks.items() if why and not label
         ]

@@ -19,8 +19,8 @@ from imgrec_jax.data.annotations import from_images
 from imgrec_jax.data.files import folders, list_files, stamp
 from imgrec_jax.data.images import MAX_PIXELS, file_header, read_regular
 from imgrec_jax.data.own import index as indices
-from imgrec_jax.data.own.division import split_in
-from imgrec_jax.data.own.found import sample
+from imgrec_jax.data.own.division import called_after, split_in, without_split
+from imgrec_jax.data.own.found import sample, shown
 from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store
 from imgrec_jax.data.sets import coco, mask_folder, voc, yolo
@@ -29,6 +29,7 @@ from imgrec_jax.data.walking import is_hidden, walk
 _SAMPLE = 60  # names of a json that are looked for
 _NO_OBJECTS = "has images without 'annotations'"
 _OF_COCO = re.compile(r"coco|instances", re.IGNORECASE)
+_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')  # of a file that is cut off
 TURNED = 1 << NOTES.index("turned by its EXIF tag")
 
 
@@ -101,7 +102,9 @@ def _find_voc(root: Path, one_based: bool | None) -> Given | None:
         )
     base = not from_zero if one_based is None else one_based
     class_names = tuple(sorted(names - {""}))
-    if lists := voc.split_lists(root / "ImageSets" / "Main"):
+    lists, unread = voc.split_lists(root / "ImageSets" / "Main")
+    notes += unread
+    if lists:
         splits = {split: voc.read_folder(root, path.stem, class_names, one_based=base) for split, path in lists.items()}
         return Given("Pascal VOC", splits, notes)
     stems = [path.stem for path in files]
@@ -114,9 +117,11 @@ def _find_masks(root: Path, max_pixels: int) -> Given | None:
     if not holders or root in holders:  # images/ and masks/ at the top are maps of classes
         return None
     files = list_files(root, max_pixels)
+    every = mask_folder.pair(files, kind="instances")
+    given, notes = mask_folder.given_splits(every, "instances")
     entries: dict[str, list[mask_folder.Entry]] = {}
-    for entry in mask_folder.pair(files, kind="instances"):
-        entries.setdefault(mask_folder.split_of(entry, "instances"), []).append(entry)
+    for entry in every:
+        entries.setdefault(given[entry.name], []).append(entry)
     splits = {}
     for split, of_split in entries.items():
         for entry in of_split:
@@ -126,7 +131,7 @@ def _find_masks(root: Path, max_pixels: int) -> Given | None:
         splits[split] = FolderSplit(table, tuple(root / entry.image for entry in of_split), str(root))
     if not any(len(split.annotations.boxes) for split in splits.values()):
         raise ValueError(f"{root}: none of its masks has a pixel that is not 0; expected a file for each object, drawn in it")
-    return Given("a mask file for each object", splits, [])
+    return Given("a mask file for each object", splits, notes)
 
 
 def _find_yolo(root: Path, max_pixels: int, allow_outside: bool) -> Given | None:
@@ -180,25 +185,34 @@ def _row(number: int, root: Path, image: Path, labels: yolo.Labels, size: tuple[
 def _find_coco(root: Path, allow_outside: bool) -> Given | None:
     files = [root / name for name in walk(root) if name.lower().endswith(".json")]
     split_of = {path: split_in(path.relative_to(root).with_suffix("")) for path in files}
-    problems = {path: _no_instances(path) for path in files}
+    looked = {path: _look(path) for path in files}
+    good = [path for path in files if looked[path].problem is None]
+    plain = {path: split for path, split in split_of.items() if path in good and not split}
+    of = {"": list(plain)} if plain else {}
+    of |= called_after({path: split_of[path] for path in good}, lambda path: _stem(path).rstrip("0123456789"))
     found: dict[str, Path] = {}
-    for path, split in split_of.items():
-        if problems[path] is not None:
-            continue
-        if split in found and path.stem.startswith("instances") != found[split].stem.startswith("instances"):
-            path = path if path.stem.startswith("instances") else found[split]  # COCO's, beside its key points
-        elif split in found:
-            raise ValueError(f"{root}: both {found[split]} and {path} are of split {split or 'unknown'!r}; move one away")
-        found[split] = path
     notes = []
-    for path, problem in ((path, problem) for path, problem in problems.items() if problem):
+    for split, paths in of.items():
+        paths = [path for path in paths if path.stem.startswith("instances")] or paths  # COCO's, beside its key points
+        if len(paths) > 1:
+            raise ValueError(f"{root}: both {paths[0]} and {paths[1]} are of split {split or 'unknown'!r}; move one away")
+        found[split] = paths[0]
+    if unread := [path for path in good if path not in found.values() and not path.stem.startswith("person_keypoints")]:
+        notes.append(f"not read, beside the json of its split: {shown([str(path.relative_to(root)) for path in unread])}")
+    alike = {without_split(str(path.relative_to(root))) for path in found.values()}
+    for path, (problem, is_coco) in looked.items():
+        if not problem:
+            continue
         split = split_of[path]  # captions, for one, lie beside the instances of their split
+        meant = is_coco or _OF_COCO.search(path.name) or without_split(str(path.relative_to(root))) in alike
         if problem == _NO_OBJECTS and split == "test" and found:
             notes.append(f"{path} {problem}: test is left out")
-        elif (split and split not in found) if found else _OF_COCO.search(path.name):
+        elif meant and ((split and split not in found) if found else True):
             raise ValueError(
                 f"{path} looks like the annotations of {split or 'the images'}, but {problem}; correct it, or move it away"
             )
+        elif found and split and split not in found:
+            notes.append(f"{path} {problem}: passed over")
     if not found:
         return None
     if "" in found and len(found) > 1:
@@ -209,16 +223,37 @@ def _find_coco(root: Path, allow_outside: bool) -> Given | None:
     return Given("COCO", {split: coco.read_folder(*pair, allow_outside=allow_outside) for split, pair in read.items()}, notes)
 
 
-def _no_instances(path: Path) -> str | None:
-    """Why a json holds no instances though it may be meant to; "" for what is something else, None for instances."""
+class _Looked(NamedTuple):
+    """problem: why a json holds no instances; "" for what is something else, None for instances; is_coco: whether it holds what
+    those alone do, boxes and their classes, as far as it can be read."""
+
+    problem: str | None
+    is_coco: bool = False
+
+
+def _look(path: Path) -> _Looked:
     try:
-        content = json.loads(read_regular(path, "a COCO json"))
-    except (OSError, ValueError, RecursionError) as error:
-        return f"cannot be read ({'0 bytes' if path.is_file() and not path.stat().st_size else str(error)})"
+        data = read_regular(path, "a COCO json")
+    except (OSError, ValueError) as error:
+        return _Looked(f"cannot be read ({error})")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return _Looked(f"cannot be read ({error if data else '0 bytes'})", bool(_LISTS.search(data)))
     if not isinstance(content, dict) or not {"images", "annotations"} & content.keys():
-        return ""
+        return _Looked("")
     lacking = [key for key in ("images", "annotations", "categories") if key not in content]
-    return _NO_OBJECTS if lacking == ["annotations"] else f"has no {' and no '.join(map(repr, lacking))}" if lacking else None
+    if not lacking:
+        return _Looked(None)
+    objects = content.get("annotations")
+    first = objects[0] if isinstance(objects, list) and objects else None
+    is_coco = lacking == ["annotations"] or (isinstance(first, dict) and bool({"bbox", "category_id"} & first.keys()))
+    return _Looked(_NO_OBJECTS if lacking == ["annotations"] else f"has no {' and no '.join(map(repr, lacking))}", is_coco)
+
+
+def _stem(file: Path) -> str:
+    """A json's name without what its kind is called."""
+    return re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
 
 
 def _images_of(root: Path, file: Path, split: str) -> Path:
@@ -235,7 +270,7 @@ def _images_of(root: Path, file: Path, split: str) -> Path:
     def holds(place: Path) -> bool:
         return bool(names) and all((place / name).is_file() for name in names)
 
-    stem = re.sub(r"^(instances_|annotations_|_annotations)|\.coco$|_annotations$", "", file.stem)
+    stem = _stem(file)
     places = [file.parent, file.parent / stem, root / stem, root / "images" / stem]
     below = folders(root)
     places += [path for path in below if split and split_in(path.relative_to(root)) == split]

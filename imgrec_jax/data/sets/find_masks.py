@@ -52,14 +52,18 @@ def folders_of(files: Files, title: str, chosen: str, *, settled: bool) -> tuple
             f"{title} holds images in {sorted(holding)[:8]}; expected a folder of images, one of {IMAGE_FOLDERS}, "
             f"and one of masks, {looked}{choose}"
         )
-    if len(known) + len(others) > 1 and not chosen and not settled:
+    several = [*known, *others] if len(known) + len(others) > 1 and not chosen and not settled else []
+    plain = MASK_FOLDERS[0] in known and MASK_FOLDERS[0] in many  # no other name says it so clearly
+    if several and not plain:
+        # `mask` of DRIVE and its like is the field of view
+        likely = others[0] if others and known[0] == "mask" else known[0]
         raise ValueError(
-            f"{title}: its masks may be those of {', '.join(f'{n}/' for n in (*known, *others))}; say which, e.g. "
-            f"{_choice((others or known)[0])}"
+            f"{title}: its masks may be those of {', '.join(f'{n}/' for n in several)}; say which, e.g. {_choice(likely)}"
         )
+    notes = [f"masks are those of {masks}/; data.options.masks takes those of {several[1]}/"] if several else []
     if unused := [f"{name}/ ({len(paths):,} images)" for name, paths in sorted(beside.items()) if name != masks]:
-        return images, masks, [f"folders that are not used: {shown(unused)}"]
-    return images, masks, []
+        notes.append(f"folders that are not used: {shown(unused)}")
+    return images, masks, notes
 
 
 def _may_be_masks(files: Files, names: list[PurePosixPath]) -> bool:
@@ -89,18 +93,22 @@ def listed_in(files: Files, masks: str) -> tuple[Files, dict[str, str], list[str
       ValueError: for lists that cannot be read, and an image in two of them.
     """
     splits: dict[str, str] = {}
+    notes: list[str] = []
     below = folders(files.root) if masks == _OF_CLASSES and files.root.is_dir() else []
     for folder in (folder for folder in below if folder.parts[-2:] == _VOC_LISTS):
         above = folder.parent.parent.relative_to(files.root)
-        for split, path in voc.split_lists(folder).items():
+        lists, unread = voc.split_lists(folder)
+        notes += unread
+        for split, path in lists.items():
             lines = map(str.strip, read_text(path, "a list of names").splitlines())
             for name in (str(PurePosixPath(above / line)) for line in lines if line):
                 if splits.setdefault(name, split) != split:
                     raise ValueError(f"{path}: {name} is in the list of {splits[name]}, too; remove it from one")
     if not splits:
-        return files, {}, []
+        return files, {}, notes
     stems = {PurePosixPath(name).name for name in splits}
     left_out = {name.stem for name in files.names} - stems
     kept = files._replace(names=tuple(name for name in files.names if name.stem in stems))
-    said = f"{len(left_out):,} images are in no list of ImageSets/Segmentation: left out"
-    return kept, splits, [said] if left_out else []
+    if left_out:
+        notes.append(f"{len(left_out):,} images are in no list of ImageSets/Segmentation: left out")
+    return kept, splits, notes

@@ -42,7 +42,7 @@ from imgrec_jax.data.images import (
     orientation_of,
 )
 from imgrec_jax.data.ops.geometry import boxes_of_masks
-from imgrec_jax.data.own.division import canonical_split, split_in
+from imgrec_jax.data.own.division import canonical_split, splits_in
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.sets.mask_values import OF_OBJECTS, check_mask, instance_map, mask_values, of_one_object, targets_of
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, Request, Source, SourceInfo, digest, parse_split, part, split_range
@@ -123,11 +123,13 @@ def _orphans(what: str, names: set[str]) -> list[str]:
     return [f"{len(names)} {what} ({', '.join(shown)}{', ...' if len(names) > len(shown) else ''})"] if names else []
 
 
-def split_of(entry: Entry, kind: str) -> str:
-    """The split that the folders above an image and its masks tell of; "" where none does."""
-    path = PurePosixPath(entry.name)
-    own = canonical_split(path.name) if kind == "instances" else None  # the folder of this image alone
-    return own or split_in(path.parent)
+def given_splits(entries: Sequence[Entry], kind: str) -> tuple[dict[str, str], list[str]]:
+    """({name of an entry: the split that the folders above its image and masks tell of, or ""}, lines to print)."""
+    above = {entry.name: PurePosixPath(entry.name).parent.parts for entry in entries}
+    splits, lines = splits_in(set(above.values()))
+    # "instances": the folder of one image alone
+    own = {name: canonical_split(PurePosixPath(name).name) if kind == "instances" else None for name in above}
+    return {name: own[name] or splits[parts] for name, parts in above.items()}, lines
 
 
 def take_split(entries: Sequence[Entry], base: str, fractions: Sequence[tuple[str, float]], seed: int) -> list[Entry]:

@@ -35,10 +35,10 @@ from imgrec_jax.data.sets.mask_folder import (
     CLASS_NAMES,
     Entry,
     check_entry,
+    given_splits,
     open_entries,
     pair,
     refuse_void_alone,
-    split_of,
 )
 from imgrec_jax.data.sets.mask_kinds import held, kind_of, look_into, refuse_no_foreground
 from imgrec_jax.data.sets.mask_values import OF_OBJECTS, of_one_object
@@ -97,6 +97,8 @@ class OwnMasks:
         )
         self.kind, values = self._looked_into(entries, self.kind if kind or self.kind == "instances" else "", divided=not whole)
         self.class_names = class_names or self._names(values)
+        self._given, words = given_splits(entries, self.kind)
+        self.lines += words if not (whole or self._listed) else []
         self.entries = self._of_one_split(entries, whole) if whole else self._divided(entries, fractions, seed)
         self._describe(values)
         self.found = {} if whole else self._found()
@@ -249,7 +251,7 @@ class OwnMasks:
         return {split: [e for e in entries if self._split_of(e) == split] or entries}
 
     def _split_of(self, entry: Entry) -> str:
-        return self._listed.get(entry.name) or split_of(entry, self.kind)
+        return self._listed.get(entry.name) or self._given[entry.name]
 
     def _group(self, entry: Entry) -> str:
         return self._find_group(str(entry.image))

@@ -10,6 +10,7 @@ import numpy as np
 
 from imgrec_jax.data.annotated import DetectionSource, open_prepared
 from imgrec_jax.data.annotations import Annotations, from_images
+from imgrec_jax.data.files import write_whole
 from imgrec_jax.data.progress import progress
 from imgrec_jax.data.records import record_format
 from imgrec_jax.data.sets import mnist
@@ -86,9 +87,8 @@ def _open_npz(split: str, data_dir: Path, load_digits: Callable[[], dict], prese
         folder.mkdir(parents=True, exist_ok=True)
         rows = [drawing.describe(scene, index) for index, scene in enumerate(made)]
         from_images(rows, class_names=drawing.CLASS_NAMES, category_ids=drawing.CATEGORY_IDS).save(table)
-        partial = folder / f"{split}.partial.npz"
-        np.savez(partial, image=[scene.image for scene in made], instances=[scene.instances for scene in made])
-        partial.replace(pixels)
+        image, instances = [scene.image for scene in made], [scene.instances for scene in made]
+        write_whole(pixels, lambda partial: np.savez(partial, image=image, instances=instances))
     with np.load(pixels) as file:
         arrays = {name: file[name] for name in file.files}
     annotations = Annotations.load(table, masks="boxes" not in targets or len(targets) > 1)

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from imgrec_jax.data.annotated import prepared_folder
-from imgrec_jax.data.files import write_whole
+from imgrec_jax.data.files import alone, write_whole
 from imgrec_jax.data.progress import progress
-from imgrec_jax.data.records import Records, open_records, record_format
+from imgrec_jax.data.records import Records, open_records, record_format, records_identity
 from imgrec_jax.data.source import MAX_BYTES_IN_MEMORY, ArraySource, Request, Source, SourceInfo, digest, parse_split, part
 
 HOST, HOST_TIMEOUT_S = "storage.googleapis.com", 4.0
@@ -93,14 +93,6 @@ def open_prepared_labels(request: Request, keys: tuple[str, ...] = ("image", "la
     return part(_decode(source, name, base, data_dir), request.split)
 
 
-def records_identity(builder: Any, base: str) -> str:
-    """Of a prepared split: names, sizes and lengths of its files."""
-    split = builder.info.splits[base]
-    files = [Path(path) for path in split.filepaths]
-    described = (f"{path.name}:{path.stat().st_size}" if path.exists() else path.name for path in files)
-    return digest("records", (builder.info.full_name, str(split.shard_lengths), *described))
-
-
 def decoded_dir(name: str, base: str, data_dir: Path) -> Path:
     """Where the decoded copy of a base split lies."""
     return Path(data_dir) / "decoded" / name.replace(":", "/") / base
@@ -113,6 +105,10 @@ def _open_decoded(name: str, base: str, data_dir: Path, keys: tuple[str, ...]) -
         return None
     try:
         meta = json.loads((folder / "info.json").read_text())
+        noted, there = meta.get("records"), _records_of(name, base, data_dir)
+        if noted and there and noted != there:  # without records it stands for them
+            print(f"note: {folder} is of other records than those in {data_dir}; it is made again", file=sys.stderr, flush=True)
+            return None
         # One sequential read; indexing a memory map row by row would fault page by page.
         arrays = {key: np.load(folder / f"{key}.npy", allow_pickle=False) for key in keys}
         sums = {key: digest("arrays", (array,)) for key, array in arrays.items()}
@@ -121,7 +117,7 @@ def _open_decoded(name: str, base: str, data_dir: Path, keys: tuple[str, ...]) -
             raise ValueError("its checksum is not the one that was kept")
         if "sums" not in meta:
             with contextlib.suppress(OSError):
-                _write_info(folder, names, sums)
+                _write_info(folder, names, sums, name, base, data_dir)
         return ArraySource(arrays, SourceInfo(f"{name} {base}", names, identity=digest("arrays", sums.values())))
     except FileNotFoundError as error:
         reason = f"{Path(error.filename).name} is missing"
@@ -135,8 +131,15 @@ def _open_decoded(name: str, base: str, data_dir: Path, keys: tuple[str, ...]) -
     return None
 
 
-def _write_info(folder: Path, class_names: Sequence[str], sums: dict[str, str]) -> None:
-    text = json.dumps({"class_names": list(class_names), "sums": sums})
+def _records_of(name: str, base: str, data_dir: Path) -> dict[str, int]:
+    """{file: bytes} of the prepared records that a name means, in all their versions where it names none."""
+    root = Path(data_dir) / name.replace(":", "/")
+    files = [*root.rglob(f"*-{base}.*-of-*"), *root.rglob("dataset_info.json")]
+    return {file.relative_to(root).as_posix(): file.stat().st_size for file in sorted(files)}
+
+
+def _write_info(folder: Path, class_names: Sequence[str], sums: dict[str, str], name: str, base: str, data_dir: Path) -> None:
+    text = json.dumps({"class_names": list(class_names), "sums": sums, "records": _records_of(name, base, data_dir)})
     write_whole(folder / "info.json", lambda path: path.write_text(text))
 
 
@@ -162,7 +165,7 @@ def save_decoded(
         (folder / "info.json").unlink(missing_ok=True)
         for key, array in arrays.items():
             write_whole(folder / f"{key}.npy", functools.partial(np.save, arr=array))
-        _write_info(folder, class_names, sums)
+        _write_info(folder, class_names, sums, name, base, data_dir)
     except OSError as error:
         print(f"note: no decoded copy of {name} {base} kept ({error}); it will be decoded again next time", file=sys.stderr)
     info = SourceInfo(f"{name} {base}", tuple(class_names), identity=digest("arrays", sums.values()))
@@ -233,5 +236,7 @@ def download_and_prepare(builder) -> None:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # our builders show their own
-    with contextlib.redirect_stdout(io.StringIO()):
+    place = Path(builder.data_dir)
+    lock = alone(place.with_name(f".{place.name}.lock"), f"prepares {builder.info.full_name}")
+    with lock, contextlib.redirect_stdout(io.StringIO()):  # whoever comes second finds it there
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))

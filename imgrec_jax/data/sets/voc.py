@@ -23,7 +23,7 @@ from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder,
 from imgrec_jax.data.annotations import from_images, refuse_shares
 from imgrec_jax.data.files import IMAGES
 from imgrec_jax.data.images import read_regular, read_text
-from imgrec_jax.data.own.division import canonical_split, split_in
+from imgrec_jax.data.own.division import called_after, canonical_split, split_in
 from imgrec_jax.data.sets.coco import prepare
 from imgrec_jax.data.source import Request, parse_split
 from imgrec_jax.data.walking import is_hidden
@@ -83,33 +83,40 @@ def read_stems(root: Path, stems: Sequence[str], class_names: tuple[str, ...], *
     return FolderSplit(annotations, paths, str(root / "Annotations"))
 
 
-def split_lists(folder: Path) -> dict[str, Path]:
-    """{split: the list of its images} of a folder of lists; {} where none is of a split. Lists of a class are passed over.
+def split_lists(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """({split: the list of its images}, lines on lists that are passed over) of a folder of lists; {} where none is of a split.
+
+    A list that has the very name of a split is that of it; lists of a class are passed over.
 
     Raises:
-      ValueError: where two lists are of one split, or none is of training.
+      ValueError: where two lists are of one split, and neither has its name.
     """
     files = [path for path in sorted(folder.glob("*.txt")) if not is_hidden(path.name)]
     named = {path: canonical_split(path.stem) or "" for path in files}
+    by_name = set(named.values())
     for path in files:
-        if not named[path] and (split := split_in(PurePath(path.stem))) and not _is_of_class(path):
-            named[path] = split
-    found: dict[str, Path] = {}
-    for path, split in named.items():
-        if split and split in found:
-            raise ValueError(f"{found[split]} and {path} are both of split {split!r}; move one away")
-        found |= {split: path} if split else {}
+        word = "" if named[path] else split_in(PurePath(path.stem))
+        named[path] = named[path] or (word if word in by_name or (word and not _is_of_class(path)) else "")
+    of = called_after(named, lambda path: path.stem)
+    for split, paths in of.items():
+        if len(paths) > 1:
+            plain = f"{'val' if split == 'validation' else split}.txt"
+            raise ValueError(
+                f"{paths[0]} and {paths[1]} are both of split {split!r}; move one away, or call the one that is meant {plain}"
+            )
+    found = {split: paths[0] for split, paths in of.items()}
     both = next((path for path in files if re.sub(r"[\W_\d]+", "", path.stem) == "trainval"), None)
     if both is not None and not {"train", "validation"} & set(found):
         found["train"] = both  # as VOC2007 calls what is trained on
-    if found and "train" not in found:
-        raise ValueError(f"{folder} has lists of {sorted(found)}, but none of the training images; add train.txt")
-    return found
+    unread = [path for path, split in named.items() if split and path != found[split] and not _is_of_class(path)]
+    said = ", ".join(path.name for path in unread[:5])
+    return found, [f"lists that are not read, beside those called after the splits: {said}"] if unread else []
 
 
 def _is_of_class(path: Path) -> bool:
     """Whether every line of a list has a second column, that tells of one class."""
-    lines = [line for line in read_text(path, "a list of names").splitlines() if line.strip()]
+    text = read_regular(path, "a list of names").decode("utf-8", "replace")  # what is no text is told when it is read
+    lines = [line for line in text.splitlines() if line.strip()]
     return bool(lines) and all(_COLUMN.search(line.strip()) for line in lines)
 
 

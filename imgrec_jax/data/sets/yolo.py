@@ -18,7 +18,7 @@ import numpy as np
 
 from imgrec_jax.data.files import IMAGES, folders
 from imgrec_jax.data.images import read_regular, read_text
-from imgrec_jax.data.own.division import canonical_split, split_in
+from imgrec_jax.data.own.division import called_after, canonical_split, split_in, splits_in
 from imgrec_jax.data.walking import is_hidden, walk
 
 OUTSIDE = 0.05  # of the side: what is cut; more is a mistake
@@ -57,19 +57,21 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     texts = {root / name for name in walk(root) if _is_text_of_labels(name)}
     if not texts:
         return None
-    splits: dict[str, list] = {}
+    images: list[Path] = []
     for folder in folders(root):
-        if folder.name != "labels" or not any(text.is_relative_to(folder) for text in texts):
-            continue
-        images = folder.parent / "images"
-        for image in _images(images if images.is_dir() else folder.parent):
-            splits.setdefault(split_in(image.relative_to(root).parent), []).append((image, _text_of(image)))
+        if folder.name == "labels" and any(text.is_relative_to(folder) for text in texts):
+            beside = folder.parent / "images"
+            images += _images(beside if beside.is_dir() else folder.parent)
+    split_of, words = splits_in({image.relative_to(root).parent.parts for image in images})
+    splits: dict[str, list] = {}
+    for image in images:
+        splits.setdefault(split_of[image.relative_to(root).parent.parts], []).append((image, _text_of(image)))
     names = next((root / name for name in ("classes.txt", "obj.names", "labels.txt") if (root / name).is_file()), None)
     text = read_text(names, "names of classes", _MOST_BYTES) if names else ""
     found = {split: sorted(pairs) for split, pairs in splits.items()}
     unclaimed = sorted(texts - {text for pairs in found.values() for _, text in pairs if text})
     kept, notes = _annotated(root, found, unclaimed)
-    return Folder(kept, tuple(line.strip() for line in text.splitlines() if line.strip()), notes)
+    return Folder(kept, tuple(line.strip() for line in text.splitlines() if line.strip()), (*words, *notes))
 
 
 def _is_text_of_labels(name: str) -> bool:
@@ -131,31 +133,55 @@ def _from_yaml(path: Path, content: dict[str, Any], allow_outside: bool) -> Fold
         raise ValueError(f"{path}: nc={content['nc']!r}, but names has {len(names)}; correct the file")
     base = path.parent / str(content.get("path") or "")
     splits: dict[str, list] = {}
-    for split, given in _places(path, content).items():
+    keys, words = _places(path, content, base)
+    for split, given in keys.items():
         for entry in given if isinstance(given, list) else [given]:
             images = list(_listed(path, base, str(entry), allow_outside))
             splits.setdefault(split, []).extend((image, _text_of(image)) for image in images)
     if not splits:
         raise ValueError(f"{path} has none of train, val, test; expected the folders of their images")
     kept, notes = _annotated(path.parent, splits, ())
-    return Folder(kept, tuple(map(str, names)), notes, _key_points(path, content.get("kpt_shape")))
+    return Folder(kept, tuple(map(str, names)), (*words, *notes), _key_points(path, content.get("kpt_shape")))
 
 
-def _places(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """{split: where its images are}.
+def _places(path: Path, content: dict[str, Any], base: Path) -> tuple[dict[str, Any], list[str]]:
+    """({split: where its images are}, lines on keys that are passed over).
 
     Raises:
-      ValueError: for two keys of one split, and one that names a split that it is not called after.
+      ValueError: for two keys of one split, and one that names a place, and a split that it is not called after.
     """
-    keys: dict[str, str] = {}
-    for key in (key for key, given in content.items() if isinstance(key, str) and isinstance(given, str | list) and given):
-        split = canonical_split(key) or split_in(PurePath(key))
-        if split and (split in keys or not canonical_split(key)):
-            beside = f" beside {keys[split]!r}" if split in keys else ""
-            raise ValueError(f"{path} has a key {key!r}{beside}; expected train, val and test, each once; rename or remove it")
-        if split:
-            keys[split] = key
-    return {split: content[key] for split, key in keys.items()}
+    given = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, str | list) and value}
+    named = {key: canonical_split(key) or split_in(PurePath(key)) for key in given}
+    keys = called_after(named, str)
+    for split, mine in list(keys.items()):
+        if not canonical_split(mine[0]):  # a note, or a place
+            places = [key for key in mine if _is_place(path, base, given[key])]
+            if places:
+                raise ValueError(
+                    f"{path} has a key {places[0]!r}; expected train, val and test, each once; rename or remove it"
+                )
+            del keys[split]
+        elif len(mine) > 1:
+            raise ValueError(f"{path} has a key {mine[1]!r} beside {mine[0]!r}; expected train, val and test, each once")
+    taken = {split: key for split, (key,) in keys.items()}
+    notes = [
+        f"{path.name}: {key!r} is passed over{f' beside {taken[split]!r}' if split in taken else ''}: no key of a split"
+        for key, split in named.items()
+        if split and key not in taken.values()
+    ]
+    return {split: given[key] for split, key in taken.items()}, notes
+
+
+def _is_place(file: Path, base: Path, given: Any) -> bool:
+    """Whether a file or folder is where a key says."""
+    entries = given if isinstance(given, list) else [given]
+    return any(place.exists() for entry in entries for place in _elsewhere(file, base, str(entry)))
+
+
+def _elsewhere(file: Path, base: Path, entry: str) -> list[Path]:
+    """Where an entry of a data.yaml may lie: at its place, or, for one of another machine, beside the yaml."""
+    clean = re.sub(r"^(\.\./|\./)+", "", entry)
+    return [base / entry, file.parent / entry, file.parent / clean, base / clean]
 
 
 def _key_points(path: Path, shape: Any) -> int:
@@ -170,8 +196,7 @@ def _key_points(path: Path, shape: Any) -> int:
 
 def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator[Path]:
     """The images of a folder, or of a text file that lists them; a path from elsewhere is looked for beside the yaml."""
-    clean = re.sub(r"^(\.\./|\./)+", "", entry)
-    places = [base / entry, file.parent / entry, file.parent / clean, base / clean]
+    places = _elsewhere(file, base, entry)
     there = [place for place in places if place.exists()]
     inside = [place for place in there if Path(os.path.normpath(place)).is_relative_to(os.path.normpath(file.parent))]
     if not there:

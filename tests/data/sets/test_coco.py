@@ -70,7 +70,7 @@ def test_prepared_set_equals_the_folder(folder, tmp_path):
     for again in range(2):  # the second time from the table beside the set
         prepared = detection_source.open_prepared(name, "train", tmp_path, targets=ALL)
         compare(prepared, detection_source.open_folder("bees", folder, ALL))
-        assert (tmp_path / "coco_folder/bees/1.0.0/annotations-train.npz").exists() or again == 0
+        assert any((tmp_path / "coco_folder/bees/1.0.0").glob("annotations-train-*.npz")) or again == 0
     assert "tensorflow" not in sys.modules
     with pytest.raises(ValueError, match=r"no split 'test'; it has \['train', 'validation'\]"):
         detection_source.open_prepared(name, "test", tmp_path)

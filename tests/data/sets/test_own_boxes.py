@@ -247,7 +247,7 @@ def test_a_given_test_split_of_voc_is_never_trained_on(tmp_path):
     found = survey(root, tmp_path)
     assert len(found.open("train")) + len(found.open("validation")) == 12 and len(found.open("test")) == 4
     (lists / "trainval.txt").unlink()
-    with pytest.raises(ValueError, match=r"has lists of \['test'\], but none of the training images"):
+    with pytest.raises(ValueError, match=r"has no training split; it has \['test'\]"):
         survey(root, tmp_path)
 
 
@@ -594,8 +594,13 @@ def test_a_yaml_may_call_its_splits_as_folders_may(tmp_path, key):
     text = (root / "data.yaml").read_text()
     (root / "data.yaml").write_text(text.replace("val:", f"{key}:"))
     assert len(survey(root, tmp_path).splits["validation"].paths) == 4
-    (root / "data.yaml").write_text(text.replace("test:", "val_2:"))
-    with pytest.raises(ValueError, match=r"data\.yaml has a key 'val_2' beside 'val'; expected train, val and test"):
+    (root / "data.yaml").write_text(text + "\nval_2: images/test\ntrain_note: made by me\n")
+    found = survey(root, tmp_path)
+    assert len(found.splits["validation"].paths) == 4 and "data.yaml: 'val_2' is passed over beside 'val'" in str(found.lines)
+    (root / "data.yaml").write_text(text.replace("test:", "test_note:").replace("images/test", "soon"))
+    assert any("'test_note' is passed over: no key of a split" in line for line in survey(root, tmp_path).lines)
+    (root / "data.yaml").write_text(text + f"\n{'valid' if key == 'val' else key}: images/test\n")
+    with pytest.raises(ValueError, match=r"data\.yaml has a key '\w+' beside 'val'; expected train, val and test, each once"):
         survey(root, tmp_path)
     (root / "data.yaml").write_text(text.replace("test:", "test1:"))
     with pytest.raises(ValueError, match="has a key 'test1'; expected"):
@@ -645,5 +650,71 @@ def test_words_of_names_tell_the_splits(tmp_path, layout, names):
     assert {name: len(split.paths) for name, split in found.splits.items()} == {"train": 12, "validation": 4, "test": 4}
     if layout == "lists":
         write(root / "ImageSets" / "Main" / "test_more.txt", b"00\n")
-        with pytest.raises(ValueError, match="are both of split 'test'; move one away"):
+        with pytest.raises(ValueError, match="are both of split 'test'; move one away, or call the one that is meant test.txt"):
             survey(root, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("test1", "test2", "test3"), ("dev1", "dev2", "cam1"), ("val_gardena", "bozen", "meran"), ("train_station", "a", "b")],
+)
+@pytest.mark.parametrize("layout", ["yolo", "objects"])
+def test_a_word_of_one_folder_s_name_makes_no_split(tmp_path, layout, names):
+    """The rule of classification: every folder beside it has such a word, and training is among them."""
+    for n, name in enumerate(names):
+        for k in range(5):
+            if layout == "yolo":
+                write(tmp_path / "d" / "images" / name / f"{k}.png", image(5 * n + k))
+                write(tmp_path / "d" / "labels" / name / f"{k}.txt", yolo_lines(BOXES[1]).encode())
+            else:
+                write(tmp_path / "d" / name / f"{k}" / "images" / "a.png", image(5 * n + k))
+                write(tmp_path / "d" / name / f"{k}" / "masks" / "0.png", encoded(np.eye(*SIZE, dtype=np.uint8) * 255))
+    found = survey(tmp_path / "d", tmp_path)
+    assert sum(len(split.paths) for split in found.splits.values()) == 15 and len(found.splits) == 3
+    assert any(line.startswith("cut from the training images") for line in found.lines)
+
+
+def test_folders_of_splits_beside_one_of_none_are_told(tmp_path):
+    root = yolo_folder(tmp_path / "d", yaml=False)
+    for kind in ("images", "labels"):
+        for split, name in (("train", "train2017"), ("val", "val2017"), ("test", "extra")):
+            (root / kind / split).rename(root / kind / name)
+    said = (
+        "images/train2017, images/val2017 are not read as splits, beside extra: rename them to train, val and test if they are"
+    )
+    assert said in survey(root, tmp_path).lines
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("train_more", "00\n"), ("val_hard", "12\n"), ("ball_train", "00\n"), ("cube_train", ""), ("notes_test", "\xe4")],
+)
+def test_a_list_that_has_the_name_of_its_split_is_read(tmp_path, name, text):
+    root = voc(tmp_path / "d")
+    write(root / "ImageSets" / "Main" / f"{name}.txt", text.encode("latin-1"))
+    found = survey(root, tmp_path)
+    assert {name: len(split.paths) for name, split in found.splits.items()} == {"train": 12, "validation": 4, "test": 4}
+    assert f"lists that are not read, beside those called after the splits: {name}.txt" in found.lines
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("train_log", b'{"a": 1}\n{"a": 2}\n'), ("work/val_metrics", b""), ("test_outputs/metrics", b"nan, nan"),
+        ("captions_val", b'{"images": [], "annotations": [{"id": 1, "caption": "a"}]}'),
+        ("annotations/val_questions", b'{"images": [1], "questions": []}'),
+    ],
+)  # fmt: skip
+def test_a_json_that_looks_like_no_coco_s_stops_nothing(tmp_path, name, data):
+    whole_coco(tmp_path / "d", "train", "annotations/{split}.json", "images", range(8))
+    file = write(tmp_path / "d" / f"{name}.json", data)
+    found = survey(tmp_path / "d", tmp_path)
+    assert "train_log" in name or any(f"{file} " in line and "passed over" in line for line in found.lines)
+    whole = whole_coco(tmp_path / "d", "val", "annotations/{split}.json", "images/val", range(4))
+    write(tmp_path / "d" / "annotations" / "val_tiny.json", whole.read_bytes())
+    assert len(survey(tmp_path / "d", tmp_path).splits["validation"].paths) == 4  # val.json before val_tiny.json
+    (tmp_path / "d" / "annotations" / "val_tiny.json").unlink()
+    for broken in (b"", whole.read_bytes()[:-9]):
+        write(whole, broken)
+        with pytest.raises(ValueError, match=r"annotations/val\.json looks like the annotations of validation, but cannot be"):
+            survey(tmp_path / "d", tmp_path)

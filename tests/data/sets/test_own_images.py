@@ -1,5 +1,6 @@
 """Own images: what is found in folders, tables, npz and archives; splits, groups, labels by name, and every oddity by file."""
 
+import io
 import json
 import os
 import shutil
@@ -529,6 +530,48 @@ def in_threads(monkeypatch):
     from imgrec_jax.data.own import prepared
 
     monkeypatch.setattr(prepared, "_pool", lambda: ThreadPoolExecutor(2))
+
+
+@pytest.mark.parametrize("harm", ["list", "cut list", "empty", "cut", "gone"])
+def test_what_is_damaged_is_prepared_again(tmp_path, in_threads, capfd, harm):
+    root = folder(tmp_path / "d", {"cat": 3, "dog": 3})
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    listed = next((tmp_path / "cache" / "own" / "prepared").rglob("*.json"))
+    shard = next(path for path in listed.parent.glob(f"{listed.stem}.*") if path != listed)
+    whole = shard.read_bytes()
+    if harm in ("list", "cut list"):
+        listed.write_text(listed.read_text()[:40] if harm == "cut list" else "")
+    elif harm == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(b"" if harm == "empty" else whole[: len(whole) // 2])
+    capfd.readouterr()
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    said = capfd.readouterr().err
+    assert said.count("is damaged") == 1 and "preparing 6 of 6 images" in said and shard.read_bytes() == whole
+
+
+def test_a_preparation_that_is_whole_is_only_read(tmp_path, in_threads, monkeypatch):
+    from imgrec_jax.data.own import prepared
+
+    root = folder(tmp_path / "d", {"cat": 3, "dog": 3})
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+    monkeypatch.setattr(prepared, "alone", None)
+    survey(root, tmp_path, {"size": (16, 16)}, prepare=True)
+
+
+def test_a_tar_that_was_packed_again_is_looked_at_again(tmp_path):
+    from imgrec_jax.data.own.stores import open_store
+
+    store = {}
+    for n in (1, 2):
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            member = tarfile.TarInfo("a.bmp")
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"%d   " % n))
+        os.utime(tmp_path / "set.tar", ns=(n * 10**9, n * 10**9))
+        store[n] = open_store(tmp_path / "set.tar").stamps["a.bmp"]
+    assert store[1] != store[2]
 
 
 def test_what_a_killed_preparation_left_is_removed(tmp_path, in_threads):
@@ -1172,3 +1215,144 @@ def test_several_labels_in_a_cell_of_one_are_told(tmp_path):
     write(root / "t.csv", rows("file,label", "{}.png,{}").replace(b"0.png,a", b"0.png,a|b"))
     with pytest.raises(ValueError, match=r"label is 'a\|b', which are several labels an image: use .*:multi_label"):
         survey(root, tmp_path)
+
+
+# Side files beside folders of classes
+
+
+def classes_in(root, splits=("",), classes=("cat", "dog"), count=3):
+    return images_in(
+        root, *(f"{split}{label}/{split[:2]}{label}{{}}.png" for split in splits for label in classes), count=count
+    )
+
+
+def side_table(root, header, line, **more):
+    """A row for each image there: its path and name, its folder as `label`, its split, a running number."""
+    lines = [header]
+    for n, path in enumerate(sorted(root.rglob("*.png"))):
+        name, label = path.relative_to(root).as_posix(), path.parent.name
+        given = {"name": name, "file": path.name, "label": label, "split": name.split("/")[0], "n": n}
+        lines.append(line.format(**given, number=int(label == "dog"), upper=label.upper(), odd=f"{'ab'[n % 2]}"))
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")], ids=["classes", "splits"])
+@pytest.mark.parametrize(
+    ("header", "line", "said"),
+    [
+        ("filename,class_id", "{name},{number}", False),
+        ("filename,label_id", "{file},{number}", False),
+        ("image,label", "{name},{number}", False),
+        ("class id,filepath,labels,data set", "{number},{name},{upper},{split}", False),
+        ("filename,breed", "{file},{label}{odd}", True),
+        ("id,filename,diagnosis", "{n},{name},{odd}", True),
+        ("filename,species,width", "{file},{odd},3", True),
+    ],
+)
+def test_a_side_table_does_not_stop_or_replace_folders_of_classes(tmp_path, header, line, said, splits):
+    root = classes_in(tmp_path / "d", splits)
+    data = side_table(root, header, line)
+    for names in (["meta.csv"], ["meta.csv", "clinical.csv"]):
+        for name in names:
+            write(root / name, data)
+        found = read_listing(root)
+        assert [name.split("/")[-2] for name in found.names] == found.labels and len(found.names) == 6 * len(splits)
+        assert set(found.splits) == {split.strip("/") for split in splits}
+        told = [note for note in found.notes if "and the folders tell classes: passed over; give it as config.data" in note]
+        assert len(told) == said * len(names)
+
+
+def test_metadata_of_each_split_that_numbers_the_classes(tmp_path):
+    root = classes_in(tmp_path / "d", ("train/", "test/"))
+    for split in ("train", "test"):
+        write(root / split / "metadata.csv", side_table(root / split, "file_name,label", "{name},{number}"))
+    found = read_listing(root)
+    assert set(zip(found.labels, found.splits, strict=True)) == {(c, s) for c in ("cat", "dog") for s in ("train", "test")}
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "labels"),
+    [
+        ("file,label", "{name},{odd}", {"a", "b"}),
+        ("file,breed,split", "{name},{odd},train", {"a", "b"}),
+        ("file,label,group", "{name},{odd},{n}", {"a", "b"}),
+    ],
+)
+def test_a_table_that_counts_more_than_folders_of_classes_says_so(tmp_path, header, line, labels):
+    root = classes_in(tmp_path / "d")
+    write(root / "t.csv", side_table(root, header, line))
+    found = read_listing(root)
+    assert set(found.labels) == labels
+    assert any(
+        "6 images are of another class in" in note and "move it away to go by the folders" in note for note in found.notes
+    )
+
+
+def test_of_two_tables_of_a_split_the_one_of_its_very_name_is_read(tmp_path):
+    root = two_tables(tmp_path / "d")
+    write(root / "train_extra.csv", b"file,label\nimages/16.png,emu")
+    found = read_listing(root)
+    assert set(found.labels) == {"cat", "dog"}
+    assert f"{root / 'train_extra.csv'} is not read, beside {root / 'train.csv'}" in found.notes
+
+
+def test_a_diagnosis_beside_numbered_folders_tells_the_classes(tmp_path):
+    root = classes_in(tmp_path / "d", classes=("patient1", "patient2", "patient3"))
+    write(root / "t.csv", side_table(root, "file,diagnosis", "{name},{odd}"))
+    assert set(read_listing(root).labels) == {"a", "b"}
+
+
+@pytest.mark.parametrize("header", ["image_id,img_path,label", "id,image_name,label", "img,filename,label"])
+def test_the_column_whose_values_are_there_names_the_files(tmp_path, header):
+    root = images_in(tmp_path / "d", "images/x{}.png")
+    write(root / "t.csv", side_table(root, header, "{n},{name},{odd}"))
+    found = read_listing(root)
+    assert sorted(found.names) == [f"images/x{n}.png" for n in range(6)] and not found.notes
+
+
+@pytest.mark.parametrize("column", ["labels", "diagnosis", "species"])
+def test_a_column_that_lists_labels_comes_before_columns_of_marks(tmp_path, column):
+    root = images_in(tmp_path / "d", "{}.png")
+    write(root / "t.csv", rows(f"file,{column},male", "{}.png,{}|c,0").replace(b"0.png,a|c,0", b"0.png,c,1"))
+    found = read_listing(root, Reading(multi_label=True))
+    assert found.mark_names == ("a", "b", "c") and f"the columns ['male'] are no labels, beside '{column}'" in found.notes
+
+
+# Names of classes that are words of something else
+
+
+@pytest.mark.parametrize(
+    ("patterns", "files", "labels"),
+    [
+        (["images/{split}/cat/{}.jpg", "images/{split}/dog/{}.jpg"], {"annotations/train.json": b"{}"}, {"cat", "dog"}),
+        (["cat/images/{}.jpg", "dog/images/{}.jpg"], {"cat/annotations/1.xml": b""}, {"cat", "dog"}),
+        (["A/A1/{}.jpg", "A/A2/{}.jpg", "B/B1/{}.jpg"], {}, {"A", "B"}),
+        (["a/a_signer1/s1/{}.jpg", "a/a_signer2/s1/{}.jpg", "b/b_signer1/s1/{}.jpg"], {}, {"a", "b"}),
+        (["{split}/A/A1/{}.jpg", "{split}/B/B1/{}.jpg"], {}, {"A", "B"}),
+        (["{split}/a/abbey/{}.jpg", "{split}/a/airport/{}.jpg", "{split}/b/bar/indoor/{}.jpg"], {},
+         {"abbey", "airport", "bar_indoor"}),
+        (["photos/{}.jpg", "pictures/{}.jpg"], {}, {"photos", "pictures"}),
+        (["train_station/{}.jpg", "test_tube/{}.jpg"], {}, {"train_station", "test_tube"}),
+        (["part_1/{}.jpg", "part_2/{}.jpg"], {"prices.csv": b"id,price\n101,2\n102,3"}, {"part_1", "part_2"}),
+        (["cat/{}.jpg", "dog/{}.jpg"],
+         {"train.csv": b"file,label\ncat/0.jpg,cat\ndog/1.jpg,dog", "validation_log.csv": b"epoch,loss\n1,2"}, {"cat", "dog"}),
+    ],
+    ids=["json", "xml", "letters", "signers", "letters in splits", "Places", "photos", "stations", "prices", "log"],
+)  # fmt: skip
+def test_names_of_classes_that_may_be_something_else(tmp_path, patterns, files, labels):
+    splits = ("train", "val") if "{split}" in patterns[0] else ("",)
+    root = images_in(tmp_path / "d", *(p.replace("{split}", split) for p in patterns for split in splits))
+    for name, data in files.items():
+        write(root / name, data)
+    found = read_listing(root)
+    assert set(found.labels) == labels and len(found.names) == 6 * len(patterns) * len(splits) and not found.strays
+    assert {split[:3] for split in found.splits} == {split[:3] for split in splits}
+    spelled = [note for note in found.notes if "folders a, b are first letters of those in them, which are the classes" in note]
+    assert len(spelled) == ("abbey" in labels)
+
+
+@pytest.mark.parametrize("names", [("train_A", "train_B", "test_A", "test_B"), ("train", "test_final"), ("x_train", "x_test")])
+def test_splits_without_classes_are_still_refused(tmp_path, names):
+    root = images_in(tmp_path / "d", *(f"{name}/{{}}.jpg" for name in names))
+    with pytest.raises(ValueError, match="are parts of one set, and no classes"):
+        read_listing(root)

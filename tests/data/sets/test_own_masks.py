@@ -368,7 +368,7 @@ def test_class_numbers_in_three_equal_channels_are_class_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "named", [("1st_manual", "mask"), ("manual1", "mask"), ("labels", "masks"), ("gt", "annotations")], ids="/".join
+    "named", [("1st_manual", "mask"), ("manual1", "mask"), ("labels", "mask"), ("gt", "annotations")], ids="/".join
 )
 def test_several_folders_that_may_be_the_masks_are_asked_for(tmp_path, named):
     root = index(tmp_path / "d", masks=named[0])
@@ -385,6 +385,27 @@ def test_several_folders_that_may_be_the_masks_are_asked_for(tmp_path, named):
         survey(root, tmp_path, {"masks": "nowhere"})
     given = {"kind": "index", "class_names": ("a", "b", "c", "d")}  # as a run has them that goes on
     assert survey(root, tmp_path, given).entries["train"]
+
+
+@pytest.mark.parametrize("beside", ["labels", "masks_color", "edges", "images_grey", "valid"])
+def test_masks_are_those_of_masks_whatever_lies_beside(tmp_path, beside):
+    root = index(tmp_path / "d")
+    for n in NUMBERS:
+        write(root / beside / f"{n:02}.png", encoded(binary(0)))
+    found = survey(root, tmp_path)
+    assert len(found.class_names) == 3 and f"folders that are not used: {beside}/ (20 images)" in found.lines
+    assert f"masks are those of masks/; data.options.masks takes those of {beside}/" in found.lines
+    assert survey(root, tmp_path, {"masks": beside}).kind == "binary"
+
+
+@pytest.mark.parametrize("names", [("test1", "test2", "test3"), ("dev1", "dev2", "cam1"), ("val_gardena", "bozen", "meran")])
+@pytest.mark.parametrize("layout", ["{name}/{kind}", "{kind}/{name}"])
+def test_a_word_of_one_folder_s_name_makes_no_split(tmp_path, layout, names):
+    for n in NUMBERS:
+        place = lambda kind, n=n: tmp_path / "d" / layout.format(kind=kind, name=names[n % 3]) / f"{n:02}.png"  # noqa: E731
+        write(place("images"), encoded(pixels("cat", n, SIZE)))
+        write(place("masks"), encoded(mask(n)))
+    assert {k: len(v) for k, v in survey(tmp_path / "d", tmp_path).entries.items()} == {"train": 16, "validation": 2, "test": 2}
 
 
 def test_a_folder_of_masks_may_have_a_name_of_its_own(tmp_path):
@@ -432,6 +453,13 @@ def test_lists_of_pascal_voc_tell_the_splits_of_masks(tmp_path):
     found = survey(tmp_path / "d", tmp_path)
     assert {k: len(v) for k, v in found.entries.items()} == {"train": 12, "validation": 4, "test": 4}
     assert "2 images are in no list of ImageSets/Segmentation: left out" in found.lines
+    write(root / "ImageSets" / "Segmentation" / "train_aug.txt", b"00\n12\n")
+    found = survey(tmp_path / "d", tmp_path)
+    assert {k: len(v) for k, v in found.entries.items()} == {"train": 12, "validation": 4, "test": 4}
+    assert "lists that are not read, beside those called after the splits: train_aug.txt" in found.lines
+    alone = index(tmp_path / "e", images="JPEGImages", masks="SegmentationClass")
+    write(alone / "ImageSets" / "Segmentation" / "test.txt", b"03\n04\n")
+    assert len(found.other(alone)) == 2  # a whole test set needs no list of training
     write(root / "ImageSets" / "Segmentation" / "val.txt", b"00\n")
     with pytest.raises(ValueError, match=r"00 is in the list of \w+, too"):
         survey(tmp_path / "d", tmp_path)
