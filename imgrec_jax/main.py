@@ -84,7 +84,6 @@ def run(argv: Sequence[str]) -> None:
         walking.begin(folder)  # there may be many files, and what is imported next takes seconds
     config, notes = choose_config()
     # JAX is imported only now: --help and a misspelt key answer at once
-    from jax import process_count
     from jax.errors import JaxRuntimeError
 
     from imgrec_jax import distributed
@@ -94,14 +93,16 @@ def run(argv: Sequence[str]) -> None:
         distributed.initialize(place)
     except distributed.PlaceError as error:
         raise SystemExit(f"error: {error}") from error
-    if place is not None:
-        distributed.terminate_on_interrupt()
     try:
-        act(config, notes, STOP if place is None else Stop())
-    except JaxRuntimeError as error:
-        if process_count() == 1:
+        if place is not None:
+            STOP.together()
+        act(config, notes, STOP)
+    except (SystemExit, Exception) as error:
+        if place is None or (isinstance(error, SystemExit) and not error.code):
             raise
-        distributed.leave(error)
+        if isinstance(error, JaxRuntimeError):  # another process may be gone
+            distributed.leave(error)
+        distributed.fail(error)
 
 
 def choose_config() -> tuple[ConfigDict | None, list[str]]:
@@ -197,6 +198,8 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
                 f"{error} (classes, sizes and splits were found when the run in {folder} began; for other data give another "
                 "--workdir)"
             )
+        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            raise  # another process may be gone
         raise _one_line(error, config) from error
     try:
         if FLAGS.mode == "browse":
@@ -227,6 +230,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         compiled.confirm()
+        distributed.part()
         os._exit(stop.status)
 
 

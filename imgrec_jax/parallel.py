@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -119,7 +119,7 @@ class Sharded:
 
     def _step(self, jitted: Any, state: Any, batch: dict[str, Any]) -> "Step":
         specs = {
-            name: jax.ShapeDtypeStruct((rows.shape[0] * jax.process_count(), *rows.shape[1:]), dtype, sharding=self._rows)
+            name: jax.ShapeDtypeStruct((rows[0] * jax.process_count(), *rows[1:]), dtype, sharding=self._rows)
             for name, rows, dtype in _canonical(batch)
         }
         return Step(jitted, (state, specs), jitted.eval_shape(state, specs))
@@ -185,7 +185,7 @@ class Mapped:
     def _step(self, mapped: Callable, state: Any, batch: dict[str, Any]) -> "Step":
         devices = jax.local_device_count()
         specs = {
-            name: jax.ShapeDtypeStruct((devices, rows.shape[0] // devices, *rows.shape[1:]), dtype)
+            name: jax.ShapeDtypeStruct((devices, rows[0] // devices, *rows[1:]), dtype)
             for name, rows, dtype in _canonical(batch)
         }
         out = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), jax.eval_shape(mapped, state, specs))
@@ -199,6 +199,16 @@ def make_layout(mode: str = "jit", fsdp: int = 1) -> Layout:
     """The layout of `mode`, one of MODES."""
     layouts: dict[str, type[Layout]] = {"jit": Sharded, "pmap": Mapped}
     return layouts[mode](fsdp)
+
+
+class Asked(Protocol):
+    """Whether to stop, such as `run.stop.Stop`; both raise what ends the work."""
+
+    def check(self) -> None:
+        """While waiting."""
+
+    def passing(self) -> None:
+        """Before what all processes do together."""
 
 
 class Step:
@@ -234,16 +244,21 @@ class Step:
         first.result()
         return True
 
-    def prepare(self, state: Any, batch: dict[str, jax.Array], check: Callable[[], None] = lambda: None) -> None:
-        """Until the program for this batch is compiled; it is in jit's own cache then. `check` is called while waiting."""
+    def prepare(self, state: Any, batch: dict[str, jax.Array], stop: Asked | None = None) -> None:
+        """Until the program for this batch is compiled; it is in jit's own cache then. `stop` is asked while waiting."""
         key = self._begin((state, batch))
         if key not in self._ready:
             while not wait([self._compiling[key]], timeout=0.05).done:
-                check()
+                if stop is not None:
+                    stop.check()
             self._compiling[key].result()
+            if stop is not None:
+                stop.passing()
             # Processes meet in the first collective within half a minute or not at all, and compilation may take longer.
             distributed.wait("compiled")
             self._ready.add(key)
+        if stop is not None:
+            stop.passing()
 
     def __call__(self, state: Any, batch: dict[str, jax.Array]) -> Any:
         self.prepare(state, batch)
@@ -261,9 +276,11 @@ def _run_once(lowered: Any, *args: Any) -> Any:
     return lowered.compile(options)(*args)
 
 
-def _canonical(batch: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(name, array or shape, the dtype it has on a device)."""
-    return ((name, value, jax.dtypes.canonicalize_dtype(value.dtype)) for name, value in batch.items())
+def _canonical(batch: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    """(name, shape, the dtype it has on a device); shapes as every process has them once batches are collated together."""
+    sizes = iter(distributed.largest([size for _, value in sorted(batch.items()) for size in value.shape]))
+    shapes = {name: tuple(next(sizes) for _ in value.shape) for name, value in sorted(batch.items())}
+    return ((name, shapes[name], jax.dtypes.canonicalize_dtype(value.dtype)) for name, value in batch.items())
 
 
 def _host(leaf: Any) -> np.ndarray:
@@ -322,7 +339,8 @@ def feed(
         size = sum(array.nbytes for array in pipeline.arrays.values()) if pipeline.is_plain else np.inf
         fits = size <= MAX_BYTES_ON_DEVICE and jax.process_count() == 1 and isinstance(layout, Sharded)
         on_device = fits and jax.default_backend() != "cpu"
-    batches: Iterator[dict] = map(layout.put_batch, pipeline.batches(start, stop))
+    largest = distributed.largest if jax.process_count() > 1 else None
+    batches: Iterator[dict] = map(layout.put_batch, pipeline.batches(start, stop, largest))
     if on_device:
         if not (pipeline.is_plain and isinstance(layout, Sharded)):
             raise ValueError("data.on_device=True needs a set that is kept in memory, no augmentation and parallel.mode='jit'")

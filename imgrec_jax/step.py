@@ -128,7 +128,7 @@ def make_keyed_step(
             params = jax.tree.map(lambda p, g: jnp.where(weights >= 0, p, g.astype(p.dtype)), state.params, total[1])
             now = replace(state, params=params, model_state=model_state)
             (value, aux), grads = value_and_grad(now, part, jax.random.fold_in(rng, index))
-            weight = jnp.sum(part["example_valid"], dtype=jnp.float32) if aux.count is None else aux.count
+            weight = jnp.sum(part["example_valid"] if aux.count is None else aux.count, dtype=jnp.float32)
             if axis_name is not None:
                 # A part's value is this device's share of the mean over the part on all devices, so all of them weigh it alike.
                 weight = jax.lax.psum(weight, axis_name)

@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import weakref
@@ -16,6 +18,7 @@ from imgrec_jax import distributed, parallel
 from imgrec_jax.data.batch import examples_per_process
 from imgrec_jax.data.pipeline import Pipeline, sequential_order
 from imgrec_jax.data.source import ArraySource, SourceInfo
+from tests import small_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -142,6 +145,62 @@ def test_place_from_flags_environment_and_cluster():
         distributed.place("host:1", 4, None, {})
     with pytest.raises(distributed.PlaceError, match="process_id=4: expected 0 to 3"):
         distributed.place("host:1", 4, 4, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("host:1", "two", 0), "num_processes='two': expected a whole number"),
+        (("host:1", 2, "x"), "process_id='x': expected a whole number"),
+        (("host", 2, 0), "coordinator_address='host': expected the address and a port"),
+    ],
+)
+def test_a_place_that_is_none_is_named(given, message):
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    with pytest.raises(distributed.PlaceError, match=message):
+        distributed.place(None, None, None, dict(zip(names, map(str, given), strict=True)))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_processes_pad_alike_stop_at_one_place_and_end_together():
+    """A batch has the size of its largest example, whoever read it; a signal to one stops all after equally many steps, also
+    while it waits; and where one fails, the others end at once and say so."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command, pipes = (
+        [sys.executable, str(ROOT / "tests" / "many_processes.py"), str(free_port())],
+        {"text": True, "env": environment},
+    )
+    started = [
+        subprocess.Popen([*command, str(index)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **pipes) for index in (0, 1)
+    ]
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    for out, err, status in ended:
+        assert status == 1 and "Traceback" not in err, err
+        found = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+        assert found["shapes"] == [[[1, 8, 8, 1], [1, 16, 8, 1], [1, 8, 24, 1]]] * 2
+        assert found["stopped"] == [5, signal.SIGINT]
+    assert "process 0 of 2 stops: another one failed or cannot be reached (process 1: no data here)" in ended[0][1]
+    assert ended[1][1].splitlines()[-1] == "error: no data here"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 0), (signal.SIGTERM, 0)])
+def test_a_signal_to_one_process_makes_all_save_the_same_step(small_data, tmp_path, number, status):
+    flags = ["--config.train.total_steps=1000000", "--config.log.every_steps=20", "--config.checkpoint.every_steps=1000000"]
+    command = small_runs.command("classification", small_data["classification"], tmp_path / "w", *flags)
+    place = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
+    started = [small_runs.launch([*command, *place, f"--process_id={index}"]) for index in (0, 1)]
+    next(line for line in started[0].stdout if line.startswith("step 20/"))
+    started[1].send_signal(number)
+    (out, _), _ = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [status, status]
+    step = next(line for line in out.splitlines() if " at step " in line).split("step ")[1].split(";")[0]
+    assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == [step]
 
 
 def test_pieces_are_cut_from_the_largest_axis_that_divides():

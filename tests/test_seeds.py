@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from imgrec_jax import assemble
 from imgrec_jax.run import checkpoint, loop, start
+from imgrec_jax.run.stop import Stop
 from imgrec_jax.run.together import Stacked
 from imgrec_jax.run.workdir import WorkdirError
 from imgrec_jax.sweeps import over_seeds, seeds, ways
@@ -271,7 +272,7 @@ def test_batches_of_different_shapes_are_not_stacked():
     stacked = object.__new__(Stacked)
     stacked._last, stacked._fill = [{}, {}], []
     with pytest.raises(ValueError, match=r"different shapes \(image \[\(2, 8\), \(2, 9\)\]\).*processes"):
-        stacked.prepare([{"image": np.zeros((2, 8))}, {"image": np.zeros((2, 9))}], quiet)
+        stacked.prepare([{"image": np.zeros((2, 8))}, {"image": np.zeros((2, 9))}], Stop())
 
 
 def test_a_record_of_all_has_what_every_run_has_that_goes_on():

@@ -12,6 +12,7 @@ import numpy as np
 
 from imgrec_jax import assemble, compiled
 from imgrec_jax.config import load
+from imgrec_jax.run.stop import Stop
 from imgrec_jax.run.together import Alone, Together, create_state
 from imgrec_jax.sweeps import ways
 
@@ -20,7 +21,7 @@ REPEATS = 15
 
 def step(together: Together, feeds: list) -> None:
     batches = [next(feed)[1] for feed in feeds]
-    together.prepare(batches, lambda: None)
+    together.prepare(batches, Stop())
     together.advance(batches)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from imgrec_jax.data.ops.geometry import Op
 from imgrec_jax.data.ops.mixing import BatchOp
 from imgrec_jax.data.source import ArraySource, Source
 
+T = TypeVar("T")
 
-def ahead(make: Callable[[int], Batch], steps: Sequence[int], threads: int) -> Iterator[Batch]:
+
+def ahead(make: Callable[[int], T], steps: Sequence[int], threads: int) -> Iterator[T]:
     """make(step) for every step, in order; `threads` threads are at most two steps each ahead of who asks."""
     pool, todo = ThreadPoolExecutor(threads, "batches"), iter(steps)
     waiting = deque(pool.submit(make, step) for step in itertools.islice(todo, 2 * threads))
@@ -122,7 +124,7 @@ class Pipeline:
       batch_ops: `op(batch, partners, rngs) -> batch` on one process's rows: row i of `partners` is the next row of the global
         batch (of its last row, the first), each row's generator seeded by (seed, step, row). So what a row becomes does not
         depend on the number of processes; each makes one row more than its own for it.
-      collate: list of examples -> batch.
+      collate: list of examples -> batch. With `size_of(examples)` a batch is as large as that, or as a second argument says.
       process_index, process_count: which rows of the global batch this process makes.
       threads: how many batches are made at a time.
     """
@@ -132,7 +134,7 @@ class Pipeline:
     seed: int
     ops: Sequence[Op] = ()
     batch_ops: Sequence[BatchOp] = ()
-    collate: Callable[[Sequence[dict]], Batch] = stack
+    collate: Callable[..., Batch] = stack
     process_index: int = 0
     process_count: int = 1
     threads: int = 2
@@ -167,30 +169,37 @@ class Pipeline:
         return order.indices[position][rows], order.valid[position][rows], rows
 
     def batch(self, step: int) -> Batch:
-        """The batch of `step`, counted over all epochs."""
-        indices, valid, rows = self.rows(step)
+        """The batch of `step`, counted over all epochs, as large as this process's own rows are."""
+        return self._batch(step, self._examples(step))
+
+    def _with_partner(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `rows`, and where `batch_ops` mix it in, the first row of the next process."""
+        _, _, rows = self.rows(step)
+        if self.batch_ops and self.process_count > 1:
+            rows = np.concatenate([rows, (rows[-1:] + 1) % self.order(0).indices.shape[1]])
+        return self._rows(step, rows)
+
+    def _examples(self, step: int) -> list[dict]:
+        """What `collate` takes; nothing where a batch is rows of arrays."""
+        if self.is_plain:
+            return []
+        indices, _, rows = self._with_partner(step)
+        return [self._example(*key) for key in zip(self._read(indices), [step] * len(rows), rows, strict=True)]
+
+    def _batch(self, step: int, examples: list[dict], *size: Sequence[int]) -> Batch:
+        indices, valid, rows = self._with_partner(step)
+        made = {name: array[indices] for name, array in self.arrays.items()} if self.is_plain else self.collate(examples, *size)
+        made["index"] = indices.astype(np.int32)
+        made["example_valid"] = valid
         if not self.batch_ops:
-            return self._made(step, indices, valid, rows)
+            return made
+        _, _, rows = self.rows(step)
         # The partner of the last row is another process's, made here too; without other processes it is the first row.
-        more = (rows[-1:] + 1) % self.order(0).indices.shape[1] if self.process_count > 1 else rows[:0]
-        made = self._made(step, *self._rows(step, np.concatenate([rows, more])))
-        after = np.arange(1, len(rows) + 1) % (len(rows) + len(more))
+        after = np.arange(1, len(rows) + 1) % len(made["index"])
         batch, partners = ({name: array[take] for name, array in made.items()} for take in (slice(len(rows)), after))
         rngs = [rng_for(self.seed, "batch", step, row) for row in rows]
         for op in self.batch_ops:
             batch = op(batch, partners, rngs)
-        return batch
-
-    def _made(self, step: int, indices: np.ndarray, valid: np.ndarray, rows: np.ndarray) -> Batch:
-        """These rows of the global batch of `step`, as they are before `batch_ops`."""
-        if self.is_plain:
-            batch = {name: array[indices] for name, array in self.arrays.items()}
-        else:
-            batch = self.collate(
-                [self._example(*key) for key in zip(self._read(indices), [step] * len(rows), rows, strict=True)]
-            )
-        batch["index"] = indices.astype(np.int32)
-        batch["example_valid"] = valid
         return batch
 
     def _read(self, indices: np.ndarray) -> list[dict]:
@@ -219,15 +228,27 @@ class Pipeline:
             example = op(example, rng)
         return example
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int, largest: Callable[[list[int]], list[int]] | None = None) -> Iterator[Batch]:
         """The batches of steps start..stop-1 in order, made ahead of time by `threads` threads.
 
         What is in flight is never part of a position: a run resumed at step s draws batch s again.
+
+        Args:
+          largest: numbers of this process -> the largest of all processes, which ask one another here, at the same batches; for
+            a `collate` that has `size_of`.
         """
-        if self.is_plain or self.threads == 0:  # slicing arrays takes less time than handing them over
-            yield from map(self.batch, range(start, stop))
+        steps, size_of = range(start, stop), getattr(self.collate, "size_of", None)
+        if largest is None or size_of is None:
+            yield from self._ahead(self.batch, steps)
             return
+        # They ask where a batch is wanted: what is made ahead may never be.
+        for step, examples in zip(steps, self._ahead(self._examples, steps), strict=True):
+            yield self._batch(step, examples, largest(size_of(examples)))
+
+    def _ahead(self, make: Callable[[int], T], steps: range) -> Iterator[T]:
+        if self.is_plain or self.threads == 0:  # slicing arrays takes less time than handing them over
+            return map(make, steps)
         import cv2
 
         cv2.setNumThreads(0)  # parallel over batches; OpenCV's own threads would fight over the same cores
-        yield from ahead(self.batch, range(start, stop), self.threads)
+        return ahead(make, steps, self.threads)

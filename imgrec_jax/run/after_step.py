@@ -25,7 +25,6 @@ def finish_step(
     eval_step: parallel.Step | None,
     done: int,
     phase: str,
-    asked: Callable[[int], bool],
     stop: Stop,
 ) -> bool:
     """Evaluates and saves after step `done`, from `phase` on. Returns whether the run may go on to the next step."""
@@ -63,7 +62,7 @@ def finish_step(
             run.save(done, state(), EVALUATED)
         raise
     ending = done == run.total_steps or run.stopped
-    terminated = not ending and asked(done)
+    terminated = not ending and stop.asked
     if terminated:
         stop.answered()
     if ending or terminated or (cadence.checkpoint_every and done % cadence.checkpoint_every == 0):
@@ -85,7 +84,7 @@ def _show(run: Run, state: TrainState, done: int, stop: Stop) -> None:
         if run.predict_step is None:
             run.predict_step = layout.compile_eval_step(run.experiment.task.predict, variables, watch.batch)
         step = run.predict_step
-        step.prepare(variables, layout.put_batch(watch.batch), stop.check)
+        step.prepare(variables, layout.put_batch(watch.batch), stop)
         with stop.raising():
             pictures = {**watch.answers(predict), **(watch.plots(predict) if ending else {})}
             if done <= run.experiment.cadence.eval_every:  # the first time in a run

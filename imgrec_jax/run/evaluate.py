@@ -19,7 +19,7 @@ Results = dict[str, dict[str, Any]]  # {split: {metric: value}}
 class EvalStep(Protocol):
     """(variables, batch) -> {name: metric state}, such as `parallel.Step`."""
 
-    def prepare(self, state: Any, batch: dict[str, Any], check: Callable[[], None] = ...) -> None:
+    def prepare(self, state: Any, batch: dict[str, Any], stop: parallel.Asked | None = ...) -> None:
         """Until the program for this batch is compiled."""
 
     def __call__(self, state: Any, batch: dict[str, Any]) -> Any: ...
@@ -58,9 +58,11 @@ def evaluate(
         until_ready(states, stop)
         merged = metrics.merge(merged, layout.to_host(states))
 
-    for _, batch in parallel.feed(pipeline, 0, pipeline.steps_per_epoch, layout, on_device=on_device):
-        stop.check()
-        eval_step.prepare(variables, batch, stop.check)
+    batches = parallel.feed(pipeline, 0, pipeline.steps_per_epoch, layout, on_device=on_device)
+    for _ in range(pipeline.steps_per_epoch):
+        with stop.raising():
+            _, batch = next(batches)
+        eval_step.prepare(variables, batch, stop)
         pending.append(eval_step(variables, batch))
         if len(pending) > IN_FLIGHT:
             take()
@@ -73,7 +75,9 @@ def evaluate(
             f"evaluation counted {counted} of the {len(pipeline.source)} examples of {pipeline.source.info.name}"
         )
     with stop.raising():
-        return {**summarise(merged), "examples": len(whole(pipeline.source))}
+        values = {**summarise(merged), "examples": len(whole(pipeline.source))}
+    stop.passing()  # with it this evaluation is made, in every process or in none
+    return values
 
 
 def not_finite(values: dict[str, Any]) -> dict[str, float]:

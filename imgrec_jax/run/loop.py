@@ -114,7 +114,8 @@ def train_together(
     folders = [workdirs.resolve(member.workdir) for member in members]
     with contextlib.ExitStack() as stack:
         if stop is None:
-            stop = stack.enter_context(caught()) if jax.process_count() == 1 else Stop()
+            stop = stack.enter_context(caught())
+            stop.together()
         if parallel.is_lead():
             for member, folder in zip(members, folders, strict=True):
                 stack.enter_context(workdirs.held(folder))
@@ -201,13 +202,11 @@ class Lane:
         self.number, self.run, self._together, self._eval_step, self._phase = number, run, together, eval_step, phase
         self._say, self._start, self.done = say, run.saved_step, run.saved_step
         self.failed = self._complete = self._over = False
-        self._asked: Callable[[int], bool] = lambda step: False
         self._batches: Iterator[tuple[int, Any]] = iter(())
 
     def begin(self, stop: Stop) -> None:
         """Finishes the work of the step before, and opens the data."""
         self._began, self._stop = time.perf_counter(), stop
-        self._asked = distributed.termination(lambda: stop.signal is not None)
         if self._phase != WHOLE and self._start == self.run.total_steps and self.run.window.dump() is not None:
             self.run.report(self._start)  # of a run that was planned to go on
         self._complete = self._phase == WHOLE or self._finish(self._phase)
@@ -243,7 +242,7 @@ class Lane:
 
     def _finish(self, phase: str) -> bool:
         state = functools.partial(self._together.state, self.number)
-        return finish_step(self.run, state, self._eval_step, self.done, phase, self._asked, self._stop)
+        return finish_step(self.run, state, self._eval_step, self.done, phase, self._stop)
 
     def interrupted(self) -> None:
         """A signal came between steps."""
@@ -290,7 +289,7 @@ def _train(lanes: Sequence[Lane], together: Together, stop: Stop, failed: Callab
             batches = [guarded(lane, lane.next) for lane in lanes]
             if all(batch is None for batch in batches):
                 break
-            together.prepare(batches, stop.check)
+            together.prepare(batches, stop)
         except Interrupted:
             stop.answered()
             for lane in lanes:

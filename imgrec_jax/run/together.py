@@ -111,8 +111,8 @@ class Together(Protocol):
     def feed(self, number: int, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """(step, batch for `advance`) of one run."""
 
-    def prepare(self, batches: Sequence[Batch | None], check: Callable[[], None]) -> None:
-        """Until the program for these batches is compiled; `check` is called while waiting."""
+    def prepare(self, batches: Sequence[Batch | None], stop: parallel.Asked) -> None:
+        """Until the program for these batches is compiled; `stop` is asked while waiting."""
 
     def advance(self, batches: Sequence[Batch | None]) -> Any:
         """A step of every run that brings a batch -> sums, of which `to_host` reads those of a run."""
@@ -141,10 +141,10 @@ class Alone:
         data, layout = self._experiment.data, self._experiment.compute.layout
         return parallel.feed(data.train, start, stop, layout, on_device=data.on_device)
 
-    def prepare(self, batches: Sequence[Batch | None], check: Callable[[], None]) -> None:
+    def prepare(self, batches: Sequence[Batch | None], stop: parallel.Asked) -> None:
         [batch] = batches
         assert batch is not None
-        self.step.prepare(self._state, batch, check)
+        self.step.prepare(self._state, batch, stop)
 
     def advance(self, batches: Sequence[Batch | None]) -> Any:
         [batch] = batches
@@ -243,7 +243,7 @@ class Stacked:
     def feed(self, number: int, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         return zip(range(start, stop), self._experiments[number].data.train.batches(start, stop), strict=True)
 
-    def prepare(self, batches: Sequence[Batch | None], check: Callable[[], None]) -> None:
+    def prepare(self, batches: Sequence[Batch | None], stop: parallel.Asked) -> None:
         for number, batch in enumerate(batches):
             self._last[number] = batch or self._last[number]
         some = next(batch for batch in batches if batch is not None)
@@ -257,7 +257,7 @@ class Stacked:
             )
         stacked = {name: np.stack([batch[name] for batch in rows]) for name in some}
         self._now = ((self._keys, self._states), jax.device_put(stacked, self._placed))
-        self.step.prepare(*self._now, check)
+        self.step.prepare(*self._now, stop)
 
     def advance(self, batches: Sequence[Batch | None]) -> Any:
         assert self._now is not None  # `prepare` comes before every step

@@ -1,13 +1,13 @@
 """The ensemble of several runs of one task: the mean of their probabilities, evaluated as each of them is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from imgrec_jax import metrics
+from imgrec_jax import metrics, parallel
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.run import checkpoint, start
 from imgrec_jax.run.evaluate import evaluate
@@ -28,8 +28,8 @@ class EnsembleStep:
         self._by_device = layout.axis_name is not None  # what it takes and gives has a leading axis of the devices
         self._combine = jax.jit(lambda predictions, batch: states_of(task, predictions, batch))
 
-    def prepare(self, state: Sequence[dict[str, Any]], batch: dict[str, Any], check: Callable[[], None] = lambda: None) -> None:
-        self._predict.prepare(state[0], batch, check)
+    def prepare(self, state: Sequence[dict[str, Any]], batch: dict[str, Any], stop: parallel.Asked | None = None) -> None:
+        self._predict.prepare(state[0], batch, stop)
 
     def __call__(self, state: Sequence[dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
         predictions = [self._predict(variables, batch) for variables in state]

@@ -23,6 +23,7 @@ from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import SEEDS_IN
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.parallel import Sharded
+from imgrec_jax.run.stop import Stop
 from imgrec_jax.run.together import Alone, Stacked, Together, create_state
 
 AUTO, VMAP, DEVICES, PROCESSES = SEEDS_IN
@@ -123,7 +124,7 @@ def seconds_a_step(together: Together, count: int) -> float:
 
     def step() -> None:
         batches = [next(feed)[1] for feed in feeds]
-        together.prepare(batches, lambda: None)
+        together.prepare(batches, Stop())
         together.advance(batches)
         together.wait()
 

@@ -93,6 +93,24 @@ def test_training_learns_and_evaluates_to_the_same_loss():
     assert values["pixel_accuracy"] > 0.9 and values["loss"] == pytest.approx(losses[-1], rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float16, jnp.int32])
+def test_parts_of_a_batch_are_weighed_by_whatever_a_task_counts_in(dtype):
+    task, batch = make_task(Pointwise()), make_batch()
+    tx = optax.sgd(0.1)
+
+    def counted(*args):
+        value, aux = task.loss(*args)
+        return value, aux._replace(count=aux.count.astype(dtype))
+
+    with jax.enable_x64(dtype == jnp.float64):
+        state = init_state(initial(task, batch), tx, with_ema=False)
+        params = [
+            jax.jit(make_train_step(made, tx, seed=0, schedule=lambda step: 0.1, accumulate=2))(state, batch)[0].params
+            for made in (task, task._replace(loss=counted))
+        ]
+        jax.tree.map(np.testing.assert_array_equal, *params)
+
+
 def test_void_and_padding_change_nothing():
     task, batch = make_task(Pointwise()), make_batch()
     variables = initial(task, batch)

@@ -224,7 +224,7 @@ def _common_canvas(examples: Sequence[Example]) -> Size:
 MAP_KEYS = ("image", "segmentation", "pixel_valid", "pixel_weight", "instances")
 
 
-def collate_maps(*, multiple: int = 1, size: Size | None = None) -> Callable[[Sequence[Example]], Batch]:
+def collate_maps(*, multiple: int = 1, size: Size | None = None) -> Callable[..., Batch]:
     """Makes the step from examples of any size to a batch of one size, padded at the bottom and right.
 
     The padding of images mirrors them; it is void (pixel_valid is False there) and has weight and instance 0.
@@ -234,11 +234,15 @@ def collate_maps(*, multiple: int = 1, size: Size | None = None) -> Callable[[Se
       size: (H, W) of every batch; None takes the largest of each batch, and as many shapes are compiled as there are sizes.
 
     Returns:
-      examples -> batch of the `MAP_KEYS` that they have.
+      examples -> batch of the `MAP_KEYS` that they have. Without `size` it has `size_of`, and takes what that says of more
+      examples than its own: the batch of several processes is of one size.
     """
 
-    def op(examples: Sequence[Example]) -> Batch:
-        largest = np.max([example["image"].shape[:2] for example in examples], axis=0)
+    def size_of(examples: Sequence[Example]) -> list[int]:
+        return np.max([example["image"].shape[:2] for example in examples], axis=0).tolist()
+
+    def op(examples: Sequence[Example], at_least: Sequence[int] | None = None) -> Batch:
+        largest = np.array(at_least if at_least is not None else size_of(examples))
         if size is not None and np.any(largest > size):
             given = tuple(largest.tolist())
             raise ValueError(f"an image of (height, width) {given} does not fit data.pad_to={size}; crop or resize it")
@@ -246,6 +250,8 @@ def collate_maps(*, multiple: int = 1, size: Size | None = None) -> Callable[[Se
         padded = [pad_maps(example, target) for example in examples]
         return stack([{key: example[key] for key in MAP_KEYS if key in example} for example in padded])
 
+    if size is None:
+        op.size_of = size_of  # type: ignore[attr-defined]
     return op
 
 
