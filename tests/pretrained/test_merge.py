@@ -80,7 +80,7 @@ def test_integers_are_no_weights(dtype, path):
 
 def test_numbers_beyond_the_variables_range_are_refused():
     loaded = tensors() | {"norm/scale": np.array([1.0, -1e39, 2.0])}
-    with pytest.raises(MergeError, match=r"norm/scale has numbers that float32 cannot hold, to 1e\+39"):
+    with pytest.raises(MergeError, match=r"norm/scale has numbers that float32 cannot hold, up to 1e\+39"):
         merge(variables(), loaded)
     merge(variables(), tensors() | {"norm/scale": np.array([np.inf, 1e38, 1e-300])})  # infinite in the file itself
 
