@@ -123,7 +123,10 @@ def shapes(config: ConfigDict, source: Source, channels: int) -> dict[str, Any]:
       segmentation the most frequent of a few images, then the largest. None for what differs among a few images of the split.
     """
     count = len(source)
-    looked = [dict(source[index]) for index in sorted({0, count // 2, count - 1} if count else ())]
+    try:
+        looked = [dict(source[index]) for index in sorted({0, count // 2, count - 1} if count else ())]
+    except Exception:  # of a damaged image, of a source of the user's own: who needs it says what is wrong
+        looked = []
     sides = zip(*(np.atleast_3d(example["image"]).shape for example in looked), strict=True)
     stored = [int(side[0]) if len(set(side)) == 1 else None for side in sides]
     preprocess = evaluation(config)

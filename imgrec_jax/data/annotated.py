@@ -228,6 +228,10 @@ def open_prepared(
     category_ids = category_ids or tuple((builder.info.metadata or {}).get("category_ids", ())) or None
     with_masks = "boxes" not in targets or len(targets) > 1
     table = folder / f"annotations-{base}-{records_identity(builder, base)[-8:]}.npz"
+    before = folder / f"annotations-{base}.npz"  # as early versions called it, whatever it was of
+    files = [Path(path) for path in builder.info.splits[base].filepaths]
+    if not table.exists() and before.exists() and all(before.stat().st_mtime >= file.stat().st_mtime for file in files):
+        table = before
     annotations = _table(name, base, records, table, class_names, category_ids, with_masks)
 
     def read(index: int) -> dict:

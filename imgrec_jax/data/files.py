@@ -100,8 +100,8 @@ def split_by_hash(names: Sequence[str], fractions: Sequence[tuple[str, float]], 
 
 
 @contextlib.contextmanager
-def alone(lock: Path, doing: str) -> Iterator[None]:
-    """Waits until no other process holds this file; where a system or a disk has no locks, it does not wait.
+def alone(lock: Path, doing: str) -> Iterator[bool]:
+    """Waits until no other process holds this file, and yields whether it is held now: a system or a disk may have no locks.
 
     doing: what the other one does, "prepares images in ..."; said where it has to wait.
     """
@@ -115,9 +115,10 @@ def alone(lock: Path, doing: str) -> Iterator[None]:
             except BlockingIOError:
                 print(f"waiting for another process that {doing}", file=sys.stderr, flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
+            held = True
         except (ImportError, OSError):
-            pass
-        yield
+            held = False
+        yield held
 
 
 def is_replaceable(path: Path) -> bool:

@@ -81,6 +81,22 @@ class PlainReader:
         return [self._data[self._starts[n] : self._starts[n + 1]].tobytes() for n in positions]
 
 
+def count_bytes(path: Path) -> int:
+    """How many records `write_bytes` wrote to this path.
+
+    Raises:
+      OSError: where the file is not there, or cannot be read now.
+      ValueError: where it is damaged.
+    """
+    plain, packed = path.with_name(f"{path.name}.records"), path.with_name(f"{path.name}.array_record")
+    with (plain if plain.exists() else packed).open("rb") as file:
+        file.read(1)  # what the disk says, before a reader calls it damage
+    try:
+        return open_bytes(path).num_records()
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+
+
 def open_bytes(path: Path) -> BytesReader:
     """What `write_bytes` wrote to this path, which has no suffix."""
     plain = path.with_name(f"{path.name}.records")

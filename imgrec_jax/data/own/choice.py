@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -270,7 +271,10 @@ class _Looked:
         pairs = {(row.get(table.label, ""), told[name][0]) for row, name in rows}
         if len(pairs) == len({label for label, _ in pairs}) == len({own for _, own in pairs}):
             return "same"
-        return "more" if table.sure and not any(split for _, split in told.values()) else "other"
+        # Folders of sites: each holds several labels, and each label lies in several.
+        labels, folders = (Counter(pair[n] for pair in pairs) for n in (0, 1))
+        crossing = min(labels.values()) > 1 and min(folders.values()) > 1
+        return "more" if (table.sure or crossing) and not any(split for _, split in told.values()) else "other"
 
     def overruled(self, tables: dict[str, Table]) -> list[str]:
         """A line where folders tell classes, and the tables that are read say others."""

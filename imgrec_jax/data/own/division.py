@@ -39,11 +39,11 @@ def split_in(path: PurePath) -> str:
 
 
 def splits_of(names: Collection[str]) -> dict[str, str]:
-    """{name: its split, or ""} of what lies side by side: by their names; or by a word of each, where all have one, of training
-    and of another split. `test1` beside `test2`, and `train_station` beside `harbour`, are none.
+    """{name: its split, or ""} of what lies side by side: by their names; or by a word of each, where all have one, of
+    more than one split. `test1` beside `test2`, and `train_station` beside `harbour`, are none.
     """
     words = {name: split_in(PurePath(name)) for name in names}
-    if all(words.values()) and "train" in words.values() and len(set(words.values())) > 1:
+    if all(words.values()) and len(set(words.values())) > 1:
         return words
     return {name: canonical_split(name) or "" for name in names}
 

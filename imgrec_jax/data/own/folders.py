@@ -56,8 +56,6 @@ def read_folders(store: Store, pictures: Sequence[str], beside: str = "") -> Lis
             "classes"
         )
     bare = as_splits and _are_bare(holders, depth, splits)
-    if bare and _tell_apart(tops):
-        as_splits = bare = False
     if bare or (not as_splits and _are_parts(tops, bool(beside))):
         raise ValueError(
             f"{store.root}: by their names its folders {_some(tops)} are parts of one set, and no classes"
@@ -118,12 +116,6 @@ def _are_bare(holders: Sequence[tuple[str, ...]], depth: int, splits: dict[str, 
     return len({top for top, _ in inner}) == len(inner) and all(
         not rest or (len(rest) == 1 and split_in(PurePosixPath(rest[0])) == splits[top]) for top, rest in inner
     )
-
-
-def _tell_apart(tops: Sequence[str]) -> bool:
-    """Whether words of splits are of names of classes, as in `train_station` and `test_tube`: what else they say differs."""
-    rests = [_rest(top) for top in tops]
-    return len(set(rests)) == len(rests) and not any(map(canonical_split, tops))
 
 
 def _are_parts(tops: Sequence[str], beside: bool) -> bool:

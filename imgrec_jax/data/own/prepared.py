@@ -9,7 +9,6 @@ A record is height, width, channels (three little-endian uint16), then the pixel
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -33,7 +32,7 @@ from imgrec_jax.data.ops.photometric import to_channels
 from imgrec_jax.data.own.pictures import decode
 from imgrec_jax.data.own.stores import Store, folder_store, open_store
 from imgrec_jax.data.progress import progress
-from imgrec_jax.data.records import BytesReader, open_bytes, write_bytes
+from imgrec_jax.data.records import BytesReader, count_bytes, open_bytes, write_bytes
 from imgrec_jax.data.walking import Stamp
 
 VERSION = 1
@@ -68,7 +67,8 @@ class Prepared:
     `where`: {(name, *stamp): (shard, record)}.
     """
 
-    def __init__(self, folder: Path, form: Form):
+    def __init__(self, folder: Path, form: Form, say: bool = True):
+        """say: which shards are damaged."""
         self._folder, self._form = folder, form
         self.where: dict[tuple[str, int, int], tuple[str, int]] = {}
         self.damaged: list[str] = []  # shards of which nothing can be read
@@ -77,15 +77,14 @@ class Prepared:
             shard = listed.stem
             try:
                 part = json.loads(listed.read_text("utf-8"))
-                reader = open_bytes(folder / shard)
-                if reader.num_records() != len(part):
-                    raise ValueError(f"{reader.num_records()} images where {len(part)} were written")
+                if (count := count_bytes(folder / shard)) != len(part):
+                    raise ValueError(f"{count} images where {len(part)} were written")
                 self.add(shard, part)
-                self._readers[shard] = reader
-            except (ValueError, TypeError, RuntimeError, IndexError, OSError) as error:
-                line = " ".join(str(error).split())[:200]
-                print(f"note: {folder / shard} is damaged ({line}); it is prepared again", file=sys.stderr, flush=True)
+            except (ValueError, TypeError, FileNotFoundError) as error:  # not what a disk says that fails for a moment
                 self.damaged.append(shard)
+                if say:
+                    line = f"note: {folder / shard} is damaged ({error}); it is prepared again"
+                    print(line, file=sys.stderr, flush=True)
 
     def add(self, shard: str, part: Sequence[Sequence]) -> None:
         """What a shard holds: (name, size, time) each."""
@@ -128,7 +127,13 @@ def prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_p
     there = Prepared(folder, form)
     if not _missing(there, store, names):
         return there  # from a disk that cannot be written, too
-    with alone(folder / ".lock", f"prepares images in {folder}"):
+    with alone(folder / ".lock", f"prepares images in {folder}") as is_alone:
+        if is_alone:
+            for partial in folder.glob(".*.partial*"):  # of one that was killed
+                partial.unlink(missing_ok=True)
+            for shard in Prepared(folder, form, say=False).damaged:
+                for file in folder.glob(f"{shard}.*"):
+                    file.unlink(missing_ok=True)
         return _prepare(store, names, form, folder, mean_pixels)
 
 
@@ -137,14 +142,7 @@ def _missing(there: Prepared, store: Store, names: Sequence[str]) -> list[str]:
 
 
 def _prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_pixels: int) -> Prepared:
-    with contextlib.suppress(OSError):
-        for partial in folder.glob(".*.partial*"):  # of one that was killed
-            partial.unlink(missing_ok=True)
-    with contextlib.redirect_stderr(None):  # what is damaged was said
-        there = Prepared(folder, form)  # another process may have made them meanwhile
-    for shard in there.damaged:
-        for file in folder.glob(f"{shard}.*"):
-            file.unlink()
+    there = Prepared(folder, form, say=False)  # another process may have made them meanwhile
     todo = _missing(there, store, names)
     if not todo:
         return there

@@ -111,7 +111,8 @@ def _tar_store(path: Path) -> Store:
         return data
 
     # Packed with one time for all, members of one size differ in nothing that a tar's heads tell; the archive's own time does.
-    when = path.stat().st_mtime_ns
+    times = {int(member.mtime) for member in members.values() if member}
+    when = path.stat().st_mtime_ns if len(times) == 1 else 0
     stamps = {name: (m.size, int(m.mtime) ^ when) if m else (-1, -1) for name, m in sorted(members.items())}
     return Store(path, stamps, read, _inside(path))
 

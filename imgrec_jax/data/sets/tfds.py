@@ -116,7 +116,7 @@ def _open_decoded(name: str, base: str, data_dir: Path, keys: tuple[str, ...]) -
         names = tuple(meta["class_names"])
         if {key: meta.get("sums", sums)[key] for key in keys} != sums:  # copies of early versions have no sums
             raise ValueError("its checksum is not the one that was kept")
-        if "sums" not in meta:
+        if "sums" not in meta or (there and "records" not in meta):
             with contextlib.suppress(OSError):
                 _write_info(folder, names, sums, name, base, data_dir)
         return ArraySource(arrays, SourceInfo(f"{name} {base}", names, identity=digest("arrays", sums.values())))
@@ -161,6 +161,9 @@ def save_decoded(
     """Writes the decoded copy of a base split; `info.json` comes last, so a torn copy is never read."""
     folder = decoded_dir(name, base, data_dir)
     sums = {key: digest("arrays", (array,)) for key, array in arrays.items()}
+    info = SourceInfo(f"{name} {base}", tuple(class_names), identity=digest("arrays", sums.values()))
+    if at_hand.is_all():
+        return ArraySource(arrays, info)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "info.json").unlink(missing_ok=True)
@@ -169,7 +172,6 @@ def save_decoded(
         _write_info(folder, class_names, sums, name, base, data_dir)
     except OSError as error:
         print(f"note: no decoded copy of {name} {base} kept ({error}); it will be decoded again next time", file=sys.stderr)
-    info = SourceInfo(f"{name} {base}", tuple(class_names), identity=digest("arrays", sums.values()))
     return ArraySource(arrays, info)
 
 
@@ -238,6 +240,8 @@ def download_and_prepare(builder) -> None:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # our builders show their own
+    if builder.is_prepared():  # on a disk that cannot be written, perhaps
+        return
     place = Path(builder.data_dir)
     lock = alone(place.with_name(f".{place.name}.lock"), f"prepares {builder.info.full_name}")
     with lock, contextlib.redirect_stdout(io.StringIO()):  # whoever comes second finds it there

@@ -175,7 +175,10 @@ def _places(path: Path, content: dict[str, Any], base: Path) -> tuple[dict[str, 
 def _is_place(file: Path, base: Path, given: Any) -> bool:
     """Whether a file or folder is where a key says."""
     entries = given if isinstance(given, list) else [given]
-    return any(place.exists() for entry in entries for place in _elsewhere(file, base, str(entry)))
+    try:
+        return any(place.exists() for entry in entries for place in _elsewhere(file, base, str(entry)))
+    except OSError:  # a note is longer than a name
+        return False
 
 
 def _elsewhere(file: Path, base: Path, entry: str) -> list[Path]:

@@ -1245,8 +1245,8 @@ def side_table(root, header, line, **more):
         ("image,label", "{name},{number}", False),
         ("class id,filepath,labels,data set", "{number},{name},{upper},{split}", False),
         ("filename,breed", "{file},{label}{odd}", True),
-        ("id,filename,diagnosis", "{n},{name},{odd}", True),
-        ("filename,species,width", "{file},{odd},3", True),
+        ("id,filename,diagnosis", "{n},{name},{label}{odd}", True),
+        ("filename,species,width", "{file},{label}{odd},3", True),
     ],
 )
 def test_a_side_table_does_not_stop_or_replace_folders_of_classes(tmp_path, header, line, said, splits):
@@ -1260,6 +1260,13 @@ def test_a_side_table_does_not_stop_or_replace_folders_of_classes(tmp_path, head
         assert set(found.splits) == {split.strip("/") for split in splits}
         told = [note for note in found.notes if "and the folders tell classes: passed over; give it as config.data" in note]
         assert len(told) == said * len(names)
+
+
+def test_labels_that_lie_across_folders_of_sites_are_the_classes(tmp_path):
+    root = classes_in(tmp_path / "d", classes=("north_clinic", "south_clinic"), count=4)
+    write(root / "metadata.csv", side_table(root, "image_id,dx", "{file},{odd}"))
+    found = read_listing(root)
+    assert set(found.labels) == {"a", "b"} and any("the table counts" in note for note in found.notes)
 
 
 def test_metadata_of_each_split_that_numbers_the_classes(tmp_path):
@@ -1332,12 +1339,11 @@ def test_a_column_that_lists_labels_comes_before_columns_of_marks(tmp_path, colu
         (["{split}/a/abbey/{}.jpg", "{split}/a/airport/{}.jpg", "{split}/b/bar/indoor/{}.jpg"], {},
          {"abbey", "airport", "bar_indoor"}),
         (["photos/{}.jpg", "pictures/{}.jpg"], {}, {"photos", "pictures"}),
-        (["train_station/{}.jpg", "test_tube/{}.jpg"], {}, {"train_station", "test_tube"}),
         (["part_1/{}.jpg", "part_2/{}.jpg"], {"prices.csv": b"id,price\n101,2\n102,3"}, {"part_1", "part_2"}),
         (["cat/{}.jpg", "dog/{}.jpg"],
          {"train.csv": b"file,label\ncat/0.jpg,cat\ndog/1.jpg,dog", "validation_log.csv": b"epoch,loss\n1,2"}, {"cat", "dog"}),
     ],
-    ids=["json", "xml", "letters", "signers", "letters in splits", "Places", "photos", "stations", "prices", "log"],
+    ids=["json", "xml", "letters", "signers", "letters in splits", "Places", "photos", "prices", "log"],
 )  # fmt: skip
 def test_names_of_classes_that_may_be_something_else(tmp_path, patterns, files, labels):
     splits = ("train", "val") if "{split}" in patterns[0] else ("",)
@@ -1356,3 +1362,15 @@ def test_splits_without_classes_are_still_refused(tmp_path, names):
     root = images_in(tmp_path / "d", *(f"{name}/{{}}.jpg" for name in names))
     with pytest.raises(ValueError, match="are parts of one set, and no classes"):
         read_listing(root)
+
+
+@pytest.mark.parametrize(
+    "tops", [("train_photos", "test_images"), ("train_labelled", "test_unlabelled"), ("train-jpg", "test-jpg-additional")]
+)
+def test_images_of_splits_are_no_classes(tmp_path, tops):
+    root = images_in(tmp_path / "d", *(f"{top}/{top}{{}}.jpg" for top in tops))
+    with pytest.raises(ValueError, match=f"its folders .*{tops[1]}.* are parts of one set, and no classes"):
+        read_listing(root)
+    write(root / "train_v2.csv", rows("image_name,species", f"{tops[0]}{{}}.jpg,{{}}"))
+    found = read_listing(root)
+    assert set(found.labels) == {"a", "b"} and all(name.startswith(tops[0]) for name in found.names)
