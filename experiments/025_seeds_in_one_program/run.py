@@ -32,6 +32,7 @@ def mnist(epochs: float) -> list[str]:
 SMALL = [
     "model.hidden=(30,)", "data.batch_size=10", "train.total_steps=3000", "eval.every_steps=3000", "log.tensorboard=False",
 ]  # fmt: skip
+SOME = ["train.total_steps=300", "eval.every_steps=300", "log.tensorboard=False"]
 # name: (config, seeds, way, further flags)
 CASES = {
     "mlp": ("mnist:mlp", 5, "vmap", mnist(1)),
@@ -43,6 +44,9 @@ CASES = {
     "seed A": ("mnist", 5, "processes", mnist(1)),
     "seed A, 20 steps": ("mnist", 2, "vmap", STEPS),
     "best's net, 20 steps": ("mnist:best", 2, "vmap", STEPS),
+    "best's net": ("mnist:best", 5, "processes", SOME),
+    "scenes' detector": ("scenes_detection:faster", 2, "processes", SOME),
+    "scenes' U-Net": ("scenes_segmentation:unet", 2, "processes", SOME),
     "detector": ("scenes_detection:tiny", 2, "vmap", STEPS),
     "detector, float64": ("scenes_detection:tiny", 2, "vmap", [*STEPS, "dtype=float64"]),
     "detector, processes": ("scenes_detection:tiny", 2, "processes", STEPS),
