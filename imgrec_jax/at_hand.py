@@ -20,7 +20,7 @@ def only() -> Iterator[None]:
         _ONLY.reset(before)
 
 
-def is_all() -> bool:
+def is_only() -> bool:
     """Whether this is within `only`."""
     return _ONLY.get()
 
@@ -31,5 +31,5 @@ def check(what: str) -> None:
     Raises:
       FileNotFoundError: within `only`.
     """
-    if _ONLY.get():
+    if is_only():
         raise FileNotFoundError(f"{what} is not on this machine, and is neither fetched nor prepared for this")

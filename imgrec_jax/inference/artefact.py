@@ -91,6 +91,25 @@ def answers_of(run: Predictor, shape: tuple[int, ...]) -> Program:
     return answers
 
 
+def write(
+    run: Predictor, out: Path, make: Callable[[Predictor, np.ndarray], Artefact], size: tuple[int, int] | None = None
+) -> str:
+    """Makes a file of a run, compares it on images of the run and writes it to `out`; returns what to say of it.
+
+    Args:
+      make: (run, images to compare on) -> the file, for images of their size.
+      size: see `size_taken`.
+
+    Raises:
+      ValueError: as `size_taken`, `sample_images`, `make` and `deliver`.
+    """
+    refuse_to_overwrite(out)  # before what takes minutes
+    taken, why = size_taken(run, size)
+    images, origin = sample_images(run, IMAGES, taken)
+    said = deliver(run, out, lambda run: make(run, images), images, origin)
+    return f"{said}\nit takes images of {taken[0]} x {taken[1]} pixels: {why}"
+
+
 def deliver(run: Predictor, out: Path, make: Callable[[Predictor], Artefact], images: np.ndarray, origin: str) -> str:
     """Writes a file that answers as the live model does, with its JSON and its script; returns what to say of it.
 
@@ -261,23 +280,17 @@ _WHY = {
 }
 
 
-def said_of_size(run: Predictor, size: tuple[int, int] | None) -> str:
-    """A line on the size that a file takes; size: as of `size_taken`."""
-    (height, width), why = size_taken(run, size)
-    return f"it takes images of {height} x {width} pixels: {why}"
-
-
 def sample_images(run: Predictor, count: int, size: tuple[int, int] | None = None) -> tuple[np.ndarray, str]:
     """(uint8 [n, H, W, C] as the network takes them, where from): of an evaluation split, else those that the folder keeps,
     else random ones.
 
-    They have the size of `size_taken`; where no image has, all are stretched to it. Those of 16 bits are rounded to the 8 that
-    a file takes. Either is said.
+    They have this size, or that of `size_taken`; where no image has, all are stretched to it. Those of 16 bits are rounded to
+    the 8 that a file takes. Either is said.
 
     Raises:
-      ValueError: for a run whose images, as its network takes them, are no parts of 1, and a size that it cannot take.
+      ValueError: for a run whose images, as its network takes them, are no parts of 1.
     """
-    shape = (*size_taken(run, size)[0], run.image_shape[2])
+    shape = (*(size or size_taken(run)[0]), run.image_shape[2])
     try:
         with run.carried(), at_hand.only():
             splits = open_sources(assemble.complete(run.config))[1]

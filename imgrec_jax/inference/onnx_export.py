@@ -45,10 +45,7 @@ def write(run: Predictor, out: Path, rows: int | None = None, size: tuple[int, i
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
       ImportError: where jax2onnx or ONNX Runtime are not installed.
     """
-    artefact.refuse_to_overwrite(out)
-    images, origin = artefact.sample_images(run, artefact.IMAGES, size)
-    said = artefact.deliver(run, out, lambda run: make(run, images, rows), images, origin)
-    return f"{said}\n{artefact.said_of_size(run, size)}"
+    return artefact.write(run, out, lambda run, images: make(run, images, rows), size)
 
 
 def make(run: Predictor, images: np.ndarray, rows: int | None = None) -> artefact.Artefact:

@@ -42,10 +42,7 @@ def write(run: Predictor, out: Path, size: tuple[int, int] | None = None) -> str
     Raises:
       ValueError: for a run that cannot be expressed, with the reason; for a file whose answers differ from the live model's.
     """
-    artefact.refuse_to_overwrite(out)
-    images, origin = artefact.sample_images(run, artefact.IMAGES, size)
-    said = artefact.deliver(run, out, lambda run: make(run, images), images, origin)
-    return f"{said}\n{artefact.said_of_size(run, size)}"
+    return artefact.write(run, out, lambda run, images: make(run, images), size)
 
 
 def make(run: Predictor, images: np.ndarray) -> artefact.Artefact:

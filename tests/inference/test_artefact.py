@@ -157,7 +157,7 @@ def test_the_size_of_a_file_is_that_of_the_evaluation_whatever_is_trained_on(sma
             assert preprocess.shapes(config, source_of([image(8, 8)], annotations=annotations), 3)["eval_shape"] == [64, 96, 3]
 
 
-def test_a_file_of_another_size_and_why_it_has_one(finished, monkeypatch):
+def test_a_file_of_another_size_and_why_it_has_one(finished, monkeypatch, tmp_path):
     run = imgrec_jax.load(finished["classification"])
     assert artefact.size_taken(run) == ((28, 28), "to which its evaluation brings every image")
     with pytest.raises(ValueError, match=r"--image_size=30,28: .* takes no such images .* its own are of 28 x 28"):
@@ -165,7 +165,10 @@ def test_a_file_of_another_size_and_why_it_has_one(finished, monkeypatch):
     monkeypatch.setattr(artefact, "answers_of", lambda run, shape: lambda images: images)
     images, origin = artefact.sample_images(run, 4, (30, 28))
     assert images.shape == (4, 30, 28, 1) and origin == "the test split; stretched to 30 x 28"
-    assert artefact.said_of_size(run, (30, 28)) == "it takes images of 30 x 28 pixels: as --image_size says"
+    assert artefact.size_taken(run, (30, 28)) == ((30, 28), "as --image_size says")
+    monkeypatch.setattr(artefact, "deliver", lambda run, out, make, images, origin: f"wrote {make(run)}")
+    said = artefact.write(run, tmp_path / "a.bin", lambda run, images: images.shape, (30, 28))
+    assert said == "wrote (60, 30, 28, 1)\nit takes images of 30 x 28 pixels: as --image_size says"
     del run._card["eval_shape"]
     assert artefact.size_taken(run)[1].startswith("that of a training batch")
     with pytest.raises(SystemExit, match="--image_size=8,9: --format=torchvision writes weights alone"):

@@ -128,21 +128,19 @@ def prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_p
     if not _missing(there, store, names):
         return there  # from a disk that cannot be written, too
     with alone(folder / ".lock", f"prepares images in {folder}") as is_alone:
-        if is_alone:
-            for partial in folder.glob(".*.partial*"):  # of one that was killed
-                partial.unlink(missing_ok=True)
-            for shard in Prepared(folder, form, say=False).damaged:
-                for file in folder.glob(f"{shard}.*"):
+        there = Prepared(folder, form, say=False)  # another process may have made them meanwhile
+        if is_alone:  # what one left that was killed, and what is damaged
+            for pattern in (".*.partial*", *(f"{shard}.*" for shard in there.damaged)):
+                for file in folder.glob(pattern):
                     file.unlink(missing_ok=True)
-        return _prepare(store, names, form, folder, mean_pixels)
+        return _prepare(there, store, names, form, folder, mean_pixels)
 
 
 def _missing(there: Prepared, store: Store, names: Sequence[str]) -> list[str]:
     return [name for name in names if (name, *store.stamps[name]) not in there.where]
 
 
-def _prepare(store: Store, names: Sequence[str], form: Form, folder: Path, mean_pixels: int) -> Prepared:
-    there = Prepared(folder, form, say=False)  # another process may have made them meanwhile
+def _prepare(there: Prepared, store: Store, names: Sequence[str], form: Form, folder: Path, mean_pixels: int) -> Prepared:
     todo = _missing(there, store, names)
     if not todo:
         return there

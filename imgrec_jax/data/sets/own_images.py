@@ -342,7 +342,7 @@ class OwnImages:
 
     def _made_ready(self) -> prepared.Prepared | None:
         """The prepared images, made where they are not; None where they are read in place."""
-        if not self._request.prepare or at_hand.is_all() or self.listing.pixels is not None:
+        if not self._request.prepare or at_hand.is_only() or self.listing.pixels is not None:
             return None
         folder = prepared.folder_of(self._request.data_dir, self.listing.store.root, self._form)
         table = self._index.table

@@ -162,7 +162,7 @@ def save_decoded(
     folder = decoded_dir(name, base, data_dir)
     sums = {key: digest("arrays", (array,)) for key, array in arrays.items()}
     info = SourceInfo(f"{name} {base}", tuple(class_names), identity=digest("arrays", sums.values()))
-    if at_hand.is_all():
+    if at_hand.is_only():
         return ArraySource(arrays, info)
     try:
         folder.mkdir(parents=True, exist_ok=True)
