@@ -1,27 +1,26 @@
 """Compiled programs, kept in the user's cache folder for the next start.
 
 JAX looks a program up by a hash of what it computes, its own version and its flags. Here stand the rest: a folder for each
-kind of processor (machine code of one may not run on another), and that what a killed process left half written is never read:
-a program counts once `confirm` has noted its size and time beside it.
+kind of processor (machine code of one may not run on another) and each number of its cores (loops that were compiled for one
+core are never shared out), and that what a killed process left half written is never read: a program counts once `confirm` has
+noted its size and time beside it.
 """
 
 import atexit
 import contextlib
-import hashlib
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jaxlib
 
+from imgrec_jax import machine
+
 AUTO = "auto"
-MOST_BYTES = 2**31  # in one folder; the oldest go
+MOST_BYTES = 2**31  # in all folders; the oldest go
 _DIRECTORY = "jax_compilation_cache_dir"
 _PROGRAM, _WHOLE = "-cache", ".whole"
 _LEAST_SECONDS = 0.02  # of compilation: reading takes a few milliseconds
-
-_TELLING = ("model name", "flags", "cpu part", "features")  # lines of /proc/cpuinfo, on x86 and ARM
 
 _folder: Path | None = None  # of this process
 
@@ -36,7 +35,7 @@ def keep(folder: str) -> None:
     if not folder or (folder == AUTO and getattr(jax.config, _DIRECTORY)):
         return
     base = Path("~/.cache/imgrec_jax/compiled" if folder == AUTO else folder).expanduser()
-    place = base / f"jaxlib-{jaxlib.__version__}-{processor()}"
+    place = base / f"jaxlib-{jaxlib.__version__}-{machine.processor()}-{len(machine.cores())}"
     try:
         place.mkdir(parents=True, exist_ok=True)
         _clean(place)
@@ -59,16 +58,6 @@ def confirm() -> None:
                 mark.write_text(stamp)
 
 
-def processor() -> str:
-    """A short name of the processor's instruction set."""
-    try:
-        lines = set(Path("/proc/cpuinfo").read_text().splitlines())
-        said = "".join(sorted(line for line in lines if line.lower().startswith(_TELLING)))
-    except OSError:
-        said = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
-
-
 def _programs(folder: Path) -> Iterator[tuple[Path, str]]:
     """(file, its size and time)."""
     for path in folder.glob(f"*{_PROGRAM}"):
@@ -81,14 +70,15 @@ def _mark(path: Path) -> Path:
 
 
 def _clean(folder: Path) -> None:
-    """Removes what is not known to be whole, and the oldest over MOST_BYTES."""
+    """Removes what is not known to be whole there, and the oldest over MOST_BYTES there and beside it."""
     kept = []
-    for path, stamp in _programs(folder):
-        mark = _mark(path)
-        if mark.exists() and mark.read_text() == stamp:
-            kept.append((int(stamp.partition(" ")[2]), int(stamp.partition(" ")[0]), path))
-        else:
-            _remove(path)
+    for other in folder.parent.glob("jaxlib-*"):
+        for path, stamp in _programs(other):
+            mark = _mark(path)
+            if other != folder or (mark.exists() and mark.read_text() == stamp):
+                kept.append((int(stamp.partition(" ")[2]), int(stamp.partition(" ")[0]), path))
+            else:
+                _remove(path)
     total = sum(size for _, size, _ in kept)
     for _, size, path in sorted(kept):
         if total <= MOST_BYTES:

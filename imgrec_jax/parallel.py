@@ -99,30 +99,34 @@ class Sharded:
             return params
         return jax.lax.with_sharding_constraint(params, self._replicated)
 
-    def compile_train_step(self, step: Callable, state: Any, batch: dict[str, Any]) -> "Step":
-        """`step(state, batch) -> (state, report)`, with the old state's memory given to the new one.
+    def compile_train_step(self, step: Callable, state: Any, batch: dict[str, Any], *given: Any) -> "Step":
+        """`step(*given, state, batch) -> (state, report)`, with the old state's memory given to the new one.
 
         Args:
           step: made with this layout's `axis_name` and `gather`.
           state: as `put_state` returns it.
           batch: arrays or shapes of one process's rows of the first batch.
+          given: small arrays, the same at every call; being no part of the program, they may differ between runs that share it.
         """
         jitted = jax.jit(
-            step, donate_argnums=0, out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), self._replicated),
+            step, donate_argnums=len(given),
+            out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), self._replicated),
             compiler_options=compiler_options(),
         )  # fmt: skip
-        return self._step(jitted, state, batch)
+        return self._step(jitted, state, batch, given)
 
-    def compile_eval_step(self, step: Callable, variables: Any, batch: dict[str, Any]) -> "Step":
-        """`step(variables, batch) -> report`."""
-        return self._step(jax.jit(step, out_shardings=self._replicated, compiler_options=compiler_options()), variables, batch)
+    def compile_eval_step(self, step: Callable, variables: Any, batch: dict[str, Any], *given: Any) -> "Step":
+        """`step(*given, variables, batch) -> report`."""
+        jitted = jax.jit(step, out_shardings=self._replicated, compiler_options=compiler_options())
+        return self._step(jitted, variables, batch, given)
 
-    def _step(self, jitted: Any, state: Any, batch: dict[str, Any]) -> "Step":
+    def _step(self, jitted: Any, state: Any, batch: dict[str, Any], given: tuple) -> "Step":
         specs = {
             name: jax.ShapeDtypeStruct((rows[0] * jax.process_count(), *rows[1:]), dtype, sharding=self._rows)
             for name, rows, dtype in _canonical(batch)
         }
-        return Step(jitted, (state, specs), jitted.eval_shape(state, specs))
+        given = tuple(_put(value, self._replicated) for value in given)
+        return Step(jitted, (state, specs), jitted.eval_shape(*given, state, specs), given)
 
     def gathered(self, pipeline: Pipeline, start: int, stop: int) -> Iterator[dict]:
         """Batches of a split that lies on every device whole, gathered there.
@@ -176,20 +180,24 @@ class Mapped:
     def gather(self, params: Any) -> Any:
         return params
 
-    def compile_train_step(self, step: Callable, state: Any, batch: dict[str, Any]) -> "Step":
-        return self._step(jax.pmap(step, axis_name=self.axis_name, donate_argnums=0), state, batch)
+    def compile_train_step(self, step: Callable, state: Any, batch: dict[str, Any], *given: Any) -> "Step":
+        return self._step(self._mapped(step, given, donate_argnums=len(given)), state, batch, given)
 
-    def compile_eval_step(self, step: Callable, variables: Any, batch: dict[str, Any]) -> "Step":
-        return self._step(jax.pmap(step, axis_name=self.axis_name), variables, batch)
+    def compile_eval_step(self, step: Callable, variables: Any, batch: dict[str, Any], *given: Any) -> "Step":
+        return self._step(self._mapped(step, given), variables, batch, given)
 
-    def _step(self, mapped: Callable, state: Any, batch: dict[str, Any]) -> "Step":
+    def _mapped(self, step: Callable, given: tuple, **options: Any) -> Callable:
+        return jax.pmap(step, axis_name=self.axis_name, in_axes=(*[None] * len(given), 0, 0), **options)
+
+    def _step(self, mapped: Callable, state: Any, batch: dict[str, Any], given: tuple) -> "Step":
         devices = jax.local_device_count()
         specs = {
             name: jax.ShapeDtypeStruct((devices, rows[0] // devices, *rows[1:]), dtype)
             for name, rows, dtype in _canonical(batch)
         }
-        out = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), jax.eval_shape(mapped, state, specs))
-        return Step(mapped, (state, specs), out)
+        whole = jax.eval_shape(mapped, *given, state, specs)
+        out = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), whole)
+        return Step(mapped, (state, specs), out, given)
 
 
 Layout = Sharded | Mapped
@@ -220,8 +228,9 @@ class Step:
       out: shapes of the result for these first shapes, as one program on global arrays sees them.
     """
 
-    def __init__(self, jitted: Any, args: tuple, out: Any):
-        self.out = out
+    def __init__(self, jitted: Any, args: tuple, out: Any, given: tuple = ()):
+        """jitted: of `given`, the same at every call, and of what `args` has the shapes of."""
+        self.out, self._given = out, given
         # XLA's CPU collectives share a thread pool as small as the machine: steps that pile up starve the rendezvous, which
         # aborts. There each call ends before the next begins.
         self._jitted, self._in_turn = jitted, jax.default_backend() == "cpu" and jax.device_count() > 1
@@ -233,8 +242,12 @@ class Step:
         """The key of the shapes of a batch, whose compilation has begun."""
         key = tuple((name, tuple(leaf.shape)) for name, leaf in sorted(args[1].items()))
         if key not in self._compiling:
-            self._compiling[key] = _COMPILERS.submit(lambda: self._jitted.lower(*args).compile())
+            self._compiling[key] = _COMPILERS.submit(lambda: self.lower(*args).compile())
         return key
+
+    def lower(self, state: Any, batch: dict[str, Any]) -> Any:
+        """The program for a state and a batch, or for their shapes, not compiled yet."""
+        return self._jitted.lower(*self._given, state, batch)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Until the first shapes are compiled, or so many seconds; returns whether they are."""
@@ -262,7 +275,7 @@ class Step:
 
     def __call__(self, state: Any, batch: dict[str, jax.Array]) -> Any:
         self.prepare(state, batch)
-        out = self._jitted(state, batch)
+        out = self._jitted(*self._given, state, batch)
         return jax.block_until_ready(out) if self._in_turn else out
 
 

@@ -62,24 +62,17 @@ def eval_variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, **state.model_state}
 
 
-def make_train_step(
-    task: Task, tx: optax.GradientTransformation, *, seed: int, **options: Any
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Makes (state, batch) -> (state, {name: metric state}) of one seed; options: of `make_keyed_step`."""
-    keyed, key = make_keyed_step(task, tx, **options), train_key(seed)
-
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        return keyed(key, state, batch)
-
-    return step
-
-
 def train_key(seed: int) -> jax.Array:
     """Of dropout and whatever else the loss draws in training; the step is folded into it."""
     return named_key(seed, "train")
 
 
-def make_keyed_step(
+def eval_key(seed: int) -> jax.Array:
+    """Of what a loss draws in evaluation (sampled RoIs): the same at every step, so that it depends on the example alone."""
+    return named_key(seed, "eval")
+
+
+def make_train_step(
     task: Task,
     tx: optax.GradientTransformation,
     *,
@@ -90,7 +83,7 @@ def make_keyed_step(
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[jax.Array, TrainState, dict], tuple[TrainState, dict]]:
-    """Makes (key, state, batch) -> (state, {name: metric state}), which can be mapped over the states of several seeds.
+    """Makes (key, state, batch) -> (state, {name: metric state}): one program for all seeds, whose keys are `train_key(seed)`.
 
     Args:
       task: the contract.
@@ -173,12 +166,13 @@ def make_keyed_step(
     return step
 
 
-def make_eval_step(task: Task, *, seed: int, axis_name: str | None = None) -> Callable[[dict, dict], dict]:
-    """Makes (variables, batch) -> {name: metric state}: the loss terms and the task's metrics of one batch."""
-    key = named_key(seed, "eval")
+def make_eval_step(task: Task, *, axis_name: str | None = None) -> Callable[[jax.Array, dict, dict], dict]:
+    """Makes (key, variables, batch) -> {name: metric state}: the loss terms and the task's metrics of one batch.
 
-    def step(variables: dict, batch: dict) -> dict:
-        # The same key always: what a loss draws (sampled RoIs) depends on the example, not on when it is evaluated.
+    The key is `eval_key(seed)`.
+    """
+
+    def step(key: jax.Array, variables: dict, batch: dict) -> dict:
         _, aux = task.loss(variables, batch, key, False)
         states = {**aux.metrics, **task.metrics(task.predict(variables, batch), batch)}
         states["examples"] = metrics.Accuracy(jnp.zeros((), jnp.int32), jnp.sum(batch["example_valid"], dtype=jnp.int32))

@@ -7,7 +7,6 @@ over the first key that has numbers, plot.png.
 """
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from imgrec_jax import machine
 from imgrec_jax.config import MAY_CHANGE, did_you_mean, to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.inference.command import Parser, ending_in_one_line, note
@@ -151,7 +151,7 @@ def run(argv: Sequence[str]) -> int:
             )
     todo = [point for point in chosen if point.name not in done]
     devices = flags.devices.split(",") if flags.devices else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(machine.cores())
     jobs = min(flags.jobs or len(devices) or max(cores // flags.cores, 1), max(len(todo), 1))
     note(f"{len(chosen)} runs, {len(chosen) - len(todo)} of them done, {jobs} at a time, in {folder}")
     look = metrics_check(folder, every, metrics if flags.metrics else ())

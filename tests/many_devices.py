@@ -14,7 +14,7 @@ from imgrec_jax.models.mlp import Mlp
 from imgrec_jax.models.norm import make_norm
 from imgrec_jax.models.unet import UNet
 from imgrec_jax.segmentation.losses import segmentation_loss
-from imgrec_jax.step import init_state, make_eval_step, make_train_step
+from imgrec_jax.step import eval_key, init_state, make_eval_step, make_train_step, train_key
 from imgrec_jax.tasks import classify, segment
 
 STEPS, BATCH = 6, 16
@@ -43,17 +43,17 @@ def run(layout, accumulate=1):
     made, tx = task(layout.axis_name), optax.sgd(0.1, momentum=0.9)
     first = next(batches())
     state = layout.put_state(init_state(jax.jit(made.init)(jax.random.PRNGKey(0), first), tx, with_ema=True))
-    options = {"seed": 0, "axis_name": layout.axis_name}
+    options = {"axis_name": layout.axis_name}
     step = make_train_step(
         made, tx, schedule=lambda step: 0.1, ema_decay=0.9, accumulate=accumulate, gather=layout.gather, **options
     )
-    step = layout.compile_train_step(step, state, first)
+    step = layout.compile_train_step(step, state, first, train_key(0))
     values = []
     for batch in batches():
         state, sums = step(state, layout.put_batch(batch))
         values.append(float(layout.to_host(sums)["objective"].total))
     variables = {"params": state.params, **state.model_state}
-    evaluate = layout.compile_eval_step(make_eval_step(made, **options), variables, first)
+    evaluate = layout.compile_eval_step(make_eval_step(made, **options), variables, first, eval_key(0))
     counts = layout.to_host(evaluate(variables, layout.put_batch(batch)))["confusion"].matrix
     leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(layout.whole(state))]
     back = layout.put_state(layout.whole(state))
@@ -105,8 +105,8 @@ def gradients():
             made = segment.make_task(model=Pixels(), loss_fn=segmentation_loss, **common)
         before = made.init(jax.random.PRNGKey(0), batch)
         state, options = layout.put_state(init_state(before, optax.sgd(1.0), with_ema=False)), {"axis_name": layout.axis_name}
-        step = make_train_step(made, optax.sgd(1.0), seed=0, schedule=lambda step: 1.0, accumulate=accumulate, **options)
-        state, sums = layout.compile_train_step(step, state, batch)(state, layout.put_batch(batch))
+        step = make_train_step(made, optax.sgd(1.0), schedule=lambda step: 1.0, accumulate=accumulate, **options)
+        state, sums = layout.compile_train_step(step, state, batch, train_key(0))(state, layout.put_batch(batch))
         after = layout.whole(state).params
         moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), before["params"], after)
         error = jax.tree.map(lambda m, e: np.abs(m - e).max(), moved, expected(kind, before["params"]))
@@ -146,7 +146,7 @@ def main():
     jax.config.update("jax_default_device", jax.devices()[0])
     made, tx = task(None), optax.sgd(0.1, momentum=0.9)
     state = init_state(made.init(jax.random.PRNGKey(0), next(batches())), tx, with_ema=True)
-    step = jax.jit(make_train_step(made, tx, seed=0, schedule=lambda step: 0.1, ema_decay=0.9))
+    step = jax.jit(partial(make_train_step(made, tx, schedule=lambda step: 0.1, ema_decay=0.9), train_key(0)))
     values = []
     for batch in batches():
         state, sums = step(state, batch)

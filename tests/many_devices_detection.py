@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from imgrec_jax import parallel
 from imgrec_jax.data.ops import bits
 from imgrec_jax.models.detectors import make_small_detector
-from imgrec_jax.step import init_state, make_train_step
+from imgrec_jax.step import init_state, make_train_step, train_key
 from imgrec_jax.tasks import one_stage, two_stage
 from imgrec_jax.tasks.detect import make_task
 from tests.tasks.test_detect import SETTINGS, make_batch
@@ -60,8 +60,8 @@ def step_of(kind, layout):
     before = jax.device_get(jax.jit(lambda key: made.init(key, spec))(jax.random.key(0)))
     tx = optax.sgd(1.0)
     state = layout.put_state(init_state(before, tx, with_ema=False))
-    step = make_train_step(made, tx, seed=0, schedule=lambda step: 0.1, gather=layout.gather)
-    state, sums = layout.compile_train_step(step, state, data)(state, layout.put_batch(data))
+    step = make_train_step(made, tx, schedule=lambda step: 0.1, gather=layout.gather)
+    state, sums = layout.compile_train_step(step, state, data, train_key(0))(state, layout.put_batch(data))
     after = layout.whole(state)
     new = {"params": after.params, **after.model_state}
     moved = jax.tree.map(lambda a, b: (np.asarray(b, np.float64) - np.asarray(a, np.float64)).ravel(), dict(before), new)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from imgrec_jax import compiled
+from imgrec_jax import compiled, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys
 import jax, jax.numpy as jnp
-from imgrec_jax import compiled
+from imgrec_jax import compiled, machine
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None)
 compiled.keep(sys.argv[1])
@@ -53,8 +53,10 @@ def test_the_next_process_finds_what_is_whole_and_makes_again_what_is_not(tmp_pa
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(compiled, "_folder", tmp_path)
-    return tmp_path
+    here = tmp_path / "jaxlib-here"
+    here.mkdir()
+    monkeypatch.setattr(compiled, "_folder", here)
+    return here
 
 
 def test_the_oldest_go(folder, monkeypatch):
@@ -64,9 +66,27 @@ def test_the_oldest_go(folder, monkeypatch):
         os.utime(path, (number, number))
     compiled.confirm()
     (folder / "half-cache").write_bytes(b"not confirmed")
-    monkeypatch.setattr(compiled, "MOST_BYTES", 250)
+    old = folder.with_name("jaxlib-old")
+    old.mkdir()
+    for number in (2.5, 0.5):
+        (old / f"{number}-cache").write_bytes(bytes(100))  # another process may be writing it
+        os.utime(old / f"{number}-cache", (number, number))
+    monkeypatch.setattr(compiled, "MOST_BYTES", 350)
     compiled._clean(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["2-cache", "2-cache.whole", "3-cache", "3-cache.whole"]
+    assert [path.name for path in old.iterdir()] == ["2.5-cache"]
+
+
+def test_a_program_of_one_core_is_not_one_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "_folder", None)
+    updated = {}
+    monkeypatch.setattr(compiled.jax.config, "update", updated.__setitem__)
+    for cores in ([0], [0, 1], [0], [1]):
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
+        compiled.keep(str(tmp_path))
+        updated.setdefault("folders", []).append(updated[compiled._DIRECTORY])
+    one, two, *others = updated["folders"]
+    assert others == [one, one] and two != one
 
 
 def test_nothing_is_kept_where_nothing_can_be(tmp_path, monkeypatch):
@@ -78,4 +98,4 @@ def test_nothing_is_kept_where_nothing_can_be(tmp_path, monkeypatch):
 
 
 def test_a_processor_has_one_name():
-    assert compiled.processor() == compiled.processor() and "/" not in compiled.processor()
+    assert machine.processor() == machine.processor() and "/" not in machine.processor()

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from imgrec_jax import assemble
 from imgrec_jax.run import checkpoint, loop, start
 from imgrec_jax.run.stop import Stop
-from imgrec_jax.run.together import Stacked
+from imgrec_jax.run.together import Stacked, compile_eval_step, compile_train_step, create_state
 from imgrec_jax.run.workdir import WorkdirError
+from imgrec_jax.step import eval_variables
 from imgrec_jax.sweeps import over_seeds, seeds, ways
 from imgrec_jax.sweeps.ensemble import evaluate_ensemble
 from imgrec_jax.tasks import classify, multi_label, segment
@@ -266,6 +267,21 @@ def test_folders_of_one_and_of_several_are_kept_apart(whole, digits_dir, tmp_pat
         start.choose(workdir, "last")
     with pytest.raises(assemble.ConfigError, match="train_seeds"):
         assemble.build(config)
+
+
+@pytest.mark.parametrize("task", small_runs.TASKS)
+def test_runs_of_all_seeds_share_their_programs(task, tmp_path):
+    """So that what one has compiled the others find, where programs are kept."""
+    data = small_runs.MAKERS[task](tmp_path / "data")
+    texts = []
+    for seed in (3, 4):
+        experiment = assemble.build(small_runs.config_of(task, data, seed=seed))
+        state, tx = create_state(experiment)
+        step, evaluation = compile_train_step(experiment, state, tx), compile_eval_step(experiment, state)
+        first = next(iter(experiment.data.evals.values())).batch(0)
+        lowered = [step.lower(state, experiment.data.batch_spec), evaluation.lower(eval_variables(state), first)]
+        texts.append([program.as_text() for program in lowered])
+    assert texts[0] == texts[1]
 
 
 def test_batches_of_different_shapes_are_not_stacked():

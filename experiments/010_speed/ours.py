@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from imgrec_jax.models.norm import BatchNorm, FrozenBatchNorm
 from imgrec_jax.models.resnet import RESNETS
 from imgrec_jax.models.unet import UNet
 from imgrec_jax.models.zoo import make_classifier
-from imgrec_jax.step import init_state, make_train_step
+from imgrec_jax.step import init_state, make_train_step, train_key
 from imgrec_jax.tasks import classify
 from imgrec_jax.tasks.task import Aux, Task, apply_model
 
@@ -48,8 +49,8 @@ def _train(task: Task, tx: optax.GradientTransformation, batch: dict[str, jax.Ar
     """The step as the loop compiles it, on one batch that is on the device already."""
     variables = jax.jit(lambda key: task.init(key, batch))(jax.random.key(0))
     state = init_state(variables, tx, with_ema=False)
-    step = make_train_step(task, tx, seed=0, schedule=lambda step: 0.01)
-    step = jax.jit(step, donate_argnums=0, compiler_options=parallel.compiler_options())
+    step = make_train_step(task, tx, schedule=lambda step: 0.01)
+    step = jax.jit(partial(step, train_key(0)), donate_argnums=0, compiler_options=parallel.compiler_options())
 
     def run(n: int) -> None:
         nonlocal state

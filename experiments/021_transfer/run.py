@@ -15,6 +15,7 @@ own train step on images of 64 x 64 pixels (--side), 32 a step, as many steps fo
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -120,7 +121,7 @@ def train(arguments: argparse.Namespace) -> None:
     task = assemble.inference(config).task
     optimiser = assemble.optimizer
     schedule = optimiser.make_schedule(config, steps, 10)
-    from imgrec_jax.step import init_state, make_train_step, named_key
+    from imgrec_jax.step import init_state, make_train_step, named_key, train_key
 
     spec = {"image": jax.ShapeDtypeStruct((32, side, side, 3), np.uint8)}
     step = compiled = None
@@ -134,7 +135,7 @@ def train(arguments: argparse.Namespace) -> None:
             tx = optimiser.make_optimizer(config, schedule, params=variables["params"])
             state = init_state(variables, tx, False)
             if step is None:
-                step = make_train_step(task, tx, seed=0, schedule=schedule)
+                step = partial(make_train_step(task, tx, schedule=schedule), train_key(0))
             index, rng = drawn(labels, tested, count, seed), np.random.default_rng(seed)
             began, order = time.perf_counter(), []
             for _ in range(steps):

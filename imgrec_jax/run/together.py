@@ -17,10 +17,10 @@ from imgrec_jax import parallel
 from imgrec_jax.experiment import Experiment
 from imgrec_jax.step import (
     TrainState,
+    eval_key,
     eval_variables,
     init_state,
     make_eval_step,
-    make_keyed_step,
     make_train_step,
     named_key,
     train_key,
@@ -73,12 +73,12 @@ def compile_eval_step(experiment: Experiment, state: TrainState) -> parallel.Ste
     layout, evals = experiment.compute.layout, experiment.data.evals
     if not evals:
         return None
-    step = make_eval_step(experiment.task, seed=experiment.seed, axis_name=layout.axis_name)
-    return layout.compile_eval_step(step, eval_variables(state), next(iter(evals.values())).batch(0))
+    step, first = make_eval_step(experiment.task, axis_name=layout.axis_name), next(iter(evals.values())).batch(0)
+    return layout.compile_eval_step(step, eval_variables(state), first, eval_key(experiment.seed))
 
 
 def step_options(experiment: Experiment) -> dict[str, Any]:
-    """Of `step.make_keyed_step`, all but those that the layout gives."""
+    """Of `step.make_train_step`, all but those that the layout gives."""
     optimisation = experiment.optimisation
     return {
         "schedule": optimisation.make_schedule(optimisation.total_steps),
@@ -91,10 +91,8 @@ def step_options(experiment: Experiment) -> dict[str, Any]:
 def compile_train_step(experiment: Experiment, state: TrainState, tx: Any) -> parallel.Step:
     """The step of training; tx: as `create_state` returns it."""
     layout = experiment.compute.layout
-    step = make_train_step(
-        experiment.task, tx, seed=experiment.seed, axis_name=layout.axis_name, gather=layout.gather, **step_options(experiment)
-    )
-    return layout.compile_train_step(step, state, experiment.data.batch_spec)
+    step = make_train_step(experiment.task, tx, axis_name=layout.axis_name, gather=layout.gather, **step_options(experiment))
+    return layout.compile_train_step(step, state, experiment.data.batch_spec, train_key(experiment.seed))
 
 
 class Together(Protocol):
@@ -189,24 +187,22 @@ class Stacked:
         self._mesh = Mesh(np.array(devices), (SEEDS,))
         self._placed = NamedSharding(self._mesh, PartitionSpec(SEEDS))
         keys = [train_key(experiment.seed) for experiment in experiments]
-        self._keys = self._stack([*keys, *(keys[i] for i in self._fill)])
+        keys = self._stack([*keys, *(keys[i] for i in self._fill)])
         self._last: list[Batch] = [{} for _ in experiments]
         self._now: tuple[Any, Batch] | None = None
         self.put(states)
-        one = make_keyed_step(experiments[0].task, txs[0], **step_options(experiments[0]))
+        one = make_train_step(experiments[0].task, txs[0], **step_options(experiments[0]))
         specs = {
             name: jax.ShapeDtypeStruct(
                 (self._each * len(devices), *rows.shape), jax.dtypes.canonicalize_dtype(rows.dtype), sharding=self._placed
             )
             for name, rows in experiments[0].data.batch_spec.items()
         }
-        jitted = jax.jit(self._of_all(one), donate_argnums=0, compiler_options=parallel.compiler_options())
-        self.step = parallel.Step(
-            jitted, ((self._keys, self._states), specs), jitted.eval_shape((self._keys, self._states), specs)
-        )
+        jitted = jax.jit(self._of_all(one), donate_argnums=1, compiler_options=parallel.compiler_options())
+        self.step = parallel.Step(jitted, (self._states, specs), jitted.eval_shape(keys, self._states, specs), (keys,))
 
     def _of_all(self, one: Callable) -> Callable:
-        """(key, state, batch) -> (state, sums) of one run -> ((keys, states), batches) -> ((keys, states), sums) of all."""
+        """(key, state, batch) -> (state, sums) of one run -> the same of all."""
 
         def on_a_device(keys: jax.Array, states: TrainState, batches: Batch) -> tuple[TrainState, Any]:
             if self._each > 1:
@@ -214,18 +210,10 @@ class Stacked:
             inner = jax.tree.map(lambda x: x[0], (keys, states, batches))  # the program of a run alone
             return jax.tree.map(lambda x: x[None], one(*inner))
 
-        if self._mesh.size > 1:
-            places = PartitionSpec(SEEDS)
-            on_a_device = jax.shard_map(
-                on_a_device, mesh=self._mesh, in_specs=places, out_specs=places, check_vma=False
-            )  # fmt: skip
-
-        def step(carried: tuple[jax.Array, TrainState], batches: Batch) -> tuple[tuple[jax.Array, TrainState], Any]:
-            keys, states = carried
-            states, sums = on_a_device(keys, states, batches)
-            return (keys, states), sums
-
-        return step
+        if self._mesh.size == 1:
+            return on_a_device
+        places = PartitionSpec(SEEDS)
+        return jax.shard_map(on_a_device, mesh=self._mesh, in_specs=places, out_specs=places, check_vma=False)
 
     def _stack(self, trees: Sequence[Any]) -> Any:
         return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves), self._placed), *jax.device_get(list(trees)))
@@ -256,12 +244,12 @@ class Stacked:
                 "expected one shape (data.canvases, data.pad_to), or seeds_in='processes'"
             )
         stacked = {name: np.stack([batch[name] for batch in rows]) for name in some}
-        self._now = ((self._keys, self._states), jax.device_put(stacked, self._placed))
+        self._now = (self._states, jax.device_put(stacked, self._placed))
         self.step.prepare(*self._now, stop)
 
     def advance(self, batches: Sequence[Batch | None]) -> Any:
         assert self._now is not None  # `prepare` comes before every step
-        (self._keys, self._states), sums = self.step(*self._now)
+        self._states, sums = self.step(*self._now)
         self._now = None
         return _Sums(sums)
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from imgrec_jax import machine
 from imgrec_jax.config import (
     MAY_CHANGE,
     data_folders,
@@ -377,7 +378,7 @@ def environment(step: int) -> dict[str, Any]:
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
         "cpu": _cpu(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": len(machine.cores()),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "convolutions": FORMS_VERSION,
         "commit": _commit(),

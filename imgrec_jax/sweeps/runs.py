@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imgrec_jax import machine
 from imgrec_jax.inference.command import note
 from imgrec_jax.sweeps.points import Point
 
@@ -52,7 +53,7 @@ class Places:
     """Cores or devices, handed out to runs and taken back."""
 
     def __init__(self, jobs: int, cores: int, devices: Sequence[str]):
-        there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+        there = machine.cores()
         self._devices = list(devices)
         groups = [tuple(there[i : i + cores]) for i in range(0, len(there) - cores + 1, cores)] or [tuple(there)]
         self._free = [(groups[i % len(groups)], devices[i % len(devices)] if devices else None) for i in range(jobs)][::-1]

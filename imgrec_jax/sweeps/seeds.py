@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from imgrec_jax import assemble
+from imgrec_jax import assemble, machine
 from imgrec_jax.config import to_plain
 from imgrec_jax.data.files import write_whole
 from imgrec_jax.experiment import Experiment
@@ -123,7 +123,7 @@ def _way(folder: Path, config: ConfigDict, experiments: Sequence[Experiment], sa
     if not path.exists():
         return ways.choose(config.seeds_in, experiments)
     kept = json.loads(path.read_text())
-    before, cores = Way(kept["way"], kept["why"], kept["cores"]), ways.cores_here()
+    before, cores = Way(kept["way"], kept["why"], kept["cores"]), len(machine.cores())
     if before.name != ways.PROCESSES and (obstacle := ways.why_not_stacked(experiments)):  # which the config began to ask for
         say(f"note: {obstacle}: what was begun goes on equal to rounding, no longer bit for bit")
         return ways.choose(config.seeds_in, experiments)
@@ -185,7 +185,7 @@ def _in_processes(
     todo = [Point(f"seed_{e.seed}", e.seed, {}, {}) for e in experiments if not has_ended(e, folder_of_seed(folder, e.seed))]
     given = {experiment.seed: experiment for experiment in experiments}
     cores = way.cores or 1
-    places = runs.Places(max(min(ways.cores_here() // cores, len(todo)), 1), cores, [])
+    places = runs.Places(max(min(len(machine.cores()) // cores, len(todo)), 1), cores, [])
     looked = time.monotonic()
 
     def command_of(point: Point) -> list[str]:

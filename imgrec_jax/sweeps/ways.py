@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 
+from imgrec_jax import machine
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import SEEDS_IN
 from imgrec_jax.experiment import Experiment
@@ -40,10 +41,6 @@ class Way(NamedTuple):
     cores: int | None = None
 
 
-def cores_here() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def stack(name: str) -> partial:
     """What `loop.train_together` takes for VMAP and DEVICES."""
     return partial(Stacked, devices=jax.devices() if name == DEVICES else jax.devices()[:1])
@@ -56,7 +53,7 @@ def choose(asked: str, experiments: Sequence[Experiment]) -> Way:
       ConfigError: where it is not there on this machine, or cannot be had for this config.
     """
     on_cpu, several = jax.default_backend() == "cpu", jax.device_count() > 1
-    processes = partial(Way, PROCESSES, cores=max(cores_here() // len(experiments), 1))
+    processes = partial(Way, PROCESSES, cores=max(len(machine.cores()) // len(experiments), 1))
     if asked == PROCESSES and not on_cpu:
         raise ConfigError(
             f"config.seeds_in={asked!r} is for the CPU, because an accelerator's memory is held by one process; expected "
@@ -109,7 +106,7 @@ def measured(experiments: Sequence[Experiment], processes: partial) -> Way:
     together = seconds_a_step(stack(VMAP)(experiments, [state] * count, [tx] * count), count)
     with on_one_core():
         alone = seconds_a_step(Alone(experiments[0], state, tx), 1)
-    rounds = -(-count // cores_here())
+    rounds = -(-count // len(machine.cores()))
     stacked, apart = total * together, rounds * (total * alone + since_start())
     found = (
         f"{total:,} steps stacked {stacked:.0f} s, in processes {apart:.0f} s, by a step of {1e3 * together:.1f} and of "

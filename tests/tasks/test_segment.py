@@ -12,7 +12,7 @@ import pytest
 from imgrec_jax import metrics
 from imgrec_jax.models.unet import UNet
 from imgrec_jax.segmentation.losses import segmentation_loss
-from imgrec_jax.step import eval_variables, init_state, make_eval_step, make_train_step
+from imgrec_jax.step import eval_key, eval_variables, init_state, make_eval_step, make_train_step, train_key
 from imgrec_jax.tasks import segment
 
 CLASSES = 3
@@ -83,13 +83,13 @@ def test_training_learns_and_evaluates_to_the_same_loss():
     task, batch = make_task(Pointwise(), loss_fn=loss_fn), make_batch()
     tx = optax.adam(0.3)
     state = init_state(initial(task, batch), tx, with_ema=False)
-    step = jax.jit(make_train_step(task, tx, seed=0, schedule=lambda step: 0.3))
+    step = jax.jit(partial(make_train_step(task, tx, schedule=lambda step: 0.3), train_key(0)))
     losses = []
     for _ in range(60):
         state, sums = step(state, batch)
         losses.append(metrics.compute(jax.device_get(sums))["loss"])
     assert losses[-1] < 0.3 * losses[0]
-    values = metrics.compute(jax.device_get(jax.jit(make_eval_step(task, seed=0))(eval_variables(state), batch)))
+    values = metrics.compute(jax.device_get(jax.jit(make_eval_step(task))(eval_key(0), eval_variables(state), batch)))
     assert values["pixel_accuracy"] > 0.9 and values["loss"] == pytest.approx(losses[-1], rel=0.1)
 
 
@@ -105,7 +105,7 @@ def test_parts_of_a_batch_are_weighed_by_whatever_a_task_counts_in(dtype):
     with jax.enable_x64(dtype == jnp.float64):
         state = init_state(initial(task, batch), tx, with_ema=False)
         params = [
-            jax.jit(make_train_step(made, tx, seed=0, schedule=lambda step: 0.1, accumulate=2))(state, batch)[0].params
+            jax.jit(make_train_step(made, tx, schedule=lambda step: 0.1, accumulate=2))(train_key(0), state, batch)[0].params
             for made in (task, task._replace(loss=counted))
         ]
         jax.tree.map(np.testing.assert_array_equal, *params)
@@ -117,7 +117,7 @@ def test_void_and_padding_change_nothing():
     garbage = {**batch, "segmentation": np.where(batch["pixel_valid"], batch["segmentation"], 99)}
     padded = {name: np.concatenate([value, value[:1]]) for name, value in garbage.items()}
     padded["example_valid"] = np.array([True, True, False])
-    step = jax.jit(make_eval_step(task, seed=0))
+    step = jax.jit(partial(make_eval_step(task), eval_key(0)))
     expected, *others = (metrics.compute(jax.device_get(step(variables, b))) for b in (batch, garbage, padded))
     assert expected["confusion"] == others[0]["confusion"] == others[1]["confusion"]
     for other in others:
@@ -128,7 +128,7 @@ def test_batch_size_1_and_7_and_a_padded_last_batch():
     task, everything = make_task(Pointwise(), loss_fn=partial(segmentation_loss, dice=1.0)), make_batch(10)
     everything["instances"] = np.where(everything["segmentation"] > 0, 1, 0).astype(np.int32)
     variables = initial(task, everything)
-    step = jax.jit(make_eval_step(task, seed=0))
+    step = jax.jit(partial(make_eval_step(task), eval_key(0)))
     results = []
     for size in (1, 7):
         merged = None
