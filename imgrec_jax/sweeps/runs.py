@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 from imgrec_jax import machine
 from imgrec_jax.inference.command import note
 from imgrec_jax.sweeps.points import Point
+from imgrec_jax.sweeps.progress import Progress
 
 RESULTS = "results.jsonl"
+LOOK_SECONDS = 1.0  # how often runs are looked at
 PATIENCE_SECONDS = 20  # with a run that an earlier start of the sweep has left behind
 
 
@@ -112,14 +114,17 @@ def run_all(
     total: int,
     *,
     meanwhile: Callable[[], None] = lambda: None,
+    ended: Callable[[Point, str], None] = lambda point, why: None,
     stopping: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Runs the points, and returns {name: why} of those that failed or did not come to their ends. The first has begun to
     train before others start, so that what a data set needs to be prepared is done once.
 
-    meanwhile: called while runs go on; stopping: called before their end is waited for because this process is to end.
+    meanwhile: called every LOOK_SECONDS while runs go on; ended: told of each run that will not go on, and why it failed, ""
+    if it did not; stopping: called before their end is waited for because this process is to end.
     """
     waiting, failed = list(todo), dict[str, str]()
+    progress, looked = Progress(total, total - len(todo)), time.monotonic()
     running: list[Running] = []
     busy: list[str] = []
     done = total - len(todo)
@@ -137,7 +142,9 @@ def run_all(
                 why = unfinished(folder / one.point.name) if one.process.returncode == 0 else ""
                 if one.process.returncode == 0 and not why:
                     record(folder, one.point, seconds)
-                    note(f"{done}/{total}  {one.point.name}: {_headline(folder / one.point.name)}  ({seconds:.0f} s)")
+                    with progress.cleared():
+                        note(f"{done}/{total}  {one.point.name}: {_headline(folder / one.point.name)}  ({seconds:.0f} s)")
+                    ended(one.point, "")
                     continue
                 said = (folder / f"{one.point.name}.log").read_text(errors="replace").strip().splitlines()
                 if said and " is in use by " in said[-1] and busy.count(one.point.name) < PATIENCE_SECONDS:
@@ -148,13 +155,22 @@ def run_all(
                 else:
                     failed[one.point.name] = why or (said[-1] if said else "without a word")
                     verb = "is unfinished" if why else "failed"
-                    note(f"{done}/{total}  {one.point.name} {verb}: {failed[one.point.name]}")
-            meanwhile()
+                    with progress.cleared():
+                        note(f"{done}/{total}  {one.point.name} {verb}: {failed[one.point.name]}")
+                    ended(one.point, failed[one.point.name])
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                with progress.cleared():
+                    meanwhile()
+                progress.show(done, [folder / f"{one.point.name}.log" for one in running])
             time.sleep(0.1)
     except BaseException:
+        progress.close()
         stopping()
         stop(running)
         raise
+    progress.close()
+    meanwhile()
     return failed
 
 

@@ -186,7 +186,6 @@ def _in_processes(
     given = {experiment.seed: experiment for experiment in experiments}
     cores = way.cores or 1
     places = runs.Places(max(min(len(machine.cores()) // cores, len(todo)), 1), cores, [])
-    looked = time.monotonic()
 
     def command_of(point: Point) -> list[str]:
         own = folder_of_seed(folder, point.seed)
@@ -200,17 +199,17 @@ def _in_processes(
         # Whoever started this one has allowed the code that the config names.
         return [sys.executable, "-m", "imgrec_jax.main", f"--workdir={own}", "--allow_code"]
 
-    def meanwhile() -> None:
-        nonlocal looked
-        if time.monotonic() - looked > 1.0:
-            following.poll()
-            looked = time.monotonic()
+    def ended(point: Point, why: str) -> None:
+        following.ended.add(point.seed)  # the lines of the others go on without it
+        if why:
+            following.failed.add(point.seed)
 
     try:
         with stop.raising():
             failed = runs.run_all(
-                command_of, todo, folder, places, len(experiments), meanwhile=meanwhile, stopping=stop.answered
-            )
+                command_of, todo, folder, places, len(experiments), meanwhile=following.poll, ended=ended,
+                stopping=stop.answered,
+            )  # fmt: skip
     except Interrupted:
         stop.kept = all(checkpoint.saved(folder_of_seed(folder, experiment.seed)) for experiment in experiments)
         return {}
