@@ -23,6 +23,7 @@ from imgrec_jax.data.walking import is_hidden, walk
 
 OUTSIDE = 0.05  # of the side: what is cut; more is a mistake
 _MOST_BYTES = 2**26
+_CALLED = ("data", "dataset")  # what the file that describes a folder is called
 _NAMES = re.compile(rb"^\s*['\"]?names['\"]?\s*:", re.MULTILINE)
 _NO_LABELS = ("classes", "labels", "notes", "predefined_classes", "readme")  # text files that tools leave beside the labels
 
@@ -49,11 +50,12 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     """The YOLO folder at `root`; None where there is none.
 
     Raises:
-      ValueError: for a data.yaml that cannot be one, or, unless allow_outside, names what lies elsewhere.
+      ValueError: for a data.yaml that cannot be one, or, unless allow_outside, names what lies elsewhere; for two of them.
     """
-    for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
-        if not is_hidden(path.name) and (content := _read_yaml(path)) is not None:
-            return _from_yaml(path, content, allow_outside)
+    if (chosen := _the_yaml(root)) is not None:
+        path, content, passed = chosen
+        found = _from_yaml(path, content, allow_outside)
+        return found._replace(notes=(*passed, *found.notes))
     texts = {root / name for name in walk(root) if _is_text_of_labels(name)}
     if not texts:
         return None
@@ -72,6 +74,29 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     unclaimed = sorted(texts - {text for pairs in found.values() for _, text in pairs if text})
     kept, notes = _annotated(root, found, unclaimed)
     return Folder(kept, tuple(line.strip() for line in text.splitlines() if line.strip()), (*words, *notes))
+
+
+def _the_yaml(root: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """(the file that says what lies at `root`, its content, lines to print on others); None where no yaml names classes.
+
+    Raises:
+      ValueError: where two of them may be it and say different things.
+    """
+    paths = [path for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))) if not is_hidden(path.name)]
+    named = {path: content for path in paths if (content := _read_yaml(path)) is not None}
+    with_splits = [path for path, content in named.items() if any(canonical_split(str(key)) for key in content)]
+    among = with_splits or list(named)
+    if not among:
+        return None
+    called = [[path for path in among if path.stem.lower() == name] for name in _CALLED]
+    first, *others = next(filter(None, called), among)
+    if different := [path for path in others if named[path] != named[first]]:
+        raise ValueError(
+            f"{root} has {first.name} and {different[0].name}, which name classes{' and splits' if with_splits else ''} "
+            "differently; keep one of them, or call it data.yaml"
+        )
+    passed = [f"{path.name} is passed over beside {first.name}" for path in named if named[path] != named[first]]
+    return first, named[first], passed
 
 
 def _is_text_of_labels(name: str) -> bool:

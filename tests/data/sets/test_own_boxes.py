@@ -718,3 +718,19 @@ def test_a_json_that_looks_like_no_coco_s_stops_nothing(tmp_path, name, data):
         write(whole, broken)
         with pytest.raises(ValueError, match=r"annotations/val\.json looks like the annotations of validation, but cannot be"):
             survey(tmp_path / "d", tmp_path)
+
+
+def test_of_several_yamls_the_one_that_describes_the_folder_counts(tmp_path):
+    root = yolo_folder(tmp_path / "d")
+    right = (root / "data.yaml").read_text()
+    (root / "a.yaml").write_text("names: [cat, dog, cow]\ndepth: 3\n")  # of a network, say
+    (root / "hyp.yaml").write_text("lr: 0.1\n")
+    found = survey_boxes(root)
+    assert found.class_names == CLASSES and "a.yaml is passed over beside data.yaml" in str(found.lines)
+    (root / "a.yaml").write_text(right.replace("ball", "bell"))  # another version of it
+    assert survey_boxes(root).class_names == CLASSES
+    (root / "data.yaml").rename(root / "b.yaml")
+    with pytest.raises(ValueError, match=r"has a.yaml and b.yaml, which name classes and splits differently; keep one"):
+        survey_boxes(root)
+    (root / "a.yaml").write_text(right + "# the same\n")
+    assert survey_boxes(root).class_names == CLASSES
