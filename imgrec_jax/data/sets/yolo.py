@@ -23,8 +23,8 @@ from imgrec_jax.data.walking import is_hidden, walk
 
 OUTSIDE = 0.05  # of the side: what is cut; more is a mistake
 _MOST_BYTES = 2**26
-_CALLED = ("data", "dataset")  # what the file that describes a folder is called
 _NAMES = re.compile(rb"^\s*['\"]?names['\"]?\s*:", re.MULTILINE)
+_CALLED = ("data", "dataset")  # what the file that describes a folder is called; the first counts before the others
 _NO_LABELS = ("classes", "labels", "notes", "predefined_classes", "readme")  # text files that tools leave beside the labels
 
 
@@ -54,8 +54,8 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     """
     if (chosen := _the_yaml(root)) is not None:
         path, content, passed = chosen
-        found = _from_yaml(path, content, allow_outside)
-        return found._replace(notes=(*passed, *found.notes))
+        described = _from_yaml(path, content, allow_outside)
+        return described._replace(notes=(*passed, *described.notes))
     texts = {root / name for name in walk(root) if _is_text_of_labels(name)}
     if not texts:
         return None
@@ -88,8 +88,8 @@ def _the_yaml(root: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     among = with_splits or list(named)
     if not among:
         return None
-    called = [[path for path in among if path.stem.lower() == name] for name in _CALLED]
-    first, *others = next(filter(None, called), among)
+    by_name = ([path for path in among if path.stem.lower() == name] for name in _CALLED)
+    first, *others = next((called for called in by_name if called), among)
     if different := [path for path in others if named[path] != named[first]]:
         raise ValueError(
             f"{root} has {first.name} and {different[0].name}, which name classes{' and splits' if with_splits else ''} "

@@ -725,12 +725,12 @@ def test_of_several_yamls_the_one_that_describes_the_folder_counts(tmp_path):
     right = (root / "data.yaml").read_text()
     (root / "a.yaml").write_text("names: [cat, dog, cow]\ndepth: 3\n")  # of a network, say
     (root / "hyp.yaml").write_text("lr: 0.1\n")
-    found = survey_boxes(root)
+    found = survey(root, tmp_path)
     assert found.class_names == CLASSES and "a.yaml is passed over beside data.yaml" in str(found.lines)
     (root / "a.yaml").write_text(right.replace("ball", "bell"))  # another version of it
-    assert survey_boxes(root).class_names == CLASSES
+    assert survey(root, tmp_path).class_names == CLASSES
     (root / "data.yaml").rename(root / "b.yaml")
     with pytest.raises(ValueError, match=r"has a.yaml and b.yaml, which name classes and splits differently; keep one"):
-        survey_boxes(root)
+        survey(root, tmp_path)
     (root / "a.yaml").write_text(right + "# the same\n")
-    assert survey_boxes(root).class_names == CLASSES
+    assert survey(root, tmp_path).class_names == CLASSES
