@@ -9,7 +9,6 @@ Shape letters: N examples, H W C image, K classes.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -19,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from imgrec_jax import at_hand
-from imgrec_jax.data.images import Undecoded, decode_reduced
-from imgrec_jax.data.own import choice, prepared
+from imgrec_jax.data.own import choice
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own.division import FRACTIONS, SPLITS, connected, divide, held_out
 from imgrec_jax.data.own.found import (
@@ -39,7 +37,9 @@ from imgrec_jax.data.own.found import (
 from imgrec_jax.data.own.index import Index
 from imgrec_jax.data.own.listing import UNKNOWN, Listing, Reading
 from imgrec_jax.data.own.memo import Memo
-from imgrec_jax.data.own.pictures import NOTES, Picture, decode
+from imgrec_jax.data.own.pictures import NOTES
+from imgrec_jax.data.own.prepared import Form
+from imgrec_jax.data.own.reading import Examples, Images, Part, picture_of
 from imgrec_jax.data.source import ArraySource, Request, Source, SourceInfo, digest, parse_split, split_range
 
 MAX_BYTES_KEPT = 2**29  # of decoded images, that are kept in memory
@@ -117,11 +117,11 @@ class OwnImages:
         self.channels = channels or int(table["channels"].max())
         self.depth = depth or int(table["depth"].max())
         self.size: tuple[int, int] | tuple[()] = fitting_size(table["height"], table["width"]) if size is None else size
-        self._form = prepared.Form(self.size, self.channels, self.depth, self._request.max_pixels, window)
-        self._records: prepared.Prepared | None = None
+        self._images = Images(listing, table, Form(self.size, self.channels, self.depth, request.max_pixels, window))
         self.found = {} if whole else self._found()
         self._describe()
-        self._records = self._made_ready()
+        if request.prepare and not at_hand.is_only() and listing.pixels is None:
+            self._images.make_ready(request)
 
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
@@ -129,7 +129,7 @@ class OwnImages:
         reading = self._reading._replace(minus_one=self._reading.minus_one or "-1")  # as in training: unknown
         made = OwnImages(
             request, choice.read(folder, reading), class_names=self.class_names, size=self.size, channels=self.channels,
-            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=reading, window=self._form.window, whole="test",
+            depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=reading, window=self._images.form.window, whole="test",
         )  # fmt: skip
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
@@ -151,7 +151,7 @@ class OwnImages:
         if listing.pixels is None:
             found = indices.make(listing.store, listing.names, self._request.data_dir / "own", self._request.max_pixels)
         else:
-            found = indices.of_pictures([_of_array(image) for image in listing.pixels])
+            found = indices.of_pictures([picture_of(image) for image in listing.pixels])
         bad = [Problem(listing.store.path(listing.names[i]), p) for i, p in enumerate(found.problems) if p]
         bad += [Problem(name if ", line" in name else listing.store.path(name), what) for name, what in listing.strays]
         total = len(listing.names) + len(listing.strays)
@@ -303,52 +303,6 @@ class OwnImages:
 
     # Reading
 
-    def _read(self, i: int) -> np.ndarray:
-        """Example i as it is: [H, W, 1 or 3]."""
-        if self.listing.pixels is None:
-            name, store = self.listing.names[i], self.listing.store
-            return decode(store.read(name), store.path(name), self.depth, self._request.max_pixels, self._form.window)
-        image = self.listing.pixels[i]
-        image = image if image.ndim == 3 else image[..., None]
-        if image.dtype == np.uint8 and self.depth == 8:
-            return image
-        white = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, 1)
-        share = image.astype(np.float32) / np.float32(white)
-        return share if self.depth == 16 else np.rint(share * 255).astype(np.uint8)
-
-    def _undecoded(self, i: int, channels: int) -> Undecoded | None:
-        """Example i as a JPEG that waits to be told its size; None for other images, and where all are brought to one size."""
-        row, name, store = self._index.table[i], self.listing.names[i], self.listing.store
-        as_it_is = not self.size and self.depth == 8 and row["channels"] == self.channels and not row["notes"]
-        as_it_is = as_it_is and channels in (0, self.channels)
-        if self.listing.pixels is not None or self._records is not None or not as_it_is:
-            return None
-        if not name.lower().endswith((".jpg", ".jpeg")):
-            return None
-
-        def read(least: tuple[int, int]) -> np.ndarray:
-            data = store.read(name)
-            image = decode_reduced(data, store.path(name), least, self.channels)
-            return self._read(i) if image is None else image
-
-        return Undecoded((int(row["height"]), int(row["width"]), self.channels), read)
-
-    def _prepared(self, i: int) -> np.ndarray:
-        """Example i with its channels and size: what the ops of evaluation make of the file."""
-        if self._records is not None:
-            name = self.listing.names[i]
-            return self._records.read(name, self.listing.store.stamps[name])
-        return self._form.of(self._read(i))
-
-    def _made_ready(self) -> prepared.Prepared | None:
-        """The prepared images, made where they are not; None where they are read in place."""
-        if not self._request.prepare or at_hand.is_only() or self.listing.pixels is not None:
-            return None
-        folder = prepared.folder_of(self._request.data_dir, self.listing.store.root, self._form)
-        table = self._index.table
-        pixels = int(np.prod(self.size)) if self.size else int((table["height"].astype(np.int64) * table["width"]).mean())
-        return prepared.prepare(self.listing.store, self.listing.names, self._form, folder, pixels)
-
     def open(self, split: str) -> Source:
         """The source of a split; image [H, W, C] and label, or labels and label_known [K]."""
         base, _, _ = parse_split(split)
@@ -367,7 +321,7 @@ class OwnImages:
         bytes_kept = len(at) * int(np.prod(self.size or (1,))) * self.channels * (4 if self.depth == 16 else 1)
         fits = bool(self.size) and bytes_kept <= MAX_BYTES_KEPT
         keep = self._request.in_memory if self._request.in_memory is not None else fits
-        images = _Images(self, at, keep=keep and bool(self.size))
+        images = Part(self._images, at, keep=keep and bool(self.size))
         pixels = (table["height"].astype(np.int64) * table["width"]).sum()
         if keep and self.size and pixels <= _EAGER_PIXELS:
             return ArraySource({"image": images.all(), **targets}, info)
@@ -388,8 +342,8 @@ class OwnImages:
     def _found(self) -> dict[str, Any]:
         at = np.flatnonzero(self.splits == "train")
         # where the split lies, and how its images are read
-        key = f"statistics {digest('at', (at,))} {tuple(self._form)}"
-        images = lambda: [self._prepared(int(at[i])) for i in sample(len(at), _SAMPLE)]  # noqa: E731
+        key = f"statistics {digest('at', (at,))} {tuple(self._images.form)}"
+        images = lambda: [self._images[int(at[i])] for i in sample(len(at), _SAMPLE)]  # noqa: E731
         mean, std = map(tuple, self._kept(key, lambda: np.array(statistics(images()))).tolist())
         there = set(self.splits.tolist())
         size = self.size or fitting_size(self._index.table["height"], self._index.table["width"])
@@ -444,67 +398,3 @@ class OwnImages:
         lines.append(
             f"{self.channels} channel{'s' * (self.channels > 1)}, {self.depth} bits; (height, width) {from_to}{brought}"
         )
-
-
-class _Images:
-    """The prepared images of a split, decoded when they are first asked for, and kept where they fit."""
-
-    def __init__(self, survey: OwnImages, at: np.ndarray, keep: bool):
-        self._survey, self._at = survey, at
-        dtype = np.float32 if survey.depth == 16 else np.uint8
-        shape = (len(at), *survey.size, survey.channels) if keep else None
-        self._kept = np.zeros(shape, dtype) if shape else None
-        self._there = np.zeros(len(at), np.bool_)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if self._kept is not None and self._there[index]:
-            return self._kept[index]
-        image = self._survey._prepared(int(self._at[index]))
-        if self._kept is not None:
-            self._kept[index] = image
-            self._there[index] = True
-        return image
-
-    def undecoded(self, index: int, channels: int) -> np.ndarray | Undecoded:
-        """The image, or what reads a JPEG of so many channels, 0 for any, at the resolution that is asked for."""
-        return self._survey._undecoded(int(self._at[index]), channels) or self[index]
-
-    def all(self) -> np.ndarray:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(self.__getitem__, range(len(self._at))))
-        assert self._kept is not None
-        return self._kept
-
-
-class Examples:
-    """Images read on access, and the arrays of their targets."""
-
-    def __init__(self, images: _Images, targets: dict[str, np.ndarray], info: SourceInfo):
-        self._images, self._targets, self.info = images, targets, info
-
-    def __len__(self) -> int:
-        return len(next(iter(self._targets.values())))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.info.name}: example {index} of {len(self)}")
-        return {"image": self._images[index], **{name: array[index] for name, array in self._targets.items()}}
-
-    def undecoded(self, index: int, channels: int) -> dict[str, Any]:
-        """As `self[index]`, its image perhaps one that waits to be told its size, if it has so many channels (0: any)."""
-        image = self._images.undecoded(index, channels)
-        return {"image": image, **{name: array[index] for name, array in self._targets.items()}}
-
-
-def _of_array(image: np.ndarray) -> Picture:
-    height, width = image.shape[:2]
-    deep = image.dtype == np.uint16 or image.dtype.kind == "f"
-    problem = ""
-    if not (image.dtype in (np.uint8, np.uint16) or deep):
-        problem = f"an array of {image.dtype}; expected uint8, uint16 or floats of 0..1"
-    elif image.dtype.kind == "f" and not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-        problem = "a float image with values outside 0..1"
-    key = int(digest("image", (image,)).partition(":")[2][:16], 16)
-    return Picture(height, width, 1 if image.ndim == 2 or image.shape[2] == 1 else 3, 16 if deep else 8, 0, key, problem)

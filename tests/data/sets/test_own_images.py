@@ -16,6 +16,7 @@ from PIL import Image
 
 from imgrec_jax.data.ops.geometry import random_resized_crop
 from imgrec_jax.data.ops.photometric import to_channels
+from imgrec_jax.data.own import reading
 from imgrec_jax.data.own.choice import read as read_listing
 from imgrec_jax.data.own.listing import Reading
 from imgrec_jax.data.pipeline import Order, Pipeline
@@ -314,7 +315,7 @@ def test_archives(tmp_path):
         found = survey(path, tmp_path)
         assert found.class_names == plain.class_names and len(found.listing.names) == 60
         one = found.listing.names.index("set/emu/003.png")
-        np.testing.assert_array_equal(found._prepared(one), pixels("emu", 3))
+        np.testing.assert_array_equal(found._images[one], pixels("emu", 3))
     broken = write(tmp_path / "b.zip", (tmp_path / "a.zip").read_bytes()[:-100])
     with pytest.raises(ValueError, match="b.zip is neither a folder nor a zip or tar"):
         survey(broken, tmp_path)
@@ -845,8 +846,8 @@ def photographs(root):
 @pytest.mark.parametrize("channels", [(), (to_channels(3),), (to_channels(1),)])
 def test_a_crop_of_a_jpeg_is_decoded_no_larger_than_it_needs(tmp_path, channels, monkeypatch):
     source = survey(photographs(tmp_path / "d"), tmp_path, {"size": (), "fractions": (1.0, 0.0, 0.0)}).open("train")
-    reduced, decode = [], own_images.decode_reduced
-    monkeypatch.setattr(own_images, "decode_reduced", lambda *given: reduced.append(decode(*given)) or reduced[-1])
+    reduced, decode = [], reading.decode_reduced
+    monkeypatch.setattr(reading, "decode_reduced", lambda *given: reduced.append(decode(*given)) or reduced[-1])
 
     names = source.info.meta["file_names"]
     one_kind = [n for n, name in enumerate(names) if "grey" not in name]  # in colour: they make a batch as they are
