@@ -211,7 +211,7 @@ def test_the_ensemble_under_pmap_is_that_of_the_whole_batch(whole):
     config, workdir = whole
     folders = [start.folder_of_seed(workdir, seed) for seed in SEEDS]
     plain, mapped = (
-        evaluate_ensemble(assemble.replicas(c), folders, "last")
+        evaluate_ensemble(assemble.replicas(c), folders, "last", ["test"])
         for c in (config, small_config(config.data.data_dir, seeds=3, parallel__mode="pmap"))
     )
     assert mapped["test"]["confusion_matrix"] == plain["test"]["confusion_matrix"]

@@ -48,14 +48,18 @@ def states_of(task: Task, predictions: Sequence[dict[str, Any]], batch: dict[str
 
 
 def evaluate_ensemble(
-    experiments: Sequence[Experiment], folders: Sequence[Path], which: str | int, stop: Stop | None = None
+    experiments: Sequence[Experiment],
+    folders: Sequence[Path],
+    which: str | int,
+    splits: Sequence[str],
+    stop: Stop | None = None,
 ) -> dict[str, dict[str, Any]]:
     """{split: values} of the ensemble of the checkpoints that `which` ("last", "best" or a step) names in the folders.
 
     {} for a task without probabilities to average (detection), or without splits to evaluate.
     """
     first = experiments[0]
-    if first.task.averaged is None or not first.data.evals:
+    if first.task.averaged is None or not splits:
         return {}
     layout = first.compute.layout
     found = [start.choose(folder, which, lambda line: None)[0] for folder in folders]
@@ -63,6 +67,6 @@ def evaluate_ensemble(
     step = EnsembleStep(first, variables[0])
     options: dict[str, Any] = {"on_device": first.data.on_device, "stop": stop}
     return {
-        split: evaluate(step, variables, pipeline, layout, summarise=first.data.summarise[split], **options)
-        for split, pipeline in first.data.evals.items()
+        split: evaluate(step, variables, first.data.evals[split], layout, summarise=first.data.summarise[split], **options)
+        for split in splits
     }

@@ -113,12 +113,13 @@ def run_all(
     places: Places,
     total: int,
     *,
+    prepared: bool = False,
     meanwhile: Callable[[], None] = lambda: None,
     ended: Callable[[Point, str], None] = lambda point, why: None,
     stopping: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Runs the points, and returns {name: why} of those that failed or did not come to their ends. The first has begun to
-    train before others start, so that what a data set needs to be prepared is done once.
+    train before others start, so that what a data set needs to be prepared is done once; where it is `prepared`, all start.
 
     meanwhile: called every LOOK_SECONDS while runs go on; ended: told of each run that will not go on, and why it failed, ""
     if it did not; stopping: called before their end is waited for because this process is to end.
@@ -130,8 +131,9 @@ def run_all(
     done = total - len(todo)
     try:
         while waiting or running:
-            alone = len(running) == 1 and done == total - len(todo) and not _begun(folder, running[0].point)
-            if waiting and not alone and (place := places.take()) is not None:
+            first = len(running) == 1 and done == total - len(todo) and not prepared
+            wait = first and not _begun(folder, running[0].point)
+            if waiting and not wait and (place := places.take()) is not None:
                 running.append(start(command_of(waiting[0]), waiting.pop(0), folder, place))
                 continue
             for one in [one for one in running if one.process.poll() is not None]:

@@ -207,8 +207,8 @@ def _in_processes(
     try:
         with stop.raising():
             failed = runs.run_all(
-                command_of, todo, folder, places, len(experiments), meanwhile=following.poll, ended=ended,
-                stopping=stop.answered,
+                command_of, todo, folder, places, len(experiments), prepared=True, meanwhile=following.poll,
+                ended=ended, stopping=stop.answered,
             )  # fmt: skip
     except Interrupted:
         stop.kept = all(checkpoint.saved(folder_of_seed(folder, experiment.seed)) for experiment in experiments)
@@ -267,16 +267,21 @@ def _ensemble(experiments: Sequence[Experiment], folder: Path, say: Callable[[st
         kept = json.loads(path.read_text())
         if {name: kept[name] for name in asked} == asked:
             return kept["records"]
-    records = []
+    records, splits = [], list(experiments[0].data.evals)
+    results: dict[str, dict[str, Any]] = {}
     for which, prefix in (("last", "ensemble_"), ("best", "ensemble_best_")):
         if len(steps[which]) < len(folders):
             continue
         step = max(steps[which])
         epoch = step / experiments[0].data.train.steps_per_epoch
-        for split, values in evaluate_ensemble(experiments, folders, which, stop).items():
-            if which == "last" or split != "validation":
-                records.append({"step": step, "epoch": epoch, "split": prefix + split, "seeds": asked["seeds"], **values})
-                say(f"ensemble of {len(folders)}  {prefix}{split}: {headline(values, experiments[0].show)}")
+        if which == "best":
+            splits = [split for split in splits if split != "validation"]
+        if which == "last" or steps["best"] != steps["last"]:  # else they are the same networks
+            results = evaluate_ensemble(experiments, folders, which, splits, stop)
+        for split in filter(results.__contains__, splits):
+            values = results[split]
+            records.append({"step": step, "epoch": epoch, "split": prefix + split, "seeds": asked["seeds"], **values})
+            say(f"ensemble of {len(folders)}  {prefix}{split}: {headline(values, experiments[0].show)}")
     text = json.dumps(to_json({**asked, "records": records})) + "\n"
     write_whole(path, lambda partial: partial.write_text(text))
     return json.loads(text)["records"]
@@ -314,7 +319,7 @@ def evaluate(
         said = partial(_say_of_seed, say, experiment.seed)
         results = saved.evaluate_workdir(experiment, own, said, which=which, allow_changes=allow_changes, stop=stop)
         found[experiment.seed] = [{"step": 0, "epoch": 0, "split": split, **values} for split, values in results.items()]
-    ensemble = evaluate_ensemble(experiments, folders, which, stop)
+    ensemble = evaluate_ensemble(experiments, folders, which, list(experiments[0].data.evals), stop)
     say(over_seeds.summary(found, [{"split": f"ensemble_{s}", **v} for s, v in ensemble.items()], experiments[0].show))
 
 
