@@ -4,9 +4,9 @@ python experiments/025_seeds_in_one_program/run.py [CASE ...]
 
 Every row is two measurements of whole processes, from their start to their end: `--config.seeds=N`, and N runs of
 `--config.seed=K` one after the other, each on all cores; both begin with an empty cache of compiled programs. "Without the
-ensemble" is until the last run has ended: what evaluates their ensemble and compares them comes after. Of both the last checkpoints are compared, array by array: the largest
-difference relative to the array's largest entry. Rows are appended to result.jsonl beside this file; without arguments only the
-table is printed.
+ensemble" is until the last run has ended: what evaluates their ensemble and compares them comes after. Of both the last
+checkpoints are compared, array by array: the largest difference relative to the array's largest entry. Rows are appended to
+result.jsonl beside this file; without arguments only the table is printed.
 """
 
 import argparse
@@ -101,7 +101,8 @@ def measure(name: str, folder: Path) -> dict:
     found = [apart(folder / "together" / f"seed_{seed}", folder / f"alone_{seed}") for seed in range(seeds)]
     return {
         "case": name, "config": config, "seeds": seeds, "way": record["way"], "why": record["why"], "flags": flags,
-        "together": round(together, 2), "runs": round(ended - began, 2), "one after the other": round(sum(each), 2), "each": [round(value, 2) for value in each],
+        "together": round(together, 2), "runs": round(ended - began, 2), "one after the other": round(sum(each), 2),
+        "each": [round(value, 2) for value in each],
         "cores": len(os.sched_getaffinity(0)), "machine": platform.machine(),
         "parameters": max(one["parameters"] for one in found), "bits": all(one["bits"] for one in found),
         "metrics": all(one["metrics"] for one in found),
