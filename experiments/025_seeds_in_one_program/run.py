@@ -33,7 +33,7 @@ def mnist(epochs: float) -> list[str]:
 SMALL = [
     "model.hidden=(30,)", "data.batch_size=10", "train.total_steps=3000", "eval.every_steps=3000", "log.tensorboard=False",
 ]  # fmt: skip
-SOME = ["train.total_steps=1000", "eval.every_steps=1000", "log.tensorboard=False"]
+SOME = ["train.total_steps=600", "eval.every_steps=600", "log.tensorboard=False"]
 # name: (config, seeds, way, further flags)
 CASES = {
     "mlp": ("mnist:mlp", 5, "vmap", mnist(1)),
