@@ -159,7 +159,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         failed = run_all(
             lambda point: command(flags.config, point, folder), todo, folder, Places(jobs, flags.cores, devices), len(chosen),
-            meanwhile=look,
+            len(chosen) - len(todo), meanwhile=look,
         )  # fmt: skip
     except KeyboardInterrupt:
         note("stopped; the runs have saved, and the same command goes on")

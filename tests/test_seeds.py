@@ -418,3 +418,45 @@ def test_every_task_equals_single_runs(task, way, devices, small_data, tmp_path)
         folders = [start.folder_of_seed(tmp_path / "w", seed), tmp_path / str(seed)]
         # Found: 2e-6 and 4e-7, of detection and of segmentation.
         assert apart(*(checkpoint.read_arrays(checkpoint.saved(folder)[-1]) for folder in folders)) < 1e-5
+
+
+def test_processes_share_the_cores_out_and_none_is_idle_at_the_end():
+    assert ways.shares(2, 5) == (1, 1, 1, 1, 2) and ways.shares(2, 4) == (1,) * 4 and ways.shares(1, 3) == (1, 1, 1)
+    assert ways.shares(8, 3) == (2, 2, 2) and ways.shares(4, 6) == (1, 1, 1, 1, 2, 2) and ways.shares(8, 1) == (8,)
+    for cores in range(1, 20):
+        for count in range(1, 30):
+            found = ways.shares(cores, count)
+            assert len(found) == count and min(found) >= 1 and max(found) <= cores and list(found) == sorted(found)
+
+
+def test_runs_go_on_with_the_cores_that_they_had(digits_dir, tmp_path, monkeypatch):
+    config = small_config(digits_dir, seeds=3, seeds_in="processes")
+    experiments = assemble.replicas(config)
+    kept = {"seeds": [0, 1, 2], "way": "processes", "why": "as asked", "cores": [1, 1, 2]}
+    said: list[str] = []
+
+    def way(kept, here=2, of=experiments):
+        (tmp_path / start.SEEDS).write_text(json.dumps(kept))
+        monkeypatch.setattr(seeds.machine, "cores", lambda: list(range(here)))
+        return seeds._way(tmp_path, config, of, said.append)
+
+    assert way(kept).cores == (1, 1, 2) and way({**kept, "cores": 1}).cores == (1, 1, 1)  # the latter of an early version
+    more = assemble.replicas(small_config(digits_dir, seeds=4, seeds_in="processes"))
+    assert way(kept, of=more).cores == (1, 1, 2, 1) and not said
+    assert way(kept, here=1).cores == (1, 1, 1) and "up to 2 cores, and here are 1" in said[0]
+
+
+def test_the_last_of_three_processes_has_both_cores(digits_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds.machine, "cores", lambda: [0, 1])
+    config = small_config(digits_dir, seeds=3, seeds_in="processes")
+    given = []
+
+    def run_all(command_of, todo, folder, places, total, done, **options):
+        taken = [places.take() for _ in todo]
+        given.append(([point.seed for point in todo], [len(place[0]) for place in taken], done))
+        return {point.name: "not run" for point in todo}
+
+    monkeypatch.setattr(seeds.runs, "run_all", run_all)
+    with pytest.raises(seeds.SeedsFailedError, match="3 of 3"):
+        seeds.train(config, tmp_path / "w", quiet)
+    assert given == [([0, 1], [1, 1], 0), ([2], [2], 2)]

@@ -253,7 +253,7 @@ def test_a_run_is_done_when_it_is_at_its_end_not_when_it_ends(finished_run, tmp_
             if path.name not in steps:
                 shutil.rmtree(path)
     status = [sys.executable, "-c", "print('terminated at step 4')"]
-    failed = runs.run_all(lambda point: status, every, tmp_path, runs.Places(2, 1, []), 3)
+    failed = runs.run_all(lambda point: status, every, tmp_path, runs.Places(2, 1, []), 3, 0)
     assert list(finished(tmp_path)) == [every[0].name]
     assert list(failed) == [point.name for point in every[1:]] and all(
         why.startswith("it was ended ") for why in failed.values()

@@ -112,6 +112,7 @@ def run_all(
     folder: Path,
     places: Places,
     total: int,
+    done: int,
     *,
     prepared: bool = False,
     meanwhile: Callable[[], None] = lambda: None,
@@ -121,17 +122,17 @@ def run_all(
     """Runs the points, and returns {name: why} of those that failed or did not come to their ends. The first has begun to
     train before others start, so that what a data set needs to be prepared is done once; where it is `prepared`, all start.
 
-    meanwhile: called every LOOK_SECONDS while runs go on; ended: told of each run that will not go on, and why it failed, ""
-    if it did not; stopping: called before their end is waited for because this process is to end.
+    total, done: how many runs there are, and were done before; meanwhile: called every LOOK_SECONDS while runs go on; ended:
+    told of each run that will not go on, and why it failed, "" if it did not; stopping: called before their end is waited for
+    because this process is to end.
     """
     waiting, failed = list(todo), dict[str, str]()
-    progress, looked = Progress(total, total - len(todo)), time.monotonic()
+    progress, looked, done_before = Progress(total, done), time.monotonic(), done
     running: list[Running] = []
     busy: list[str] = []
-    done = total - len(todo)
     try:
         while waiting or running:
-            first = len(running) == 1 and done == total - len(todo) and not prepared
+            first = len(running) == 1 and done == done_before and not prepared
             wait = first and not _begun(folder, running[0].point)
             if waiting and not wait and (place := places.take()) is not None:
                 running.append(start(command_of(waiting[0]), waiting.pop(0), folder, place))

@@ -10,6 +10,7 @@ that the run of that seed alone would leave, which every command takes. Beside t
 """
 
 import contextlib
+import itertools
 import json
 import sys
 import time
@@ -123,20 +124,30 @@ def _way(folder: Path, config: ConfigDict, experiments: Sequence[Experiment], sa
     if not path.exists():
         return ways.choose(config.seeds_in, experiments)
     kept = json.loads(path.read_text())
-    before, cores = Way(kept["way"], kept["why"], kept["cores"]), len(machine.cores())
+    before, here = Way(kept["way"], kept["why"], _cores_of(kept, experiments)), len(machine.cores())
     if before.name != ways.PROCESSES and (obstacle := ways.why_not_stacked(experiments)):  # which the config began to ask for
         say(f"note: {obstacle}: what was begun goes on equal to rounding, no longer bit for bit")
         return ways.choose(config.seeds_in, experiments)
     if config.seeds_in in (ways.AUTO, before.name):
         if before.name != ways.PROCESSES and kept["seeds"] != [experiment.seed for experiment in experiments]:
             say(f"note: seeds were {kept['seeds']}: what was begun goes on equal to rounding, no longer bit for bit")
-        if before.cores is not None and before.cores > cores:
-            say(f"note: runs had {before.cores} cores each, and here are {cores}: equal to rounding, no longer bit for bit")
-            return before._replace(cores=cores)
+        if before.cores is not None and max(before.cores) > here:
+            had = f"runs had up to {max(before.cores)} cores, and here are {here}"
+            say(f"note: {had}: equal to rounding, no longer bit for bit")
+            return before._replace(cores=ways.shares(here, len(experiments)))
         return before
     change = f"seeds_in {before.name!r} -> {config.seeds_in!r}"
     say(f"note: {change}: what was begun goes on equal to rounding, no longer bit for bit")
     return ways.choose(config.seeds_in, experiments)
+
+
+def _cores_of(kept: dict[str, Any], experiments: Sequence[Experiment]) -> tuple[int, ...] | None:
+    """Of each seed, as at an earlier start; those of seeds that have come since, and one number for all in early versions."""
+    cores = kept["cores"]
+    if cores is None:
+        return None
+    of_seed = dict(zip(kept["seeds"], cores if isinstance(cores, list) else [cores] * len(kept["seeds"]), strict=True))
+    return tuple(of_seed.get(experiment.seed, min(of_seed.values())) for experiment in experiments)
 
 
 def _write_record(folder: Path, config: ConfigDict, experiments: Sequence[Experiment], way: Way) -> None:
@@ -184,8 +195,8 @@ def _in_processes(
     """Trains each in a process on its own cores; returns {seed: why} of those that failed."""
     todo = [Point(f"seed_{e.seed}", e.seed, {}, {}) for e in experiments if not has_ended(e, folder_of_seed(folder, e.seed))]
     given = {experiment.seed: experiment for experiment in experiments}
-    cores = way.cores or 1
-    places = runs.Places(max(min(len(machine.cores()) // cores, len(todo)), 1), cores, [])
+    cores = {e.seed: count for e, count in zip(experiments, way.cores or [1] * len(experiments), strict=True)}
+    failed: dict[str, str] = {}
 
     def command_of(point: Point) -> list[str]:
         own = folder_of_seed(folder, point.seed)
@@ -206,10 +217,14 @@ def _in_processes(
 
     try:
         with stop.raising():
-            failed = runs.run_all(
-                command_of, todo, folder, places, len(experiments), prepared=True, meanwhile=following.poll,
-                ended=ended, stopping=stop.answered,
-            )  # fmt: skip
+            for count, of_count in itertools.groupby(todo, lambda point: cores[point.seed]):
+                at_once = list(of_count)
+                places = runs.Places(max(min(len(machine.cores()) // count, len(at_once)), 1), count, [])
+                done = len(experiments) - len(todo) + todo.index(at_once[0])
+                failed |= runs.run_all(
+                    command_of, at_once, folder, places, len(experiments), done, prepared=True, meanwhile=following.poll,
+                    ended=ended, stopping=stop.answered,
+                )  # fmt: skip
     except Interrupted:
         stop.kept = all(checkpoint.saved(folder_of_seed(folder, experiment.seed)) for experiment in experiments)
         return {}

@@ -34,11 +34,11 @@ START_SECONDS = 5.0  # of a process, where the system does not tell how long thi
 
 
 class Way(NamedTuple):
-    """name: one of SEEDS_IN but AUTO; why: for people; cores: of each of the processes."""
+    """name: one of SEEDS_IN but AUTO; why: for people; cores: of the process of each seed."""
 
     name: str
     why: str
-    cores: int | None = None
+    cores: tuple[int, ...] | None = None
 
 
 def stack(name: str) -> partial:
@@ -53,7 +53,7 @@ def choose(asked: str, experiments: Sequence[Experiment]) -> Way:
       ConfigError: where it is not there on this machine, or cannot be had for this config.
     """
     on_cpu, several = jax.default_backend() == "cpu", jax.device_count() > 1
-    processes = partial(Way, PROCESSES, cores=max(len(machine.cores()) // len(experiments), 1))
+    processes = partial(Way, PROCESSES, cores=shares(len(machine.cores()), len(experiments)))
     if asked == PROCESSES and not on_cpu:
         raise ConfigError(
             f"config.seeds_in={asked!r} is for the CPU, because an accelerator's memory is held by one process; expected "
@@ -76,6 +76,14 @@ def choose(asked: str, experiments: Sequence[Experiment]) -> Way:
     if has_convolutions(experiments[0]):
         return processes("convolutions, on the CPU")
     return measured(experiments, processes)
+
+
+def shares(cores: int, count: int) -> tuple[int, ...]:
+    """How many of so many cores each of `count` processes has: as many as all can have at once, and the last of them, where not
+    all can run at once and some are left over, what there is: 5 on 2 cores have 1, 1, 1, 1 and 2."""
+    each = max(cores // count, 1)
+    left = count % (cores // each)
+    return (*[each] * (count - left), *[cores // left for _ in range(left)])
 
 
 def why_not_stacked(experiments: Sequence[Experiment]) -> str:
