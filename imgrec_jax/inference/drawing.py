@@ -39,7 +39,7 @@ def _white(image: np.ndarray) -> float:
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 or float 0..1, [H, W] or [H, W, C] -> uint8 [H, W, 3].
+    """uint8 or float 0..1, [H, W] or [H, W, C] -> uint8 [H, W, 3]; of more than three channels the first three, of two these.
 
     A float image that uses less than a quarter of the range, as a camera of 10 to 14 bits in files of 16, is shown brighter.
     """
@@ -48,7 +48,9 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
         image = image / white
     image = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     image = image[..., None] if image.ndim == 2 else image
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    return np.pad(image[..., :3], ((0, 0), (0, 0), (0, max(3 - image.shape[2], 0))))
 
 
 def enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:

@@ -371,20 +371,17 @@ class Predictor:
         """
         shape = np.shape(array)
         array = array[..., None] if array.ndim == 2 else array
-        good = (
-            array.ndim == 3 and array.shape[2] in (1, 3) and array.size and (array.dtype == np.uint8 or array.dtype.kind == "f")
-        )
-        if not good:
-            raise ValueError(
-                f"{name} has shape {shape} and type {array.dtype}; expected [H, W], [H, W, 1] or [H, W, 3], uint8 0..255 or "
-                "float 0..1"
-            )
+        taken = self._stored_shape[2] or (self._card.get("image_shape") or (0, 0, 0))[2]  # 0: not known
+        usual = taken in (0, 1, 3)  # either can be made of the other
+        good = array.ndim == 3 and array.size and array.shape[2] in ((1, 3) if usual else (taken,))
+        if not good or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
+            forms = "[H, W], [H, W, 1] or [H, W, 3]" if usual else f"[H, W, {taken}], as the data of the run are"
+            raise ValueError(f"{name} has shape {shape} and type {array.dtype}; expected {forms}, uint8 0..255 or float 0..1")
         if array.dtype.kind == "f":
             if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
                 raise ValueError(f"{name} is a float image with values outside 0..1; divide by 255, or give uint8")
             array = array.astype(np.float32)
-        taken = self._stored_shape[2] or (self._card.get("image_shape") or array.shape)[2]
-        if array.shape[2] != taken:
+        if usual and taken and array.shape[2] != taken:
             array = to_channels(taken)({"image": array}, np.random.default_rng(0))["image"]
         return array
 

@@ -17,7 +17,8 @@ BYTES = 2_000_000  # of all of them
 
 
 def keep(folder: Path, source: Source, count: int) -> None:
-    """Writes the first `count` images of a source to folder/samples as PNG, fewer where they are large; once.
+    """Writes the first `count` images of a source to folder/samples as PNG, fewer where they are large and none where they
+    have other channels than a PNG; once.
 
     Raises:
       OSError: where nothing can be written.
@@ -29,7 +30,10 @@ def keep(folder: Path, source: Source, count: int) -> None:
         partial.mkdir(parents=True)
         left = BYTES
         for number in range(min(count, len(source))):
-            data = _png(np.asarray(source[number]["image"]))
+            image = np.asarray(source[number]["image"])
+            if image.ndim == 3 and image.shape[2] not in (1, 3):
+                return  # a PNG cannot hold it
+            data = _png(image)
             left -= len(data)
             if left < 0:
                 break

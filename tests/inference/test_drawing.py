@@ -49,3 +49,11 @@ def test_an_image_of_few_bits_in_sixteen_is_shown_brighter_and_no_other():
     hot[0, 0] = 1.0
     assert (drawing.as_rgb(hot)[41:43, 40:44].max()) > 100  # one hot pixel is not what it is scaled by
     assert not drawing.as_rgb(np.zeros((2, 2), np.float32)).any()
+
+
+def test_of_many_channels_the_first_three_are_shown():
+    image = np.arange(2 * 3 * 5, dtype=np.uint8).reshape(2, 3, 5)
+    np.testing.assert_array_equal(drawing.as_rgb(image), image[..., :3])
+    two = drawing.as_rgb(image[..., :2])
+    np.testing.assert_array_equal(two[..., :2], image[..., :2])
+    assert two.shape == (2, 3, 3) and not two[..., 2].any()

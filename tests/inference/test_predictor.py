@@ -310,3 +310,17 @@ def test_a_detector_without_an_rpn_searches_the_image_itself(small_data, tmp_pat
 
 def test_a_table_of_annotations_is_not_needed_anywhere():
     assert from_images([], class_names=("a",)).identity().startswith("annotations:")
+
+
+def test_images_have_the_channels_of_the_runs_data(finished):
+    run = imgrec_jax.load(finished["classification"])
+    run._card = {**run._card, "stored_shape": [8, 8, 5], "image_shape": [8, 8, 5]}
+    five = np.full((8, 8, 5), 7, np.uint8)
+    np.testing.assert_array_equal(run.as_image(five, "a"), five)
+    for other in (five[..., :3], five[..., 0], five[..., :4]):
+        with pytest.raises(ValueError, match=r"a has shape .*; expected \[H, W, 5\], as the data of the run are"):
+            run.as_image(other, "a")
+    run._card = {**run._card, "stored_shape": [8, 8, 3]}
+    assert run.as_image(five[..., 0], "a").shape == (8, 8, 3)
+    with pytest.raises(ValueError, match=r"expected \[H, W\], \[H, W, 1\] or \[H, W, 3\]"):
+        run.as_image(five, "a")
