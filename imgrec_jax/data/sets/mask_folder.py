@@ -21,10 +21,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,11 +87,11 @@ def pair(
 
     def key(path: PurePosixPath, folder: str) -> str | None:
         """The path without its folder `images` or `masks`; None where it lies in none."""
-        if folder not in path.parts[:-1]:
+        found = _around(path, folder)
+        if found is None:
             return None
-        at = len(path.parts) - 2 - path.parts[:-1][::-1].index(folder)
-        above = path.parts[:at] if kind == "instances" else (*path.parts[:at], *path.parts[at + 1 : -1], path.stem)
-        return "/".join(above)
+        above, below = found
+        return "/".join(above if kind == "instances" else (*above, *below, path.stem))
 
     by_image: dict[str, list[PurePosixPath]] = {}
     by_mask: dict[str, list[PurePosixPath]] = {}
@@ -116,6 +118,46 @@ def pair(
             f"NAME/{images}/* with NAME/{masks}/*; remove or rename files that have no partner"
         )
     return [Entry(name, by_image[name][0], tuple(by_mask[name])) for name in sorted(by_image)]
+
+
+def _around(path: PurePosixPath, folder: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The folders above and below the innermost `folder` of a path; None where it lies in none."""
+    if folder not in path.parts[:-1]:
+        return None
+    at = len(path.parts) - 2 - path.parts[:-1][::-1].index(folder)
+    return path.parts[:at], path.parts[at + 1 : -1]
+
+
+def pair_by_difference(files: Files, images: str, masks: str) -> list[Entry] | None:
+    """As `pair` with a mask an image, where the names differ by what all images of a folder have in common, and all masks:
+    21_training.tif and 21_manual1.gif, img_7.jpg and mask_7.png. None where that leaves one without a partner.
+    """
+    places: dict[str, dict[Any, dict[str, PurePosixPath]]] = {images: {}, masks: {}}
+    for path in files.names:
+        of = next((folder for folder in (masks, images) if folder in path.parts[:-1]), None)
+        if of is not None:
+            here = places[of].setdefault(_around(path, of), {})
+            if here.setdefault(path.stem, path) is not path:
+                return None
+    if places[images].keys() != places[masks].keys():
+        return None
+    entries = []
+    for around, pictures in places[images].items():
+        mine, theirs = _without_common(pictures), _without_common(places[masks][around])
+        if mine.keys() != theirs.keys() or len(mine) < 2:
+            return None
+        folder = (*around[0], *around[1])
+        entries += [Entry("/".join((*folder, image.stem)), image, (theirs[key],)) for key, image in mine.items()]
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _without_common(paths: dict[str, PurePosixPath]) -> dict[str, PurePosixPath]:
+    """{stem: path} by what is left of the stems without what all begin and end with; numbers stay whole."""
+    stems = list(paths)
+    first = re.sub(r"\d+$", "", os.path.commonprefix(stems))
+    rest = [stem[len(first) :] for stem in stems]
+    last = re.sub(r"^\d+", "", os.path.commonprefix([text[::-1] for text in rest])[::-1])
+    return {text[: len(text) - len(last)]: paths[stem] for text, stem in zip(rest, stems, strict=True)}
 
 
 def _orphans(what: str, names: set[str]) -> list[str]:

@@ -38,6 +38,7 @@ from imgrec_jax.data.sets.mask_folder import (
     given_splits,
     open_entries,
     pair,
+    pair_by_difference,
     refuse_void_alone,
 )
 from imgrec_jax.data.sets.mask_kinds import held, kind_of, look_into, refuse_no_foreground
@@ -136,6 +137,10 @@ class OwnMasks:
             except ValueError as error:
                 problem = problem or error
         assert problem is not None
+        if kinds[0] != "instances" and (entries := pair_by_difference(self._files, images, masks)):
+            example = f"{entries[0].image} with {entries[0].masks[0]}"
+            self.lines.append(f"images and masks are paired by what differs within their folders: {example}")
+            return kinds[0], entries
         if self._request.bad_files != "skip":
             raise problem
         kind = kinds[0]

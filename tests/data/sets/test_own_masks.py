@@ -564,3 +564,50 @@ def test_names_that_are_no_utf_8_are_told_by_file(tmp_path):
     write(index(tmp_path / "d") / "classes.txt", "bg\nk\xe4t\ndog\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"classes\.txt is no UTF-8 text"):
         survey(tmp_path / "d", tmp_path)
+
+
+NAMED = {
+    "DRIVE": ("{n:02}_training", "{n:02}_manual1"),
+    "STARE": ("im{n:04}", "im{n:04}.ah"),
+    "prefixes": ("img_{n}", "mask_{n}"),
+    "both": ("a_{n}_sat", "label-{n}_m"),
+    "numbers around": ("scan1_{n}_3", "truth2_{n}_1"),
+}
+
+
+@pytest.mark.parametrize("image_name, mask_name", NAMED.values(), ids=NAMED)
+@pytest.mark.parametrize("numbers", [range(10, 20), range(20), range(100, 200, 10)], ids=str)
+def test_names_are_paired_by_what_differs_in_them(tmp_path, image_name, mask_name, numbers):
+    for k, n in enumerate(numbers):
+        write(tmp_path / "d" / "images" / f"{image_name.format(n=n)}.png", encoded(pixels("cat", n % 7, SIZE)))
+        write(tmp_path / "d" / "masks" / f"{mask_name.format(n=n)}.png", encoded(mask(k)))
+    found = survey(tmp_path / "d", tmp_path)
+    assert any("paired by what differs" in line for line in found.lines)
+    for entries in found.entries.values():
+        for entry in entries:
+            [own] = entry.masks
+            [n] = [n for n in numbers if image_name.format(n=n) == entry.image.stem]
+            assert own.stem == mask_name.format(n=n) and entry.name == entry.image.stem
+
+
+@pytest.mark.parametrize(
+    "image_name, mask_names",
+    [("{n}", lambda n: [f"m{n + 1}"]), ("{n:02}", lambda n: [f"m{n}"]), ("{n}", lambda n: [f"{n}_a", f"{n}_b"])],
+)
+def test_names_that_tell_nothing_are_refused(tmp_path, image_name, mask_names):
+    for n in range(20):
+        write(tmp_path / "d" / "images" / f"{image_name.format(n=n)}.png", encoded(pixels("cat", n % 7, SIZE)))
+        for name in mask_names(n):
+            write(tmp_path / "d" / "masks" / f"{name}.png", encoded(mask(n)))
+    with pytest.raises(ValueError, match="images without a mask"):
+        survey(tmp_path / "d", tmp_path)
+
+
+def test_the_splits_of_names_that_differ_are_those_of_their_folders(tmp_path):
+    for n in range(40):
+        part = "training" if n < 20 else "test"
+        write(tmp_path / "d" / part / "images" / f"{n:02}_{part}.png", encoded(pixels("cat", n % 7, SIZE)))
+        write(tmp_path / "d" / part / "masks" / f"{n:02}_manual1.png", encoded(mask(n)))
+    found = survey(tmp_path / "d", tmp_path)
+    assert len(found.entries["test"]) == 20 and len(found.entries["train"]) == 18
+    assert {(e.image.stem[:2], e.masks[0].stem[:2]) for e in found.entries["test"]} == {(f"{n}",) * 2 for n in range(20, 40)}
