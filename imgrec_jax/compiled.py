@@ -50,19 +50,46 @@ def keep(folder: str) -> None:
 
 def confirm() -> None:
     """Notes which programs are whole; to be called where none is being written."""
-    if _folder is None:
-        return
+    if _folder is not None:
+        _confirm(_folder)
+
+
+def _confirm(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        for path, stamp in _programs(_folder):
+        for path, stamp in _programs(folder):
             if not (mark := _mark(path)).exists():
                 mark.write_text(stamp)
+
+
+@contextlib.contextmanager
+def of_one_core() -> Iterator[None]:
+    """Within it, where this process runs on one core for a while, programs are those of processes that have one."""
+    if _folder is None:
+        yield
+        return
+    from jax.experimental.compilation_cache import compilation_cache
+
+    there = _folder.with_name(f"{_folder.name.rpartition('-')[0]}-1")
+
+    def use(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        jax.config.update(_DIRECTORY, str(folder))
+        compilation_cache.reset_cache()  # which reads the folder once
+
+    try:
+        use(there)
+        yield
+    finally:
+        _confirm(there)
+        use(_folder)
 
 
 def _programs(folder: Path) -> Iterator[tuple[Path, str]]:
     """(file, its size and time)."""
     for path in folder.glob(f"*{_PROGRAM}"):
-        stat = path.stat()
-        yield path, f"{stat.st_size} {stat.st_mtime_ns}"
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            stat = path.stat()
+            yield path, f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _mark(path: Path) -> Path:
@@ -74,8 +101,7 @@ def _clean(folder: Path) -> None:
     kept = []
     for other in folder.parent.glob("jaxlib-*"):
         for path, stamp in _programs(other):
-            mark = _mark(path)
-            if other != folder or (mark.exists() and mark.read_text() == stamp):
+            if other != folder or _read(_mark(path)) == stamp:
                 kept.append((int(stamp.partition(" ")[2]), int(stamp.partition(" ")[0]), path))
             else:
                 _remove(path)
@@ -85,6 +111,13 @@ def _clean(folder: Path) -> None:
             break
         _remove(path)
         total -= size
+
+
+def _read(mark: Path) -> str:
+    try:
+        return mark.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _remove(path: Path) -> None:

@@ -99,3 +99,48 @@ def test_nothing_is_kept_where_nothing_can_be(tmp_path, monkeypatch):
 
 def test_a_processor_has_one_name():
     assert machine.processor() == machine.processor() and "/" not in machine.processor()
+
+
+ONE_CORE = """
+import sys
+import jax, jax.numpy as jnp
+from imgrec_jax import compiled
+from imgrec_jax.sweeps import ways
+compiled.keep(sys.argv[1])
+f = jax.jit(lambda x: jnp.tanh(jnp.sin(x) * jnp.exp(x)).sum(1))
+with ways.on_one_core(), compiled.of_one_core():
+    f(jnp.zeros((500, 500)))
+g = jax.jit(lambda x: jnp.tanh(jnp.sin(x) * jnp.exp(x)).sum(0))
+g(jnp.zeros((500, 500)))
+"""
+
+
+def test_what_is_compiled_for_a_while_on_one_core_is_kept_with_such(tmp_path, monkeypatch):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", ONE_CORE, compiled.AUTO], env=environment, check=True)
+    base = f"{(tmp_path / '.cache/imgrec_jax/compiled').as_posix()}"
+    folders = {path.name.rpartition("-")[2]: path for path in Path(base).iterdir()}
+    cores = str(len(machine.cores()))
+    assert {"1", cores} == set(folders)
+    if cores != "1":
+        # zeros, f; zeros is asked for again outside
+        assert len(list(folders["1"].glob("*-cache"))) >= 1 and len(list(folders[cores].glob("*-cache"))) >= 1
+    for folder in folders.values():
+        assert all(path.with_name(f"{path.name}.whole").exists() for path in folder.glob("*-cache"))
+
+
+def test_what_another_process_has_just_removed_stops_nothing(folder, monkeypatch):
+    for name in ("a-cache", "b-cache"):
+        (folder / name).write_bytes(b"program")
+    compiled.confirm()
+    read = compiled._read
+
+    def gone(mark):
+        for path in folder.iterdir():
+            path.unlink()
+        return read(mark)
+
+    monkeypatch.setattr(compiled, "_read", gone)
+    compiled._clean(folder)
+    assert not list(folder.iterdir())

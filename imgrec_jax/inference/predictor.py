@@ -371,18 +371,22 @@ class Predictor:
         """
         shape = np.shape(array)
         array = array[..., None] if array.ndim == 2 else array
-        taken = self._stored_shape[2] or (self._card.get("image_shape") or (0, 0, 0))[2]  # 0: not known
-        usual = taken in (0, 1, 3)  # either can be made of the other
-        good = array.ndim == 3 and array.size and array.shape[2] in ((1, 3) if usual else (taken,))
-        if not good or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
-            forms = "[H, W], [H, W, 1] or [H, W, 3]" if usual else f"[H, W, {taken}], as the data of the run are"
+        stored, seen = self._stored_shape[2] or 0, (self._card.get("image_shape") or (0, 0, 0))[2]  # 0: not known
+        wanted = stored if stored in (1, 3) else seen  # of images of 1 and 3 channels either can be made of the other
+        usual = wanted in (1, 3) or not stored
+        known = {stored, seen, *((1, 3) if usual else ())} - {0}
+        if not (
+            array.ndim == 3 and array.size and array.shape[2] in known and (array.dtype == np.uint8 or array.dtype.kind == "f")
+        ):
+            forms = "[H, W], [H, W, 1] or [H, W, 3]" if known == {1, 3} else " or ".join(f"[H, W, {n}]" for n in sorted(known))
+            forms += "" if known == {1, 3} else ", as the data of the run are"
             raise ValueError(f"{name} has shape {shape} and type {array.dtype}; expected {forms}, uint8 0..255 or float 0..1")
         if array.dtype.kind == "f":
             if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
                 raise ValueError(f"{name} is a float image with values outside 0..1; divide by 255, or give uint8")
             array = array.astype(np.float32)
-        if usual and taken and array.shape[2] != taken:
-            array = to_channels(taken)({"image": array}, np.random.default_rng(0))["image"]
+        if array.shape[2] in (1, 3) and wanted in (1, 3):
+            array = to_channels(wanted)({"image": array}, np.random.default_rng(0))["image"]
         return array
 
     def __repr__(self) -> str:

@@ -19,11 +19,11 @@ TAIL_BYTES = 8192  # of a log, among which there is a line with a step
 _STEP = re.compile(rb"step (\d+)/(\d+)")
 
 
-def step_of(log: Path) -> tuple[int, int] | None:
-    """(step, of how many) as a run's log says last; None where it does not yet."""
+def step_of(log: Path, start: int = 0) -> tuple[int, int] | None:
+    """(step, of how many) as a run's log says last, after `start` bytes of earlier ones; None where it does not yet."""
     try:
         with log.open("rb") as file:
-            file.seek(max(file.seek(0, 2) - TAIL_BYTES, 0))
+            file.seek(max(file.seek(0, 2) - TAIL_BYTES, start))
             found = _STEP.findall(file.read())
     except OSError:
         return None
@@ -43,9 +43,9 @@ class Progress:
             shape = "{percentage:3.0f}%|{bar}| {desc}"
             self._bar = tqdm(total=total, initial=done, bar_format=shape, dynamic_ncols=True, leave=False)
 
-    def show(self, done: int, logs: Sequence[Path]) -> None:
-        """done: runs that are at their ends; logs: of those that go on."""
-        steps = {log.stem: step_of(log) for log in logs}
+    def show(self, done: int, logs: Sequence[tuple[Path, int]]) -> None:
+        """done: runs that are at their ends; logs: of those that go on, with the byte at which each has begun."""
+        steps = {log.stem: step_of(log, start) for log, start in logs}
         far = done + sum(step / max(of, 1) for step, of in filter(None, steps.values()))
         now = time.monotonic()
         self._began = self._began or (far, now)

@@ -83,6 +83,7 @@ class Running(NamedTuple):
     point: Point
     place: tuple[tuple[int, ...], str | None]
     began: float
+    log: tuple[Path, int]  # and the byte at which it begins there
 
 
 def start(words: Sequence[str], point: Point, folder: Path, place: tuple[tuple[int, ...], str | None]) -> Running:
@@ -90,12 +91,13 @@ def start(words: Sequence[str], point: Point, folder: Path, place: tuple[tuple[i
     cores, device = place
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})}
     with (folder / f"{point.name}.log").open("a") as log:
+        size = log.tell()
         place_of = ",".join(map(str, cores)) if device is None else ""
         process = subprocess.Popen(  # a session of its own: Ctrl-C reaches it through `stop` alone, once
             [sys.executable, "-c", _LAUNCH, place_of, *words],
             stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
         )  # fmt: skip
-    return Running(process, point, place, time.perf_counter())
+    return Running(process, point, place, time.perf_counter(), (Path(log.name), size))
 
 
 def stop(running: Sequence[Running]) -> None:
@@ -165,7 +167,7 @@ def run_all(
                 looked = time.monotonic()
                 with progress.cleared():
                     meanwhile()
-                progress.show(done, [folder / f"{one.point.name}.log" for one in running])
+                progress.show(done, [one.log for one in running])
             time.sleep(0.1)
     except BaseException:
         progress.close()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax
 
-from imgrec_jax import machine
+from imgrec_jax import compiled, machine
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.config import SEEDS_IN
 from imgrec_jax.experiment import Experiment
@@ -112,7 +112,7 @@ def measured(experiments: Sequence[Experiment], processes: partial) -> Way:
     count, total = len(experiments), experiments[0].optimisation.total_steps
     state, tx = create_state(experiments[0])
     together = seconds_a_step(stack(VMAP)(experiments, [state] * count, [tx] * count), count)
-    with on_one_core():
+    with on_one_core(), compiled.of_one_core():
         alone = seconds_a_step(Alone(experiments[0], state, tx), 1)
     rounds = -(-count // len(machine.cores()))
     stacked, apart = total * together, rounds * (total * alone + since_start())

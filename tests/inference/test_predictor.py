@@ -320,7 +320,12 @@ def test_images_have_the_channels_of_the_runs_data(finished):
     for other in (five[..., :3], five[..., 0], five[..., :4]):
         with pytest.raises(ValueError, match=r"a has shape .*; expected \[H, W, 5\], as the data of the run are"):
             run.as_image(other, "a")
-    run._card = {**run._card, "stored_shape": [8, 8, 3]}
+    run._card = {**run._card, "stored_shape": [8, 8, 4], "image_shape": [8, 8, 3]}  # an op drops the alpha channel
+    for image in (five[..., :4], five[..., :3], five[..., 0]):
+        assert run.as_image(image, "a").shape[2] == max(image.shape[2:] or (3,))
+    run._card = {**run._card, "stored_shape": [None, None, None], "image_shape": [8, 8, 4]}  # an op makes more of three
+    assert run.as_image(five[..., :3], "a").shape == (8, 8, 3)
+    run._card = {**run._card, "stored_shape": [8, 8, 3], "image_shape": [8, 8, 3]}
     assert run.as_image(five[..., 0], "a").shape == (8, 8, 3)
     with pytest.raises(ValueError, match=r"expected \[H, W\], \[H, W, 1\] or \[H, W, 3\]"):
         run.as_image(five, "a")

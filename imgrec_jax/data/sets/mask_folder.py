@@ -143,21 +143,30 @@ def pair_by_difference(files: Files, images: str, masks: str) -> list[Entry] | N
         return None
     entries = []
     for around, pictures in places[images].items():
-        mine, theirs = _without_common(pictures), _without_common(places[masks][around])
-        if mine.keys() != theirs.keys() or len(mine) < 2:
+        there = places[masks][around]
+        (first, mine, last), (their_first, theirs, their_last) = _without_common(pictures), _without_common(there)
+        # Numbers that all have in common tell of what they are: video1_3 is no partner of video2_3.
+        own, other = ((_numbers(before), _numbers(after)) for before, after in ((first, last), (their_first, their_last)))
+        unlike = any(own) and any(other) and own != other
+        crossed = any(image.stem in there and theirs.get(key) != there[image.stem] for key, image in mine.items())
+        if mine.keys() != theirs.keys() or len(mine) < 2 or unlike or crossed:
             return None
         folder = (*around[0], *around[1])
         entries += [Entry("/".join((*folder, image.stem)), image, (theirs[key],)) for key, image in mine.items()]
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _without_common(paths: dict[str, PurePosixPath]) -> dict[str, PurePosixPath]:
-    """{stem: path} by what is left of the stems without what all begin and end with; numbers stay whole."""
+def _without_common(paths: dict[str, PurePosixPath]) -> tuple[str, dict[str, PurePosixPath], str]:
+    """{stem: path} by what is left of the stems without what all begin and end with, between these two; numbers stay whole."""
     stems = list(paths)
     first = re.sub(r"\d+$", "", os.path.commonprefix(stems))
     rest = [stem[len(first) :] for stem in stems]
     last = re.sub(r"^\d+", "", os.path.commonprefix([text[::-1] for text in rest])[::-1])
-    return {text[: len(text) - len(last)]: paths[stem] for text, stem in zip(rest, stems, strict=True)}
+    return first, {text[: len(text) - len(last)]: paths[stem] for text, stem in zip(rest, stems, strict=True)}, last
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"\d+", text)
 
 
 def _orphans(what: str, names: set[str]) -> list[str]:

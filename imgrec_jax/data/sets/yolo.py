@@ -80,23 +80,45 @@ def _the_yaml(root: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """(the file that says what lies at `root`, its content, lines to print on others); None where no yaml names classes.
 
     Raises:
-      ValueError: where two of them may be it and say different things.
+      ValueError: where two of them may be it and say different things, or the one that is meant cannot be read.
     """
-    paths = [path for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))) if not is_hidden(path.name)]
-    named = {path: content for path in paths if (content := _read_yaml(path)) is not None}
-    with_splits = [path for path, content in named.items() if any(canonical_split(str(key)) for key in content)]
-    among = with_splits or list(named)
+    named: dict[Path, dict[str, Any]] = {}
+    faults: dict[Path, ValueError] = {}
+    for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
+        try:
+            if not is_hidden(path.name) and (content := _read_yaml(path)) is not None:
+                named[path] = content
+        except ValueError as error:
+            faults[path] = error
+    among = [path for path, content in named.items() if _names_splits(content)] or list(named)
+    if faults and (not among or min(map(_rank, faults)) < min(map(_rank, among))):
+        raise faults[min(faults, key=_rank)]
     if not among:
         return None
-    by_name = ([path for path in among if path.stem.lower() == name] for name in _CALLED)
-    first, *others = next((called for called in by_name if called), among)
-    if different := [path for path in others if named[path] != named[first]]:
-        raise ValueError(
-            f"{root} has {first.name} and {different[0].name}, which name classes{' and splits' if with_splits else ''} "
-            "differently; keep one of them, or call it data.yaml"
-        )
-    passed = [f"{path.name} is passed over beside {first.name}" for path in named if named[path] != named[first]]
-    return first, named[first], passed
+    first, *others = [path for path in among if _rank(path) == min(map(_rank, among))]
+    if different := [path for path in others if _said(named[path]) != _said(named[first])]:
+        what = "classes and splits" if _names_splits(named[first]) else "classes"
+        advice = "" if _rank(first) < len(_CALLED) else ", or call it data.yaml"
+        raise ValueError(f"{root} has {first.name} and {different[0].name}, which name {what} differently; keep one{advice}")
+    passed = [path for path in named if _said(named[path]) != _said(named[first])] + list(faults)
+    return first, named[first], [f"{path.name} is passed over beside {first.name}" for path in passed]
+
+
+def _rank(path: Path) -> int:
+    """0 for the name that counts before all others."""
+    return _CALLED.index(path.stem.lower()) if path.stem.lower() in _CALLED else len(_CALLED)
+
+
+def _names_splits(content: dict[str, Any]) -> bool:
+    return any(canonical_split(str(key)) and isinstance(value, str | list) and value for key, value in content.items())
+
+
+def _said(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with its names as a list, however they are written."""
+    names = content["names"]
+    if isinstance(names, dict):
+        names = [str(names[key]) for key in sorted(names, key=lambda key: (len(str(key)), str(key)))]
+    return {**content, "names": list(map(str, names)) if isinstance(names, list) else names}
 
 
 def _is_text_of_labels(name: str) -> bool:

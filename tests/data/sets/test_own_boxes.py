@@ -734,3 +734,39 @@ def test_of_several_yamls_the_one_that_describes_the_folder_counts(tmp_path):
         survey(root, tmp_path)
     (root / "a.yaml").write_text(right + "# the same\n")
     assert survey(root, tmp_path).class_names == CLASSES
+
+
+@pytest.mark.parametrize(
+    "other, text",
+    [
+        ("deploy.yaml", "a: 1\n---\nlist:\n  names: [x]\n"),
+        ("template.yaml", "names: {{ names }}\n"),
+        ("data_old.yaml", "names: [caf\xe9]\n"),
+        ("data.yml", "names: [\n"),
+        ("a.yaml", "names: [a, b]\nval: true\n"),
+    ],
+)
+def test_a_yaml_that_nobody_needs_stops_nothing(tmp_path, other, text):
+    root = yolo_folder(tmp_path / "d")
+    (root / other).write_bytes(text.encode("latin-1"))
+    found = survey(root, tmp_path)
+    assert found.class_names == CLASSES and f"{other} is passed over beside data.yaml" in str(found.lines)
+    (root / "data.yaml").rename(root / "z.yaml")
+    if other != "data.yml":
+        assert survey(root, tmp_path).class_names == CLASSES
+        (root / "z.yaml").unlink()
+    if other != "a.yaml":
+        with pytest.raises(ValueError, match=f"{other} is no YAML"):
+            survey(root, tmp_path)
+
+
+def test_names_are_the_same_however_they_are_written(tmp_path):
+    root = yolo_folder(tmp_path / "d")
+    text = (root / "data.yaml").read_text()
+    (root / "data.yaml").rename(root / "my.yaml")
+    (root / "my2.yaml").write_text(text.replace("[ball, cube]", "{0: ball, 1: cube}"))
+    assert survey(root, tmp_path).class_names == CLASSES
+    (root / "data.yaml").write_text(text)
+    (root / "data.yml").write_text(text.replace("ball", "bell"))
+    with pytest.raises(ValueError, match=r"data.yaml and data.yml, which name classes and splits differently; keep one$"):
+        survey(root, tmp_path)

@@ -571,7 +571,7 @@ NAMED = {
     "STARE": ("im{n:04}", "im{n:04}.ah"),
     "prefixes": ("img_{n}", "mask_{n}"),
     "both": ("a_{n}_sat", "label-{n}_m"),
-    "numbers around": ("scan1_{n}_3", "truth2_{n}_1"),
+    "numbers around": ("scan1_{n}_3", "truth1_{n}_3"),
 }
 
 
@@ -592,7 +592,15 @@ def test_names_are_paired_by_what_differs_in_them(tmp_path, image_name, mask_nam
 
 @pytest.mark.parametrize(
     "image_name, mask_names",
-    [("{n}", lambda n: [f"m{n + 1}"]), ("{n:02}", lambda n: [f"m{n}"]), ("{n}", lambda n: [f"{n}_a", f"{n}_b"])],
+    [
+        ("{n}", lambda n: [f"m{n + 1}"]),
+        ("{n:02}", lambda n: [f"m{n}"]),
+        ("{n}", lambda n: [f"{n}_a", f"{n}_b"]),
+        ("video1_{n}", lambda n: [f"video2_{n}"]),
+        ("{n}_1", lambda n: [f"1_{n}"]),
+        ("{n}_a1", lambda n: [f"{n}_a2"]),
+        ("2021-01-{n:02}_a", lambda n: [f"2021-02-{n:02}_m"]),
+    ],
 )
 def test_names_that_tell_nothing_are_refused(tmp_path, image_name, mask_names):
     for n in range(20):
