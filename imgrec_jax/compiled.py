@@ -72,7 +72,8 @@ def of_one_core() -> Iterator[None]:
     there = _folder.with_name(f"{_folder.name.rpartition('-')[0]}-1")
 
     def use(folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # a full disk: as in `keep`
+            folder.mkdir(exist_ok=True)
         jax.config.update(_DIRECTORY, str(folder))
         compilation_cache.reset_cache()  # which reads the folder once
 

@@ -133,6 +133,24 @@ def test_the_tables_of_speed_are_those_of_their_records(monkeypatch):
     assert speed.front(made) in (ROOT / FRONT).read_text()
 
 
+WITH_TABLES = sorted(page.parent.name for page in EXPERIMENTS.glob("0*/README.md") if "<!-- table -->" in page.read_text())
+
+
+@pytest.mark.parametrize("experiment", [name for name in WITH_TABLES if not name.startswith(("010", "014"))])
+def test_a_table_is_that_of_its_records(experiment, monkeypatch, tmp_path):
+    folder = EXPERIMENTS / experiment
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    import questions
+
+    monkeypatch.setattr(questions, "save", lambda made, path: None)  # the plot is not looked at
+    spec = importlib.util.spec_from_file_location(experiment, folder / "run.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    text = made.answer(records(f"{experiment}/results.jsonl"), tmp_path) if hasattr(made, "answer") else made.table()
+    between = (folder / "README.md").read_text().partition("<!-- table -->")[2].partition("<!-- end of table -->")[0]
+    assert text.strip() == between.strip()
+
+
 def test_every_experiment_and_config_is_listed():
     listed = (EXPERIMENTS / "README.md").read_text()
     assert [p.name for p in sorted(EXPERIMENTS.glob("0*")) if f"({p.name})" not in listed] == []

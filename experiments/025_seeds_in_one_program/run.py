@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
+import runs  # noqa: E402
+
 RESULT = Path(__file__).with_name("result.jsonl")
 
 
@@ -120,15 +123,21 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         with RESULT.open("a") as file:
             file.write(json.dumps(row) + "\n")
-    rows = [json.loads(line) for line in RESULT.read_text().splitlines()] if RESULT.exists() else []
+    runs.put(RESULT.with_name("README.md"), table())
+    print(table())
+
+
+def table() -> str:
+    """The last record of each case."""
     head = ["case", "seeds", "way", "together", "without the ensemble", "one after the other", "", "parameters apart"]
-    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
-    for row in {row["case"]: row for row in rows}.values():
-        runs = row.get("runs", row["together"])  # of an ensemble the single runs know nothing
-        times = row["one after the other"] / runs
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for row in {row["case"]: row for row in runs.read(RESULT)}.values():
+        ended = row.get("runs")  # of an ensemble the single runs know nothing
+        times = row["one after the other"] / (ended or row["together"])
         far = "0, all bits equal" if row["bits"] else f"{row['parameters']:.1e}"
-        seconds = f"{row['together']:.1f} s | {runs:.1f} s | {row['one after the other']:.1f} s | {times:.2f} x"
-        print(f"| {row['case']} | {row['seeds']} | {row['way']} | {seconds} | {far} |")
+        seconds = [f"{row['together']:.1f} s", f"{ended:.1f} s" if ended else "", f"{row['one after the other']:.1f} s"]
+        lines.append(f"| {' | '.join([row['case'], str(row['seeds']), row['way'], *seconds, f'{times:.2f} x', far])} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python experiments/027_instances/run.py scenes_mask scenes_retina --seeds 0 1 2
     python experiments/027_instances/run.py bccd_faster bccd_retina --bccd=FOLDER
     python experiments/027_instances/run.py nuclei_unet nuclei_mask --nuclei=FOLDER_OR_ZIP
-    python experiments/027_instances/run.py                      prints the table
+    python experiments/027_instances/run.py                      writes the table
 
 Every run is the config as it stands; the checkpoint is the one that validation chose, the scores are the test split's.
 Records are appended to result.jsonl as they come, and a run that is there is not made again. The Faster R-CNN of the scenes is
@@ -74,6 +74,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for name in arguments.names:
             train(name, seed, arguments)
+    runs.put(HERE / "README.md", table())
     print(table())
 
 

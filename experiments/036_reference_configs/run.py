@@ -117,7 +117,16 @@ def table() -> str:
         mine = [r for r in runs.read(RESULTS) if r["name"] == name]
         here = ", ".join(f"{100 * r['accuracy']:.2f} ({r['seed']})" for r in mine) or "not run"
         lines.append(f"| `{name}` | {reference.published} | {here} | {', '.join(f'{runs.minutes(r):.0f}' for r in mine)} |")
-    head = ["config", "parameters", "images a step", "changed", "seconds to step 1", "peak MiB", "workdir, MiB", "cores"]
+    head = [
+        "config",
+        "parameters",
+        "images a step",
+        "changed",
+        "seconds to the end of step 1",
+        "peak MiB",
+        "workdir, MiB",
+        "cores",
+    ]
     lines += ["", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for r in {r["name"]: r for r in runs.read(DRY)}.values():
         cells = [f"`{r['name']}`", f"{r['parameters']:,}", f"{r['batch']:,}", ", ".join(f"`{o}`" for o in r["overrides"])]

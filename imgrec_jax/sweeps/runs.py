@@ -135,8 +135,8 @@ def run_all(
     try:
         while waiting or running:
             first = len(running) == 1 and done == done_before and not prepared
-            wait = first and not _begun(folder, running[0].point)
-            if waiting and not wait and (place := places.take()) is not None:
+            alone = first and not _begun(folder, running[0].point)
+            if waiting and not alone and (place := places.take()) is not None:
                 running.append(start(command_of(waiting[0]), waiting.pop(0), folder, place))
                 continue
             for one in [one for one in running if one.process.poll() is not None]:

@@ -282,18 +282,17 @@ def _ensemble(experiments: Sequence[Experiment], folder: Path, say: Callable[[st
         kept = json.loads(path.read_text())
         if {name: kept[name] for name in asked} == asked:
             return kept["records"]
-    records, splits = [], list(experiments[0].data.evals)
-    results: dict[str, dict[str, Any]] = {}
+    evals = list(experiments[0].data.evals)
+    splits = {"last": evals, "best": [split for split in evals if split != "validation"]}  # which has chosen them
+    records, results = [], dict[str, dict[str, Any]]()
     for which, prefix in (("last", "ensemble_"), ("best", "ensemble_best_")):
         if len(steps[which]) < len(folders):
             continue
         step = max(steps[which])
         epoch = step / experiments[0].data.train.steps_per_epoch
-        if which == "best":
-            splits = [split for split in splits if split != "validation"]
         if which == "last" or steps["best"] != steps["last"]:  # else they are the same networks
-            results = evaluate_ensemble(experiments, folders, which, splits, stop)
-        for split in filter(results.__contains__, splits):
+            results = evaluate_ensemble(experiments, folders, which, splits[which], stop)
+        for split in (split for split in results if split in splits[which]):
             values = results[split]
             records.append({"step": step, "epoch": epoch, "split": prefix + split, "seeds": asked["seeds"], **values})
             say(f"ensemble of {len(folders)}  {prefix}{split}: {headline(values, experiments[0].show)}")

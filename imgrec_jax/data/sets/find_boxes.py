@@ -23,7 +23,7 @@ from imgrec_jax.data.own.division import called_after, split_in, without_split
 from imgrec_jax.data.own.found import sample, shown
 from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store
-from imgrec_jax.data.sets import coco, mask_folder, voc, yolo
+from imgrec_jax.data.sets import coco, mask_folder, mask_pairs, voc, yolo
 from imgrec_jax.data.walking import is_hidden, walk
 
 _SAMPLE = 60  # names of a json that are looked for
@@ -117,9 +117,9 @@ def _find_masks(root: Path, max_pixels: int) -> Given | None:
     if not holders or root in holders:  # images/ and masks/ at the top are maps of classes
         return None
     files = list_files(root, max_pixels)
-    every = mask_folder.pair(files, kind="instances")
+    every = mask_pairs.pair(files, kind="instances")
     given, notes = mask_folder.given_splits(every, "instances")
-    entries: dict[str, list[mask_folder.Entry]] = {}
+    entries: dict[str, list[mask_pairs.Entry]] = {}
     for entry in every:
         entries.setdefault(given[entry.name], []).append(entry)
     splits = {}

@@ -33,15 +33,13 @@ from imgrec_jax.data.own.memo import Memo
 from imgrec_jax.data.sets.find_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES, folders_of, listed_in
 from imgrec_jax.data.sets.mask_folder import (
     CLASS_NAMES,
-    Entry,
     check_entry,
     given_splits,
     open_entries,
-    pair,
-    pair_by_difference,
     refuse_void_alone,
 )
 from imgrec_jax.data.sets.mask_kinds import held, kind_of, look_into, refuse_no_foreground
+from imgrec_jax.data.sets.mask_pairs import Entry, pair, pair_by_difference
 from imgrec_jax.data.sets.mask_values import OF_OBJECTS, of_one_object
 from imgrec_jax.data.source import Request, Source, parse_split
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgrec_jax.data.sets.mask_folder import list_files, open_mask_folder, pair, take_split
+from imgrec_jax.data.sets.mask_folder import list_files, open_mask_folder, take_split
+from imgrec_jax.data.sets.mask_pairs import pair
 
 NUCLEI = Path(__file__).parents[2] / "../shared/data/nuclei"
 ONE_SPLIT = {"fractions": (("train", 1.0),)}
