@@ -27,7 +27,11 @@ def parser() -> Parser:
         metavar="DIR",
         help="also write every picture with its answer drawn, boxes from --threshold (else 0.5) on; of a video, a video",
     )
-    made.add_argument("--save_masks", metavar="DIR", help="segmentation: also write every mask as PNG of class numbers")
+    made.add_argument(
+        "--save_masks",
+        metavar="DIR",
+        help="segmentation: also write every mask as PNG of class numbers, and of objects' numbers to DIR/objects",
+    )
     made.add_argument("--labels", metavar="PATH", help="the truth: a folder with a folder a class or a CSV, a COCO json, or a "
                       "folder of masks; adds the score of the prediction; boxes and masks "
                       "are of the pixels as stored")  # fmt: skip

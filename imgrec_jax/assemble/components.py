@@ -92,6 +92,13 @@ def _detection(config: ConfigDict) -> dict[str, Option]:
     return {name: Option(value, float) for name, value in task.stages_of(config).OPTIONS.items()}
 
 
+def _objects(config: ConfigDict) -> dict[str, Option] | None:
+    name = config.eval.objects.name
+    if not name:
+        return {}
+    return options_like(task.objects.NAMES[name]) if name in task.objects.NAMES else None
+
+
 def _search(config: ConfigDict) -> dict[str, Option]:
     return options_like(SearchOptions) if config.task == "detection" and config.data.max_proposals else {}
 
@@ -110,6 +117,7 @@ COMPONENTS: tuple[tuple[str | None, str, Callable], ...] = (
     ("loss.name", "loss", _loss),
     ("optim.name", "optim.options", _optimiser),
     ("data.name", "data.options", _set),
+    ("eval.objects.name", "eval.objects", _objects),
     (None, "detection", _detection),
     (None, "data.search", _search),
 )

@@ -17,6 +17,7 @@ from imgrec_jax.config import is_own
 from imgrec_jax.data.source import Source
 from imgrec_jax.detection import coco_eval, windows
 from imgrec_jax.models.detectors import is_one_stage
+from imgrec_jax.segmentation import objects
 from imgrec_jax.segmentation.losses import loss_of_pixels, segmentation_loss
 from imgrec_jax.tasks import classify, detect, multi_label, one_stage, segment, two_stage
 from imgrec_jax.tasks.task import Task
@@ -120,10 +121,23 @@ def _segmentation(config: ConfigDict, **common: Any) -> Task:
             window=tuple(config.eval.window) or None,
             overlap=config.eval.overlap,
             test_time=config.eval.test_time,
+            separate=_objects(config),
             **common,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _objects(config: ConfigDict) -> objects.Separate | None:
+    options = options_of(config.eval.objects)
+    name = options.pop("name")
+    if not name:
+        if options:
+            raise ConfigError(f"config.eval.objects has {sorted(options)} and no name; choose one of {sorted(objects.NAMES)}")
+        return None
+    made = objects.NAMES[choice("eval.objects.name", name, objects.NAMES)]
+    check_options("eval.objects", options, made)
+    return made(**options)
 
 
 def _segmentation_loss(config: ConfigDict) -> Callable:

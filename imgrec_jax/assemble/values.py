@@ -115,6 +115,9 @@ VALUES: dict[str, Check] = {
     "eval.top_k": _each(_integer(1)),
     "eval.threshold": (lambda v: v in CRITERIA, f"one of {CRITERIA}"),
     "eval.window": _size(2),
+    "eval.objects.sigma": _number(0),
+    "eval.objects.height": _number(0),
+    "eval.objects.smallest": _integer(0),
     "eval.overlap": _number(0, 1, below=True),
     "select.patience": _or_none(_integer(1)),
     "checkpoint.keep": _integer(1),
@@ -210,7 +213,7 @@ _DETECTION = (
 )  # fmt: skip
 TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_DETECTION, ("detection",)),
-    **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.test_time"), ("segmentation",)),
+    **dict.fromkeys(("data.pad_multiple", "data.pad_to", "eval.test_time", "eval.objects"), ("segmentation",)),
     "eval.window": ("segmentation", "detection"),
     "eval.top_k": ("classification",),
     "data.examples_per_class": ("classification",),

@@ -5,7 +5,7 @@ from ml_collections.config_dict import placeholder
 
 FREE = (
     "model", "loss", "data.options", "data.train_ops", "data.eval_ops", "data.search", "data.test_sets", "detection",
-    "optim.options",
+    "eval.objects", "optim.options",
 )  # fmt: skip
 
 
@@ -37,6 +37,9 @@ def base() -> ConfigDict:
     # (height, width) of windows: segmentation predicts by them alone, detection looks at whole pictures, too; () at these alone
     config.eval.window = ()
     config.eval.overlap = 0.25
+    # Segmentation: how the foreground becomes single objects, "components" or "distance" with options. They are numbered in
+    # answers and, where the data have instances, scored. "" scores connected components and has none in answers.
+    config.eval.objects = ConfigDict({"name": ""})
     config.eval.test_time = "none"  # segmentation: "flips", "rotations", "d4", "rotations7", "shifts"
 
     config.select = ConfigDict()  # the best checkpoint and the early stop

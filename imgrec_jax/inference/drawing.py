@@ -171,7 +171,12 @@ def films(image: np.ndarray, masks: Iterable[np.ndarray], colours: Sequence[Colo
 
 
 def areas(
-    image: np.ndarray, classes: np.ndarray, names: Sequence[str], opacity: float = 0.45, skip: int | None = 0
+    image: np.ndarray,
+    classes: np.ndarray,
+    names: Sequence[str],
+    opacity: float = 0.45,
+    skip: int | None = 0,
+    objects: np.ndarray | None = None,
 ) -> np.ndarray:
     """Class areas as a coloured film with outlines, and a legend of the classes that occur below.
 
@@ -179,16 +184,19 @@ def areas(
       classes: int [H, W] of the image.
       names: of the classes.
       skip: the class that stays clear, usually the background; None for none.
+      objects: int [H, W], the number of each pixel's object, outlined in place of the classes.
     """
     picture, factor = enlarge(as_rgb(image))
+    outlined = classes if objects is None else objects
     present = [int(c) for c in np.unique(classes) if c != skip]
     table = np.array([colour_of(c) for c in range(max(int(classes.max(initial=0)), 0) + 1)], np.uint8)
-    classes = classes.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else classes
+    if factor > 1:
+        classes, outlined = (values.repeat(factor, axis=0).repeat(factor, axis=1) for values in (classes, outlined))
     covered = np.isin(classes, present)
     out = picture.copy()
     film = opacity * table[classes[covered]] + (1 - opacity) * picture[covered]
     out[covered] = film.astype(np.uint8)
-    edge = _outline(classes, thick=max(1, round(text_size(picture.shape) / 12))) & covered
+    edge = _outline(outlined, thick=max(1, round(text_size(picture.shape) / 12))) & covered
     out[edge] = table[classes[edge]]
     return caption(out, [(names[c] if c < len(names) else str(c), colour_of(c)) for c in present] or [("nothing found", None)])
 

@@ -139,6 +139,11 @@ class Writer:
         assert isinstance(result, MapResult)
         path = folder / f"{self._names.of(result.file)}.png"
         drawing.save(path, result.segmentation)
+        if result.objects is not None:
+            if result.objects.max(initial=0) > np.iinfo(np.uint16).max:
+                raise ValueError("more objects than the 65,535 that a PNG of 16 bits can number")
+            (folder / "objects").mkdir(exist_ok=True)
+            drawing.save(folder / "objects" / path.name, result.objects.astype(np.uint16))
         return path
 
     def _draw(self, result: Result, folder: Path) -> Path | None:

@@ -7,7 +7,7 @@ Shape letters: H W image, K classes, n boxes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -218,20 +218,19 @@ class InstancesResult(BoxesResult):
 class MapResult(Result):
     """Attributes:
     segmentation: the class of each pixel, uint8 [H, W] (uint16 beyond 256 classes).
+    objects: the number of each pixel's object, int32 [H, W], 0 where there is none; None of a run that tells no objects apart
+      (`eval.objects`).
     """
 
     segmentation: np.ndarray
+    objects: np.ndarray | None = None
     MARK: ClassVar[str] = "segmentation"
 
     @classmethod
     def of(cls, record: dict[str, Any], common: dict[str, Any]) -> MapResult:
-        import cv2
-
-        classes = record["segmentation"]
-        classes = classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16)
-        if classes.shape != common["size"]:
-            classes = cv2.resize(classes, common["size"][::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return cls(**common, segmentation=classes)
+        classes, objects = record["segmentation"], record.get("objects")
+        classes = _of_size(classes.astype(np.uint8 if classes.max(initial=0) < 256 else np.uint16), common["size"])
+        return cls(**common, segmentation=classes, objects=None if objects is None else _of_size(objects, common["size"]))
 
     def areas(self) -> list[tuple[int, str, int]]:
         """(class, its name, pixels) of the classes that occur."""
@@ -241,25 +240,35 @@ class MapResult(Result):
     def to_json(self) -> dict[str, Any]:
         whole = self.segmentation.size
         areas = [{"label": name, "pixels": pixels, "share": pixels / whole} for _, name, pixels in self.areas()]
-        return {"file": self.file, "height": self.size[0], "width": self.size[1], "areas": areas}
+        line = {"file": self.file, "height": self.size[0], "width": self.size[1], "areas": areas}
+        return line if self.objects is None else line | {"objects": int(np.count_nonzero(np.unique(self.objects)))}
+
+    def masks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(class, its mask, bool [H, W]) of each object, whose class is that of most of its pixels; of a run that tells no
+        objects apart, of each class but the background."""
+        if self.objects is None:
+            yield from ((label, self.segmentation == label) for label, _, _ in self.areas() if label)
+            return
+        for number in np.unique(self.objects[self.objects > 0]):
+            mask = self.objects == number
+            yield int(np.bincount(self.segmentation[mask])[1:].argmax()) + 1, mask
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """One entry a class but the background, its mask as compressed run lengths."""
+        """One entry for each of `masks`, as compressed run lengths."""
         from imgrec_jax.data.annotations import encode_mask
 
         entries = []
-        for label, _, pixels in self.areas():
-            if label:
-                coded = encode_mask(self.segmentation == label)
-                mask = {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode()}
-                category = int(category_ids[label - 1])
-                entries.append(
-                    {"image_id": image_id, "category_id": category, "segmentation": mask, "score": 1.0, "area": pixels}
-                )
+        for label, pixels in self.masks():
+            coded = encode_mask(pixels)
+            mask = {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode()}
+            category, area = int(category_ids[label - 1]), int(pixels.sum())
+            entries.append({"image_id": image_id, "category_id": category, "segmentation": mask, "score": 1.0, "area": area})
         return entries
 
     def draw(self, image: np.ndarray | None = None) -> np.ndarray:
-        return drawing.areas(self.image if image is None else image, self.segmentation, self.class_names)
+        """The image with the areas of its classes, and the objects outlined, where there are any."""
+        shown = self.image if image is None else image
+        return drawing.areas(shown, self.segmentation, self.class_names, objects=self.objects)
 
 
 # In the order in which a record is asked for them: one with masks has boxes, too.
@@ -269,6 +278,12 @@ KINDS: dict[str, type[Any]] = {kind.MARK: kind for kind in (LabelResult, LabelsR
 def result_of(record: dict[str, Any], **common: Any) -> Result:
     """A record of `Task.records` as a result; common: the fields of `Result`."""
     return next(kind for mark, kind in KINDS.items() if mark in record).of(record, common)
+
+
+def _of_size(numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import cv2
+
+    return numbers if numbers.shape == size else cv2.resize(numbers, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _name(names: Sequence[str], label: int) -> str:

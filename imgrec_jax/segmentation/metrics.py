@@ -11,6 +11,9 @@ import numpy as np
 from flax import struct
 
 from imgrec_jax import metrics
+from imgrec_jax.segmentation import objects
+
+COMPONENTS = objects.components()
 
 
 def scores(matrix: np.ndarray) -> dict[str, Any]:
@@ -78,8 +81,14 @@ class Matches(NamedTuple):
     truth: int
 
 
-def match_objects(foreground: np.ndarray, instances: np.ndarray, valid: np.ndarray, threshold: float = 0.5) -> Matches:
-    """Matches the 4-connected components of a predicted foreground with the instances of the truth, on valid pixels.
+def match_objects(
+    foreground: np.ndarray,
+    instances: np.ndarray,
+    valid: np.ndarray,
+    threshold: float = 0.5,
+    separate: objects.Separate = COMPONENTS,
+) -> Matches:
+    """Matches the objects of a predicted foreground with the instances of the truth, on valid pixels.
 
     A pair matches where its IoU is above `threshold`; from 0.5 on an object has at most one match, so the order plays no part.
 
@@ -88,22 +97,21 @@ def match_objects(foreground: np.ndarray, instances: np.ndarray, valid: np.ndarr
       instances: int [H, W], 0 where there is none.
       valid: bool [H, W].
       threshold: at least 0.5.
+      separate: see `segmentation.objects`.
 
     Raises:
       ValueError: for a lower threshold.
     """
-    import cv2
-
     if threshold < 0.5:
         raise ValueError(f"threshold {threshold} is below 0.5, where an object may have several matches; give 0.5 or more")
-    _, components = cv2.connectedComponents((foreground & valid).astype(np.uint8), connectivity=4)
+    found = separate(foreground & valid)
     instances = np.where(valid, instances, 0)
     truth = np.searchsorted(np.unique(np.append(0, instances)), instances)  # ids without holes
-    rows, columns = int(truth.max(initial=0)) + 1, int(components.max(initial=0)) + 1
-    shared = np.bincount((truth * columns + components)[valid], minlength=rows * columns).reshape(rows, columns)
+    rows, columns = int(truth.max(initial=0)) + 1, int(found.max(initial=0)) + 1
+    shared = np.bincount((truth * columns + found)[valid], minlength=rows * columns).reshape(rows, columns)
     union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
-    found = shared[1:, 1:] > threshold * union[1:, 1:]
-    return Matches(int(found.sum()), columns - 1, rows - 1)
+    matched = shared[1:, 1:] > threshold * union[1:, 1:]
+    return Matches(int(matched.sum()), columns - 1, rows - 1)
 
 
 @struct.dataclass
@@ -141,19 +149,21 @@ class ObjectMaps:
       instances: int32 [B, H, W], the truth; 0 where there is none.
       valid: bool [B, H, W].
       threshold: of the IoU.
+      separate: a predicted foreground -> objects.
     """
 
     foreground: jax.Array
     instances: jax.Array
     valid: jax.Array
     threshold: float = struct.field(pytree_node=False, default=0.5)
+    separate: objects.Separate = struct.field(pytree_node=False, default=COMPONENTS)
 
     def across(self, axis_name: str) -> "ObjectMaps":
         return jax.lax.all_gather(self, axis_name, tiled=True)
 
     def counted(self) -> ObjectCounts:
         maps = (np.asarray(self.foreground), np.asarray(self.instances), np.asarray(self.valid))
-        matches = [match_objects(*image, self.threshold) for image in zip(*maps, strict=True)]
+        matches = [match_objects(*image, self.threshold, self.separate) for image in zip(*maps, strict=True)]
         return ObjectCounts(*np.array(matches, np.int64).sum(0))
 
     def merge(self, other: "ObjectCounts | ObjectMaps") -> ObjectCounts:

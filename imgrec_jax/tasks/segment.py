@@ -14,9 +14,9 @@ from flax import linen as nn
 
 from imgrec_jax import metrics
 from imgrec_jax.models import unet
-from imgrec_jax.segmentation import tiling
+from imgrec_jax.segmentation import objects, tiling
 from imgrec_jax.segmentation.losses import LossSums
-from imgrec_jax.segmentation.metrics import ObjectMaps, pixel_scores
+from imgrec_jax.segmentation.metrics import COMPONENTS, ObjectMaps, pixel_scores
 from imgrec_jax.tasks.task import TINY, Aux, Task, apply_model, mean_probabilities, normalise
 
 
@@ -31,6 +31,7 @@ def make_task(
     window: tuple[int, int] | None = None,
     overlap: float = 0.25,
     test_time: str = "none",
+    separate: objects.Separate | None = None,
     axis_name: str | None = None,
 ) -> Task:
     """A segmentation task.
@@ -47,6 +48,8 @@ def make_task(
       window: predict by windows of this size (see `tiling.sliding_window`); None predicts images whole.
       overlap: of the windows.
       test_time: versions of an image to average over, one of `tiling.TEST_TIME`.
+      separate: a predicted foreground -> single objects, which the records then have, too; None has connected components
+        scored and none in the records.
       axis_name: mapped axis under `pmap`.
 
     Raises:
@@ -99,14 +102,14 @@ def make_task(
         predicted, valid = predictions["segmentation"], _valid(batch)
         states: dict[str, Any] = {**pixel_scores(predicted, batch["segmentation"], valid, num_classes)}
         if "instances" in batch:
-            states["object"] = ObjectMaps(predicted > 0, batch["instances"], valid)
+            states["object"] = ObjectMaps(predicted > 0, batch["instances"], valid, separate=separate or COMPONENTS)
         return states
 
     def logits(variables, batch):
         outputs, _ = apply_model(model, variables, normalise(batch["image"], mean, std), rng=None, train=False)
         return outputs["logits"].astype(jnp.float32)
 
-    return Task(init, loss, predict, task_metrics, logits, records, averaged)
+    return Task(init, loss, predict, task_metrics, logits, partial(records, separate=separate), averaged)
 
 
 def averaged(predictions: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
@@ -115,11 +118,15 @@ def averaged(predictions: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array
     return {"segmentation": jnp.argmax(probs, axis=-1).astype(jnp.int32), "probs": probs}
 
 
-def records(predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Of each row: segmentation int32 [h, w], the class of each pixel of the image as the network saw it, without padding."""
+def records(
+    predictions: dict[str, np.ndarray], batch: dict[str, np.ndarray], separate: objects.Separate | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Of each row: segmentation int32 [h, w], the class of each pixel of the image as the network saw it, without padding; and
+    with `separate` objects int32 [h, w], the number of each pixel's object."""
     maps = np.asarray(predictions["segmentation"])
     sizes = batch["image_size"] if "image_size" in batch else [maps.shape[1:]] * len(maps)
-    return [{"segmentation": classes[:height, :width]} for classes, (height, width) in zip(maps, sizes, strict=True)]
+    found = [{"segmentation": classes[:height, :width]} for classes, (height, width) in zip(maps, sizes, strict=True)]
+    return [row | {"objects": separate(row["segmentation"] > 0)} for row in found] if separate else found
 
 
 def _valid(batch: dict[str, jax.Array]) -> jax.Array:

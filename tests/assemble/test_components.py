@@ -227,3 +227,21 @@ def test_splits_that_share_examples_are_refused(digits_dir, train, validation, t
         config.select.metric = "accuracy"
         with pytest.raises(assemble.ConfigError, match="nothing is selected on test data"):
             assemble.build(config)
+
+
+def test_objects_of_a_foreground_are_a_component_with_options():
+    config = complete(stand_in(load("nuclei_unet")))
+    assert (config.eval.objects.sigma, config.eval.objects.smallest) == (1.0, 20)
+    assert switch(config, "eval.objects.name", "components").endswith("takes no height, sigma; dropped, as distance had them")
+    for given, message in (
+        ({"name": "watershed"}, "config.eval.objects.name='watershed' is unknown; choose one of .'components', 'distance'."),
+        ({"name": "components", "sigma": 1.0}, r"eval.objects takes no \['sigma'\]; it takes \['smallest'\]"),
+        ({"name": "", "sigma": 1.0}, r"eval.objects has \['sigma'\] and no name; choose one of"),
+        ({"name": "distance", "height": -1.0}, "config.eval.objects.height=-1.0"),
+        ({"name": "distance", "sigma": "x"}, "config.eval.objects.sigma='x'"),
+    ):
+        wrong = complete(stand_in(load("nuclei_unet")))
+        with wrong.unlocked():
+            wrong.eval.objects = given
+        with pytest.raises(ConfigError, match=message):
+            assemble.check(complete(wrong))

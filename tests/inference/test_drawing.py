@@ -57,3 +57,13 @@ def test_of_many_channels_the_first_three_are_shown():
     two = drawing.as_rgb(image[..., :2])
     np.testing.assert_array_equal(two[..., :2], image[..., :2])
     assert two.shape == (2, 3, 3) and not two[..., 2].any()
+
+
+def test_objects_that_touch_are_outlined_each():
+    image, classes = np.zeros((400, 400, 3), np.uint8), np.zeros((400, 400), np.uint8)
+    classes[100:300, 100:300] = 1
+    objects = classes.astype(np.int32)
+    objects[100:300, 200:300] = 2
+    one, two = drawing.areas(image, classes, ("", "cell")), drawing.areas(image, classes, ("", "cell"), objects=objects)
+    changed = (one != two).any(-1)
+    assert changed[110:290, 199:201].all() and not changed[:, :190].any() and not changed[:, 210:].any()

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.assemble.data import open_sources
 from imgrec_jax.data.annotations import from_images
 from imgrec_jax.detection import coco_eval
-from imgrec_jax.inference import inputs, predictor
+from imgrec_jax.inference import inputs, outputs, predictor
 from imgrec_jax.run import loop
 from imgrec_jax.run.checkpoint import CheckpointError
 from imgrec_jax.run.workdir import WorkdirError
@@ -329,3 +330,33 @@ def test_images_have_the_channels_of_the_runs_data(finished):
     assert run.as_image(five[..., 0], "a").shape == (8, 8, 3)
     with pytest.raises(ValueError, match=r"expected \[H, W\], \[H, W, 1\] or \[H, W, 3\]"):
         run.as_image(five, "a")
+
+
+def test_a_run_with_objects_numbers_and_counts_them_and_writes_each(finished, tmp_path):
+    run = imgrec_jax.load(finished["segmentation"])
+    assert run.predict([np.zeros((48, 100, 3), np.uint8)])[0].objects is None
+    config = run.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.objects = {"name": "components"}
+    counting = run.changed(config)
+    counting.task = counting.task._replace(predict=_squares)
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[1:5, 1:5] = image[8:12, 6:14] = 255
+    (answer,) = counting.predict([image.repeat(2, 0).repeat(2, 1)])
+    assert answer.objects.shape == (32, 32) and sorted(np.unique(answer.objects)) == [0, 1, 2]
+    np.testing.assert_array_equal(answer.objects > 0, answer.segmentation > 0)
+    assert answer.to_json()["objects"] == 2
+    entries = answer.to_coco(3, (7,))
+    assert [(entry["category_id"], entry["area"]) for entry in entries] == [(7, 64), (7, 128)]
+    with outputs.Writer(counting, out=str(tmp_path / "a.jsonl"), masks=str(tmp_path / "masks")) as writer:
+        writer.write(answer)
+    saved = list((tmp_path / "masks" / "objects").glob("*.png"))
+    assert len(saved) == 1
+    with Image.open(saved[0]) as stored:
+        np.testing.assert_array_equal(np.asarray(stored), answer.objects)
+
+
+def _squares(variables, batch):
+    """A network that finds what is light."""
+    light = batch["image"].mean(-1)
+    return {"segmentation": (light > 0.5 * light.max()).astype(jnp.int32), "probs": jnp.stack([1 - light, light], -1)}
