@@ -2,8 +2,8 @@
 
   classification   a folder with a folder of images a class, or a CSV of "file,label" lines
   detection        a COCO json
-  segmentation     a folder of masks, each with the name of its image, of the kind that the run was trained on (a run on other
-                   data: PNG of class numbers, 255 is void)
+  segmentation     a folder of masks, each with the name of its image (or one that differs from it as those of all do), of the kind
+                   that the run was trained on (a run on other data: PNG of class numbers, 255 is void)
 
 Shape letters: H W image.
 """
@@ -11,6 +11,7 @@ Shape letters: H W image.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -23,11 +24,12 @@ from ml_collections import ConfigDict
 from imgrec_jax import metrics
 from imgrec_jax.assemble.task import summary_of_detections
 from imgrec_jax.data.annotations import Annotations
-from imgrec_jax.data.files import list_files
+from imgrec_jax.data.files import IMAGES, is_hidden, list_files
 from imgrec_jax.data.images import MAX_PIXELS
 from imgrec_jax.data.own.rows import text_of_table
 from imgrec_jax.data.sets import coco
 from imgrec_jax.data.sets.mask_folder import check_mask, targets_of
+from imgrec_jax.data.sets.mask_pairs import by_difference
 from imgrec_jax.data.sets.own_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES
 
 Targets = dict[str, Any]
@@ -220,7 +222,16 @@ class MapLabels:
         path = Path(os.path.abspath(name))
         if self._kind == "instances" and path.parent.name in IMAGE_FOLDERS and path.parent.parent.name in self._masks:
             return self._masks[path.parent.parent.name]  # NAME/images/any.png
-        return next((self._masks[n] for end in self._suffixes if (n := f"{path.stem}{end}") in self._masks), None)
+        found = next((n for end in self._suffixes if (n := f"{path.stem}{end}") in self._masks), None)
+        return self._masks.get(self._partners(path.parent).get(path.stem, "") if found is None else found)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  there is one of this class, and folders of images are few
+    def _partners(self, folder: Path) -> dict[str, str]:
+        """{name of an image in `folder`: name of its mask} where all names differ by what all have in common."""
+        if self._kind == "instances" or not folder.is_dir():
+            return {}
+        found = [Path(name) for name in os.listdir(folder) if not is_hidden(name)]
+        return by_difference({path.stem for path in found if path.suffix.lower() in IMAGES}, self._masks) or {}
 
     def targets(self, name: str, size: tuple[int, int]) -> Targets:
         paths = self._masks_of(name)

@@ -115,3 +115,32 @@ def test_a_file_of_two_labels_is_refused(tmp_path):
 def config_of(kind):
     data = {"multi_label": False, "options": {"kind": kind}, "max_pixels": 1000}
     return ConfigDict({"task": "segmentation", "data": data, "model": {"num_classes": 3}})
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("21_training", "22_training", "30_training"), ("21_manual1", "22_manual1", "30_manual1")),
+        (("img_1", "img_10", "img_2"), ("mask_1", "mask_10", "mask_2", "mask_3")),  # a mask of an image that is not there
+    ],
+)
+def test_masks_whose_names_differ_as_all_do(tmp_path, images, masks):
+    for number, (image, mask) in enumerate(zip(images, masks, strict=False)):
+        save(tmp_path / f"images/{image}.png", [[0] * 4])
+        save(tmp_path / f"masks/{mask}.png", [[number] * 4])
+    for mask in masks[len(images) :]:
+        save(tmp_path / f"masks/{mask}.png", [[2] * 4])
+    labels = open_labels(tmp_path / "masks", config_of("index"), ("x", "y", "z"))
+    for number, image in enumerate(images):
+        assert labels.targets(str(tmp_path / f"images/{image}.png"), (1, 4))["segmentation"].tolist() == [[number] * 4]
+    with pytest.raises(ValueError, match="no mask other.png in"):
+        labels.targets(str(tmp_path / "images/other.png"), (1, 4))
+
+
+def test_a_mask_of_another_image_is_none_of_this_one(tmp_path):
+    for name in ("video1_3", "video1_4"):
+        save(tmp_path / f"images/{name}.png", [[0] * 4])
+        save(tmp_path / f"masks/{name.replace('video1', 'video2')}.png", [[0] * 4])
+    labels = open_labels(tmp_path / "masks", config_of("index"), ("x", "y", "z"))
+    with pytest.raises(ValueError, match=r"video1_3.png: no mask video1_3.png in"):
+        labels.targets(str(tmp_path / "images/video1_3.png"), (1, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -98,25 +99,36 @@ def pair_by_difference(files: Files, images: str, masks: str) -> list[Entry] | N
     entries = []
     for around, pictures in places[images].items():
         there = places[masks][around]
-        (first, mine, last), (their_first, theirs, their_last) = _without_common(pictures), _without_common(there)
-        # Numbers that all have in common tell of what they are: video1_3 is no partner of video2_3.
-        own, other = ((_numbers(before), _numbers(after)) for before, after in ((first, last), (their_first, their_last)))
-        unlike = any(own) and any(other) and own != other
-        crossed = any(image.stem in there and theirs.get(key) != there[image.stem] for key, image in mine.items())
-        if mine.keys() != theirs.keys() or len(mine) < 2 or unlike or crossed:
+        partners = by_difference(pictures, there)
+        if partners is None or len(partners) != len(there):
             return None
         folder = (*around[0], *around[1])
-        entries += [Entry("/".join((*folder, image.stem)), image, (theirs[key],)) for key, image in mine.items()]
+        entries += [Entry("/".join((*folder, stem)), image, (there[partners[stem]],)) for stem, image in pictures.items()]
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _without_common(paths: dict[str, PurePosixPath]) -> tuple[str, dict[str, PurePosixPath], str]:
-    """{stem: path} by what is left of the stems without what all begin and end with, between these two; numbers stay whole."""
-    stems = list(paths)
+def by_difference(images: Iterable[str], masks: Iterable[str]) -> dict[str, str] | None:
+    """{name of an image: name of its mask}, the two equal but for what all of `images` have in common, and all of `masks`; None
+    where an image has no partner, or numbers in what is in common say that they are not of one another.
+    """
+    there = set(masks)
+    (first, mine, last), (their_first, theirs, their_last) = _without_common(images), _without_common(there)
+    # Numbers that all have in common tell of what they are: video1_3 is no partner of video2_3.
+    own, other = ((_numbers(before), _numbers(after)) for before, after in ((first, last), (their_first, their_last)))
+    unlike = any(own) and any(other) and own != other
+    crossed = any(name in there and theirs.get(key) != name for key, name in mine.items())
+    if not mine.keys() <= theirs.keys() or len(mine) < 2 or unlike or crossed:
+        return None
+    return {name: theirs[key] for key, name in mine.items()}
+
+
+def _without_common(names: Iterable[str]) -> tuple[str, dict[str, str], str]:
+    """{name} by what is left of the stems without what all begin and end with, between these two; numbers stay whole."""
+    stems = list(names)
     first = re.sub(r"\d+$", "", os.path.commonprefix(stems))
     rest = [stem[len(first) :] for stem in stems]
     last = re.sub(r"^\d+", "", os.path.commonprefix([text[::-1] for text in rest])[::-1])
-    return first, {text[: len(text) - len(last)]: paths[stem] for text, stem in zip(rest, stems, strict=True)}, last
+    return first, {text[: len(text) - len(last)]: stem for text, stem in zip(rest, stems, strict=True)}, last
 
 
 def _numbers(text: str) -> list[str]:
