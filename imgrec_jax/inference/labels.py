@@ -2,7 +2,7 @@
 
   classification   a folder with a folder of images a class, or a CSV of "file,label" lines
   detection        a COCO json
-  segmentation     a folder of masks, each with the name of its image (or one that differs from it as those of all do), of the kind
+  segmentation     a folder of masks, each with the name of its image (or one that differs as those of all do), of the kind
                    that the run was trained on (a run on other data: PNG of class numbers, 255 is void)
 
 Shape letters: H W image.
