@@ -135,11 +135,18 @@ def averaged(predict: Predict, image: jax.Array, versions: str) -> jax.Array:
         return _mean([_shifted(predict, image, pixels) for pixels in SHIFTS])
     if versions not in DIHEDRAL:
         raise ValueError(f"test-time versions {versions!r} are unknown; choose one of {TEST_TIME}")
-    predictions = []
+    # Versions of one shape are one batch: eight copies of a network take four times as long to compile, for each size of image.
+    by_shape: dict[Size, list[tuple[int, bool]]] = {}
     for turns, mirrored in DIHEDRAL[versions]:
-        x = image[:, :, ::-1] if mirrored else image
-        back = jnp.rot90(predict(jnp.rot90(x, turns, axes=(1, 2))), -turns, axes=(1, 2))
-        predictions.append(back[:, :, ::-1] if mirrored else back)
+        height, width = image.shape[1:3]
+        by_shape.setdefault((height, width) if turns % 2 == 0 else (width, height), []).append((turns, mirrored))
+    predictions = []
+    for group in by_shape.values():
+        versions_of = [jnp.rot90(image[:, :, ::-1] if mirrored else image, turns, axes=(1, 2)) for turns, mirrored in group]
+        found = jnp.split(predict(jnp.concatenate(versions_of)), len(group))
+        for (turns, mirrored), version in zip(group, found, strict=True):
+            back = jnp.rot90(version, -turns, axes=(1, 2))
+            predictions.append(back[:, :, ::-1] if mirrored else back)
     return _mean(predictions)
 
 

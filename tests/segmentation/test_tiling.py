@@ -83,12 +83,14 @@ def test_dihedral_versions_are_the_whole_group_once():
     seen = []
 
     def predict(x):
-        seen.append(np.asarray(x[0, :, :, 0]).tobytes())
+        seen.append(x.shape)
+        versions.extend(np.asarray(v[:, :, 0]).tobytes() for v in x)
         return x
 
-    square = image(6, 6, 1)
-    tiling.averaged(predict, square, "d4")
-    assert len(seen) == len(set(seen)) == 8
+    for size, shapes in (((6, 6), [(8, 6, 6, 3)]), ((4, 6), [(4, 4, 6, 3), (4, 6, 4, 3)])):
+        seen, versions = [], []
+        tiling.averaged(predict, image(*size, 1), "d4")
+        assert seen == shapes and len(set(versions)) == 8
 
 
 def test_averaging_makes_a_prediction_invariant():
