@@ -6,6 +6,7 @@
     python experiments/026_instances_against_torchvision/run.py compare --kind=mask_v1 --coco=COCO --out=OUT [--seeded]
       (needs torch, torchvision, pycocotools) 24 images, those three among them, each from the JPEG file to masks on both sides;
       then losses and gradients on twelve pairs of them. --seeded: from random weights instead, as the golden files have them.
+      --only double: losses and gradients of the pairs whose gradients were more than 1e-3 apart again, both in float64.
 
 --kind: mask_v1, mask_v2, retina_v1 or retina_v2. COCO: a folder of train2017/ and annotations/instances_train2017.json.
 Norms use their running statistics in the losses; live norms are compared in tests/detection.
@@ -300,11 +301,15 @@ def photographs(truth, ids: Sequence[int], folder: Path) -> tuple[list[np.ndarra
     return images, data
 
 
-def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | None) -> dict:
+def losses(
+    model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | None, pairs: Sequence[list[int]] | None = None
+) -> dict:
     """Largest relative difference of a loss, and of a parameter's gradient, over pairs of images resized by torchvision.
 
     Of pairs for whose heads both sides sample the same RoIs; the others are counted. For a detector of masks objects of which
     no pixel is left are no target: torchvision teaches an empty mask for them, this package none.
+
+    pairs: of images' ids; None for all. In float64 where the weights of `model` are.
     """
     import jax
     from pycocotools.coco import COCO
@@ -323,16 +328,22 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
     converted = torchvision_names.detector({name: value.numpy() for name, value in model.state_dict().items()})
     empty = jax.eval_shape(task.init, jax.random.key(0), spec)
     variables = merge(empty, converted.tensors, source_names=converted.source_names)[0]
+    kind_of_number = next(iter(model.parameters())).detach().numpy().dtype
+    variables = jax.tree.map(lambda value: np.asarray(value, kind_of_number), variables)
 
     def loss(params, batch):
         return task.loss({**variables, "params": params}, batch, jax.random.key(0), True)
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     golden = make_mask_rcnn if mask else make_retinanet
-    names = [name for name in golden.GRADIENTS[kind] if dict(model.named_parameters())[name].requires_grad]
+    # A norm that stands still has no gradient here.
+    still = {f"{name}.weight" for name, module in model.named_modules() if "BatchNorm2d" in type(module).__name__}
+    names = [n for n in golden.GRADIENTS[kind] if dict(model.named_parameters())[n].requires_grad and n not in still]
     found, ids, others, undrawn = [], truth.getImgIds(), [], {}
-    for pair in zip(ids[::2], ids[1::2], strict=True):
+    pairs = list(zip(ids[::2], ids[1::2], strict=True)) if pairs is None else pairs
+    for pair in pairs:
         images, data = photographs(truth, pair, folder)
+        images = [image.astype(kind_of_number) for image in images]
         if mask:
             drawn = [masks.any((1, 2)) for *_, masks in data]
             undrawn |= {image: int((~kept).sum()) for image, kept in zip(pair, drawn, strict=True) if not kept.all()}
@@ -341,6 +352,7 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
         there, gradients = torch_losses(model, images, data, names, mask)
         truths = [(b, label, drawn.astype(bool)) if mask else (b, label) for b, label, drawn in data]
         batch = parity.batch(images, truths)
+        batch["image"] = batch["image"].astype(kind_of_number)
         (_, aux), here = jax.device_get(step(variables["params"], batch))
         jax.effects_barrier()
         if seen and (apart := unequal(seen)):
@@ -360,7 +372,7 @@ def losses(model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | N
     largest = {f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()}
     median = float(np.median([r["relative"] for r in kept if "gradient" in r]))
     return {
-        "pairs": len(ids) // 2,
+        "pairs": len(pairs),
         "other_samples": others,
         "objects_without_a_pixel": undrawn,
         **largest,
@@ -386,7 +398,8 @@ def torch_losses(model, images, data, names, mask):
     model.train()
     resize, model.transform.resize = model.transform.resize, lambda image, target=None: (image, target)  # they are resized
     targets = [
-        {"boxes": torch.from_numpy(b), "labels": torch.from_numpy(label)} | ({"masks": torch.from_numpy(m)} if mask else {})
+        {"boxes": torch.from_numpy(b).to(next(model.parameters()).dtype), "labels": torch.from_numpy(label)}
+        | ({"masks": torch.from_numpy(m)} if mask else {})
         for b, label, m in data
     ]
     values = model([torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in images], targets)
@@ -416,6 +429,17 @@ def compare(arguments: argparse.Namespace) -> None:
         training = {key: value for key, value in result["training"].items() if key != "rows"}
         result["training"] = training
         print(json.dumps(training), flush=True)
+    if "double" in arguments.only:
+        import jax
+
+        stored = (Path(__file__).parent / f"{arguments.kind}_{result['weights']}_losses.jsonl").read_text().splitlines()
+        pairs = [row["pair"] for row in map(json.loads, stored) if row["gradient"] > 1e-3]
+        if pairs:
+            with jax.enable_x64(True):
+                found = losses(model.double(), arguments.kind, out / "coco", None, pairs)
+            result["training_float64"] = {key: value for key, value in found.items() if key != "rows"}
+            print(json.dumps(result["training_float64"]), flush=True)
+            model.float()
     if "detections" in arguments.only:
         there, numbers_there = theirs(model, out / "coco")
         here, numbers_here = ours(arguments, weights)
@@ -441,7 +465,9 @@ def main() -> None:
     parser.add_argument("--body", help="overfit: the run whose body is taken")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeded", action="store_true")
-    parser.add_argument("--only", nargs="*", default=["losses", "detections"], choices=("losses", "detections"))
+    parser.add_argument(
+        "--only", nargs="*", default=["losses", "double", "detections"], choices=("losses", "double", "detections")
+    )
     arguments = parser.parse_args()
     {"overfit": overfit, "compare": compare}[arguments.part](arguments)
 
