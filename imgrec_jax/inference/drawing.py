@@ -198,7 +198,10 @@ def areas(
     out[covered] = film.astype(np.uint8)
     edge = _outline(outlined, thick=max(1, round(text_size(picture.shape) / 12))) & covered
     out[edge] = table[classes[edge]]
-    return caption(out, [(names[c] if c < len(names) else str(c), colour_of(c)) for c in present] or [("nothing found", None)])
+    legend: list[tuple[str, Any]] = [(names[c] if c < len(names) else str(c), colour_of(c)) for c in present]
+    if objects is not None:
+        legend.append((f"{np.count_nonzero(np.unique(objects)):,} objects", None))
+    return caption(out, legend or [("nothing found", None)])
 
 
 def _outline(classes: np.ndarray, thick: int) -> np.ndarray:

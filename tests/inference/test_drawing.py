@@ -65,5 +65,5 @@ def test_objects_that_touch_are_outlined_each():
     objects = classes.astype(np.int32)
     objects[100:300, 200:300] = 2
     one, two = drawing.areas(image, classes, ("", "cell")), drawing.areas(image, classes, ("", "cell"), objects=objects)
-    changed = (one != two).any(-1)
+    changed = (one[:400] != two[:400]).any(-1)
     assert changed[110:290, 199:201].all() and not changed[:, :190].any() and not changed[:, 210:].any()
