@@ -36,6 +36,18 @@ def scenes(experiment: str, variant: str, metric: str) -> list[float]:
     return [r["splits"]["best_test"][metric] for r in records(f"{experiment}/result.jsonl") if r["config"] == config]
 
 
+def instances(name: str, metric: str) -> list[float]:
+    return [r["splits"]["best_test"][metric] for r in records("027_instances/result.jsonl") if r["name"] == name]
+
+
+def mean(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.3f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{mean(values)} ({min(values):.3f} to {max(values):.3f})"
+
+
 def last(experiment: str, metric: str) -> float:
     final = records(f"{experiment}/result.jsonl")[-1]
     assert final["split"] == "best_test"
@@ -96,8 +108,17 @@ CLAIMS = [
     ),
     (lambda: f"test AP {last('008_blood_cells', 'AP'):.3f}, AP50 {last('008_blood_cells', 'AP50'):.3f}", (EVIDENCE,)),
     (lambda: f"AP50 {last('008_blood_cells', 'AP50'):.3f}", (FRONT,)),
-    (lambda: f"test Dice {last('007_nuclei', 'f1'):.3f}, IoU {last('007_nuclei', 'iou'):.3f}", (EVIDENCE,)),
-    (lambda: f"Dice {last('007_nuclei', 'f1'):.3f}", (FRONT,)),
+    (
+        lambda: (
+            f"test Dice {spread(instances('nuclei_unet', 'f1'))}, IoU {mean(instances('nuclei_unet', 'iou'))}, object F1 at IoU 0.5 "
+            f"{spread(instances('nuclei_unet', 'object_f1'))}"
+        ),
+        (EVIDENCE,),
+    ),
+    (
+        lambda: f"Dice {mean(instances('nuclei_unet', 'f1'))}, object F1 {mean(instances('nuclei_unet', 'object_f1'))}",
+        (FRONT,),
+    ),
     *(
         (
             lambda v=variant: (
