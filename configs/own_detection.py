@@ -1,7 +1,7 @@
 r"""Your own images with boxes: nothing but where they are is needed.
 
 python -m imgrec_jax.main --config=configs/own_detection.py --config.data.manual_dir=DIR
-DIR: a COCO json beside its images; Pascal VOC's Annotations/, JPEGImages/ and ImageSets/Main/; YOLO's data.yaml, images/ and
+DIR: a COCO json beside its images; Pascal VOC's xml files, of the devkit or of tools; YOLO's data.yaml, images/ and
 labels/; or NAME/images/ and NAME/masks/ with one mask file for each object. Classes, splits, sizes and anchors that fit the
 objects are found and printed; whatever is given instead is kept, e.g. --config.data.max_size=640. More in configs/README.md.
 

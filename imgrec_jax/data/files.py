@@ -67,6 +67,12 @@ def folders(root: Path) -> list[Path]:
     return sorted({root / above for name in names if name for above in (name, *map(str, PurePosixPath(name).parents))} - {root})
 
 
+def only_folder(root: Path) -> Path | None:
+    """The folder that a folder holds and nothing else; None where it is not so."""
+    there = [path for path in root.iterdir() if not is_hidden(path.name)] if root.is_dir() else []
+    return there[0] if len(there) == 1 and there[0].is_dir() else None
+
+
 def stamp(entry: os.DirEntry | Path) -> Stamp:
     """Of a file; (-1, -1) where nothing is there."""
     try:

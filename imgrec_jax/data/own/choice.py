@@ -18,11 +18,13 @@ from imgrec_jax.data.own.arrays import read_arrays
 from imgrec_jax.data.own.division import called_after, canonical_split, group_finder, split_in, splits_of, without_split
 from imgrec_jax.data.own.folders import are_alike, may_be_class, read_folders
 from imgrec_jax.data.own.listing import PICTURES, Listing, Reading, joined
+from imgrec_jax.data.own.lists import by_lists
 from imgrec_jax.data.own.rows import TABLES
 from imgrec_jax.data.own.stores import ARCHIVES, Store, folder_store, open_store
 from imgrec_jax.data.own.tables import Table, check_values, read_table
 
 _PLAIN = Reading()
+_INNER_TABLES = ("metadata", "_classes")  # in the folder of a split
 EXPECTED = "expected one table of file,label[,split], or one of each split: train.csv, val.csv, test.csv"
 
 
@@ -50,7 +52,11 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     others = sorted(store.stamps.keys() - set(pictures) - used) if len(pictures) < len(store.stamps) else []
     if tables:
         listing = _of_tables(tables, store, reading)
-        listing.notes += looked.overruled(tables)
+        if looked.labels:
+            pairs = zip(listing.names, listing.labels, strict=True)
+            listing.labels = [looked.labels.get(looked.inside(name), label) for name, label in pairs]
+        else:
+            listing.notes += looked.overruled(tables)
         if unnamed := sorted(set(pictures) - set(map(looked.inside, listing.names))):
             listing.notes.append(f"{len(unnamed):,} images are in no row of {listing.title}, e.g. {unnamed[0]}: passed over")
     else:
@@ -63,7 +69,9 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
             )
         if reading.group:
             listing.groups = [find_group(name) for name in listing.names]
-    listing.notes += looked.notes
+    listing.notes += [*looked.notes, *looked.unlabelled()]
+    listing, lists = by_lists(listing, pictures)
+    others = [name for name in others if name not in lists]
     _by_header(listing, reading)
     if others:
         listing.notes.append(f"{len(others):,} files are no images by their names, e.g. {others[0]}: passed over")
@@ -114,6 +122,7 @@ class _Looked:
         self._said: dict[str, str] = {}
         self.wrong: dict[str, str] = {}  # {table that cannot be read, or tells nothing of the images: why}
         self.notes: list[str] = []  # on tables that are passed over
+        self.labels: dict[str, str] = {}  # {file: class} by the folders, where these count beside tables
         for name in self.names:
             try:
                 table = self._tables[name] = Table(store, name, store.path(name), reading)
@@ -177,7 +186,10 @@ class _Looked:
             raise ValueError(f"{why}; by its name it is a split, as {beside}: correct it, or move it away")
         if len(self.names) - others < 2 or "train" not in of or any(len(tables) > 1 for tables in of.values()):
             return {}
-        if all(self._says(tables[0]) != "more" for tables in of.values()):
+        said = {self._says(tables[0]) for tables in of.values()}
+        if said == {"same"} and self._classes and not any(split for _, split in self._classes.values()):
+            self.labels = {name: label for name, (label, _) in self._classes.items()}  # the tables tell splits alone
+        elif "more" not in said:
             return {}
         taken = {split: tables[0] for split, tables in of.items()}
         unread = [table for table in self._good if self._split(table.name) in taken and table not in taken.values()]
@@ -294,6 +306,16 @@ class _Looked:
         """Why a table that may tell of the images is passed over; "" where there is none."""
         return next((why for name, why in self.wrong.items() if name not in self._tables or self._is_of_images(name)), "")
 
+    def unlabelled(self) -> list[str]:
+        """Lines on tables that name images here, and have no column that is known for their labels."""
+        of_images = [name for name in self.wrong if name in self._tables and not self._tables[name].has_labels]
+        return [
+            f"{self._tables[name].title} names images, and none of its columns {self._tables[name].columns[:5]} is "
+            "known as that of the labels: passed over"
+            for name in of_images
+            if self._tables[name].file and self._is_of_images(name)
+        ]
+
     def _is_of_images(self, name: str) -> bool:
         """Whether a table has the columns, or names images here without their labels."""
         table = self._tables[name]
@@ -315,7 +337,8 @@ def _tells_more(table: Table) -> bool:
 
 
 def _tables_of(store: Store) -> tuple[str, list[str]]:
-    """(the folder that everything lies in, the tables in it; or those called metadata in folders of splits there)."""
+    """(the folder that everything lies in, the tables in it; or those called metadata, or as Roboflow does, in folders of
+    splits there)."""
     top = ""
     while len(tops := {name[len(top) :].partition("/")[0] for name in store.stamps}) == 1:
         deeper = f"{top}{next(iter(tops))}/"
@@ -325,7 +348,7 @@ def _tables_of(store: Store) -> tuple[str, list[str]]:
     # "submission": the form of a competition's answers
     every = [n for n in store.stamps if n.lower().endswith(TABLES) and "submission" not in n.rpartition("/")[2].lower()]
     at_top = [name for name in every if "/" not in name[len(top) :]]
-    inner = [name for name in every if name[len(top) :].count("/") == 1 and PurePosixPath(name).stem.lower() == "metadata"]
+    inner = [name for name in every if name[len(top) :].count("/") == 1 and PurePosixPath(name).stem.lower() in _INNER_TABLES]
     if at_top or not all(split_in(PurePosixPath(name[len(top) :]).parent) for name in inner):
         return top, at_top
     return top, inner

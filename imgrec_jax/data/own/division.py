@@ -24,6 +24,7 @@ SPELLINGS = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "val_set", "validation_set"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "test_set", "testing_set"), "test"),
 }
+_INNER = r"(?<=[a-z])(?=[A-Z])"  # where a word begins in trainLabels
 _FOLD = re.compile(r"^(\d+)/(\d+)$")
 
 
@@ -34,7 +35,7 @@ def canonical_split(name: str) -> str | None:
 
 def split_in(path: PurePath) -> str:
     """The split that a word of a name tells of, or one of the folder next to it that tells of one; "" where none does."""
-    words = (word for part in reversed(path.parts) for word in re.split(r"[\W_\d]+", part))
+    words = (word for part in reversed(path.parts) for word in re.split(rf"[\W_\d]+|{_INNER}", part))
     return next((name for word in words if word and (name := canonical_split(word))), "")
 
 
@@ -85,7 +86,8 @@ def called_after(splits: Mapping[_Named, str], name: Callable[[_Named], str]) ->
 
 def without_split(name: str) -> str:
     """A name with a star for each word of a split, and without digits: what `a/train2017.json` and `a/val.json` share."""
-    return re.sub(r"[^\W\d_]+", lambda word: "*" if canonical_split(word[0]) else word[0], re.sub(r"\d+", "", name))
+    name = re.sub(_INNER, "_", re.sub(r"\d+", "", name))
+    return re.sub(r"[^\W\d_]+", lambda word: "*" if canonical_split(word[0]) else word[0], name)
 
 
 def parse_fold(text: str) -> tuple[int, int]:

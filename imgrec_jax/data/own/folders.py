@@ -14,6 +14,7 @@ from imgrec_jax.data.walking import is_hidden
 
 _IMAGES = {"image", "images", "img", "imgs", "pictures", "photos"}
 _PARTS = {"part", "parts", "batch", "chunk", "shard"}
+_MOST_VIEWS = 4  # folders of the same names in each of the classes, as of views, that are none themselves
 _TO_PREDICT = {"pred", "predict", "prediction", "unlabeled", "unlabelled"}
 
 
@@ -72,9 +73,16 @@ def read_folders(store: Store, pictures: Sequence[str], beside: str = "") -> Lis
             f"folders {_some(letters)} are first letters of those in them, which are the classes; rename them, e.g. to "
             f"letter_{letters[0]}, if the letters are the classes"
         )
+    if not spelled:
+        _refuse_other_levels(store, holders, at, as_splits)
     split_of = {top: splits[top] if as_splits else "" for top in tops}
+    inner = {} if as_splits or spelled else _splits_inside(holders, at)
     label_of = (lambda parts: "_".join(parts[at:])) if spelled else (lambda parts: parts[at])
-    place = {folder: (label_of(parts), split_of[parts[depth]]) for folder, parts in with_images.items() if len(parts) > at}
+    place = {
+        folder: (label_of(parts), inner[parts[at + 1]] if inner else split_of[parts[depth]])
+        for folder, parts in with_images.items()
+        if len(parts) > at
+    }
     if len(place) < len(with_images):
         pairs = list(zip(pictures, above, strict=True))
         listing.strays = [(name, "lies in no folder of a class") for name, folder in pairs if folder not in place]
@@ -123,7 +131,8 @@ def _are_parts(tops: Sequence[str], beside: bool) -> bool:
     for mine in map(_words, tops):
         if not (any(map(_is_of_parts, mine)) if beside else _IMAGES & {*mine}):
             return False  # "part_1", "class_2" may be classes
-    return len(tops) > 1 and are_alike(tops)
+    called = beside and all(split_in(PurePosixPath(top)) for top in tops)  # train and train_cropped, which a table names
+    return len(tops) > 1 and (called or are_alike(tops))
 
 
 def are_alike(names: Collection[str]) -> bool:
@@ -160,6 +169,40 @@ def _wrapped(holders: Sequence[tuple[str, ...]], depth: int, at: int, splits: di
         return False
     inner = {(p[depth], p[at]) for p in holders}
     return len({name for _, name in inner}) == 1 or all(split_in(PurePosixPath(name)) == splits[top] for top, name in inner)
+
+
+def _splits_inside(holders: Sequence[tuple[str, ...]], at: int) -> dict[str, str]:
+    """{folder in a class: its split} where each class holds folders of splits alone, CLASS/train/ and CLASS/test/; else {}."""
+    if not all(len(parts) > at + 1 for parts in holders):
+        return {}
+    splits = splits_of({parts[at + 1] for parts in holders})
+    return splits if all(splits.values()) and "train" in splits.values() and len(set(splits.values())) > 1 else {}
+
+
+def _refuse_other_levels(store: Store, holders: Sequence[tuple[str, ...]], at: int, as_splits: bool) -> None:
+    """Raises ValueError where folders in those of classes look like the classes: in a copy of the set, or in each of them."""
+    labels = {parts[at] for parts in holders if len(parts) > at}
+    below = {label: {p[at + 1] for p in holders if p[at : at + 1] == (label,) and len(p) > at + 1} for label in labels}
+    for label in sorted(labels):
+        if len(others := labels - {label}) > 1 and others <= below[label]:
+            raise ValueError(
+                f"{store.root}: its folder {label} holds folders of the names of those beside it, {_some(sorted(others))}: a "
+                "copy of the set, and no class of it; move it away"
+            )
+    level = at + 1
+    while below and all(len(names) == 1 for names in below.values()):  # amazon/images/bike, dslr/images/bike; rps/rps/rock
+        level += 1
+        below = {k: {p[level] for p in holders if p[at] == k and len(p) > level} for k in labels}
+    shared = set.intersection(*below.values()) if len(below) > 1 and not as_splits else set()
+    if len(shared) < 2 or are_alike(shared) or not all(map(may_be_class, shared)):
+        return
+    if any(split_in(PurePosixPath(label)) for label in labels) or len(shared) > max(_MOST_VIEWS, len(labels)):
+        raise ValueError(
+            f"{store.root}: each of its folders {_some(sorted(labels))} holds folders of the same names, "
+            f"{_some(sorted(shared))}, and either may be the classes; give one of them as config.data.manual_dir (and others "
+            "as config.data.test_sets), call them train, val and test if they are splits, or put a table of file,label beside "
+            "them"
+        )
 
 
 def _deeper(folders: Sequence[tuple[str, ...]], depth: int) -> bool:
@@ -203,7 +246,7 @@ def _around_images(folder: str) -> tuple[str, str]:
 def _are_label_texts(store: Store, pictures: Sequence[str]) -> bool:
     """Whether labels/.../NAME.txt are there, as YOLO has them, and not lists of images that lie in folders of classes."""
     texts = {PurePosixPath(name).stem for name in store.stamps if _is_label_text(name)}
-    lists = all(split_in(PurePosixPath(text)) for text in texts) and all(name.count("/") > 1 for name in pictures)
+    lists = any(split_in(PurePosixPath(text)) for text in texts) and all(name.count("/") > 1 for name in pictures)
     return bool(texts) and not (lists and texts.isdisjoint(PurePosixPath(name).stem for name in pictures))
 
 

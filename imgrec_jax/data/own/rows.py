@@ -10,9 +10,11 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from imgrec_jax.data.images import read_regular, text_of
+from imgrec_jax.data.own.division import canonical_split
 from imgrec_jax.data.own.listing import UNKNOWN, Reading
 from imgrec_jax.data.own.stores import Store
 
@@ -32,6 +34,7 @@ SPLIT = ("split", "set", "subset")
 _MARKS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}
 _MOST_TABLE_BYTES = 2**31
 BETWEEN = "\x1f"  # names of a list
+_SEPARATORS = ",; "  # that people put between names, beside the usual one
 _FEW_ODD = 0.05  # of the rows of a column of marks: typing errors, and no column of something else
 
 
@@ -41,10 +44,10 @@ def rows_of(store: Store, name: str, title: str) -> Iterable[dict[str, str]]:
     Raises:
       ValueError: with `title`, for what is no table.
     """
-    return _rows(text_of_table(_bytes_of(store, name), title), title)
+    return _rows(text_of_table(bytes_of(store, name), title), title)
 
 
-def _bytes_of(store: Store, name: str) -> bytes:
+def bytes_of(store: Store, name: str) -> bytes:
     """A file that is no image, of a folder or archive."""
     return read_regular(store.root / name, "a table", _MOST_TABLE_BYTES) if store.root.is_dir() else store.read(name)
 
@@ -107,6 +110,22 @@ def column(columns: Collection[str], names: Sequence[str]) -> str | None:
     return next(iter(columns_called(columns, names)), None)
 
 
+def split_by_values(columns: Sequence[str], rows: Sequence[dict]) -> str | None:
+    """The one column whose cells are names of splits, training and another, whatever it is called; None where there is none."""
+
+    def tells(key: str) -> bool:
+        found: set[str | None] = set()
+        for row in rows:
+            if text := row.get(key, ""):
+                found.add(canonical_split(text))
+                if None in found:
+                    return False
+        return "train" in found and len(found) > 1
+
+    named = [key for key in columns if tells(key)]
+    return named[0] if len(named) == 1 else None
+
+
 def mark(text: str, reading: Reading) -> int | None:
     """1, 0 or UNKNOWN; None for what is no mark."""
     mapped = {"": reading.empty, "-1": reading.minus_one}.get(text.removesuffix(".0"), "")
@@ -163,3 +182,24 @@ def check_names(where: str, label: str, names: Collection[str], reading: Reading
             f"{where}: {label} is {several!r}, which are several labels an image: use "
             "--config=configs/image_folder.py:multi_label"
         )
+
+
+def check_separator(where: str, label: str, cells: Collection[str], reading: Reading) -> None:
+    """cells: all that a column of several labels an image has.
+
+    Raises:
+      ValueError: where none has the separator, and another parts them into names that several cells share.
+    """
+    texts = {*cells} - {"", "-1", "-1.0"}
+    if reading.separator != Reading().separator or any(reading.separator in text or BETWEEN in text for text in texts):
+        return
+    for other in _SEPARATORS:
+        parts = Counter(name for text in texts for name in {*names_in(text, other)})
+        shared = max(parts.values(), default=0) > 1
+        # Spaces stand in names, too: between them they leave fewer names than there are cells.
+        if shared and any(other in text for text in texts) and (len(parts) < len(texts) or not other.isspace()):
+            raise ValueError(
+                f"{where}: no {label} has the separator {reading.separator!r}, and {other!r} stands in "
+                f"{next(text for text in sorted(texts) if other in text)!r}: set config.data.options.separator={other!r}, or "
+                "to what stands in none if each is one name"
+            )

@@ -21,6 +21,7 @@ from imgrec_jax.data.own.rows import (
     SPLIT,
     check_marks,
     check_names,
+    check_separator,
     column,
     columns_called,
     is_nearly_marked,
@@ -28,9 +29,11 @@ from imgrec_jax.data.own.rows import (
     names_in,
     no_mark,
     rows_of,
+    split_by_values,
 )
 from imgrec_jax.data.own.stores import Store
 
+_SHOWN = 20  # columns in a message
 _SAMPLE = 50  # rows that tell which column names the files
 
 
@@ -55,6 +58,7 @@ class Table:
             self.rows += rows
         self.columns = [key for key in dict.fromkeys(key for row in self.rows for key in row) if key not in ("#", "")]
         self.split, sure = (column(self.columns, names) for names in (SPLIT, LABEL))
+        self.split = self.split or split_by_values([key for key in self.columns if key != sure], self.rows)
         self.file, self.sure = self._naming(columns_called(self.columns, FILE)), sure is not None
         group = reading.group.lower()
         self.group = group if group in self.columns else "group" if not group and "group" in self.columns else ""
@@ -102,14 +106,15 @@ class Table:
 
     def why_not(self) -> str:
         """Why it tells nothing of images; "" where it has the columns."""
+        columns = self.columns if len(self.columns) <= _SHOWN else [*self.columns[:_SHOWN], "..."]
         if self.file is None:
-            return f"has the columns {self.columns}; expected one of {FILE} for the files, and a header"
+            return f"has the columns {columns}; expected one of {FILE} for the files, and a header"
         if self.has_labels:
             return ""
         marked = f". Its columns {self.marked[:5]} look like several labels an image: use " if self.marked else ""
         other = "--config=configs/image_folder.py:multi_label"
         mark = f"{marked}{other}" if marked else " (or, with image_folder.py:multi_label, a column of 0 and 1 for each label)"
-        return f"has the columns {self.columns}; expected one of {(*LABEL, *MORE_LABELS)} for the classes{mark}"
+        return f"has the columns {columns}; expected one of {(*LABEL, *MORE_LABELS)} for the classes{mark}"
 
 
 def read_table(table: Table, store: Store, reading: Reading) -> Listing:
@@ -177,6 +182,8 @@ def check_values(tables: Sequence[Table], reading: Reading) -> None:
             check_marks(where, key, {row.get(key, "") for table in tables for row in table.rows}, reading)
     elif not reading.multi_label:
         check_names(where, label, {row.get(table.label or "", "") for table in tables for row in table.rows}, reading)
+    else:
+        check_separator(where, label, {row.get(table.label or "", "") for table in tables for row in table.rows}, reading)
 
 
 def _set_marks(listing: Listing, rows: list[dict], marked: list[str], members: list, reading: Reading) -> None:

@@ -69,7 +69,7 @@ def read_folder(images_dir: str | Path, annotation_file: str | Path, *, allow_ou
         class_names=tuple(category.name for category in found.categories),
         category_ids=tuple(category.id for category in found.categories),
     )
-    paths = tuple(images_dir / image.file_name for image in found.images)
+    paths = tuple(coco_json.place_of(images_dir, image.file_name) for image in found.images)
     return FolderSplit(annotations, paths, str(annotation_file))
 
 

@@ -160,6 +160,12 @@ def _image(entry: _Entry, allow_outside: bool) -> Image:
     )
 
 
+def place_of(folder: Path, name: str) -> Path:
+    """Where a file_name lies; as Windows writes it, where nothing has that very name."""
+    place = folder / name
+    return folder / name.replace("\\", "/") if "\\" in name and not place.exists() else place
+
+
 def leaves_folder(name: str) -> bool:
     """Whether a relative name, by its text, is absolute or leads out of the folder that it is looked up in."""
     parts = name.replace("\\", "/").split("/")

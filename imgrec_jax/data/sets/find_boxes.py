@@ -16,14 +16,15 @@ import numpy as np
 
 from imgrec_jax.data.annotated import FolderSplit
 from imgrec_jax.data.annotations import from_images
-from imgrec_jax.data.files import folders, list_files, stamp
+from imgrec_jax.data.files import folders, list_files, only_folder, stamp
 from imgrec_jax.data.images import MAX_PIXELS, file_header, read_regular
 from imgrec_jax.data.own import index as indices
 from imgrec_jax.data.own.division import called_after, split_in, without_split
 from imgrec_jax.data.own.found import sample, shown
 from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store
-from imgrec_jax.data.sets import coco, mask_folder, mask_pairs, voc, yolo
+from imgrec_jax.data.sets import coco, coco_json, mask_folder, mask_pairs, voc, yolo
+from imgrec_jax.data.sets.find_masks import annotated
 from imgrec_jax.data.walking import is_hidden, walk
 
 _SAMPLE = 60  # names of a json that are looked for
@@ -57,32 +58,31 @@ def find(root: Path, max_pixels: int = MAX_PIXELS, ways: Ways = Ways()) -> Given
     """
     if not root.is_dir():
         raise FileNotFoundError(f"config.data.manual_dir={root} is no folder; give the one with your images and annotations")
-    while (inner := _only_folder(root)) is not None:
+    while (inner := only_folder(root)) is not None:
         root = inner
     for look in (
-        functools.partial(_find_voc, one_based=ways.one_based),
+        functools.partial(_find_voc, one_based=ways.one_based, devkit=True),
         functools.partial(_find_yolo, max_pixels=max_pixels, allow_outside=ways.allow_outside),
         functools.partial(_find_coco, allow_outside=ways.allow_outside),
+        functools.partial(_find_voc, one_based=ways.one_based, devkit=False),  # may lie beside one of these
         functools.partial(_find_masks, max_pixels=max_pixels),  # last: the others may have folders of that name beside theirs
     ):
         if (found := look(root)) is not None:
             return found
     there = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))[:10]
     raise ValueError(
-        f"{root} holds {there}; expected Pascal VOC (Annotations/*.xml and JPEGImages/), YOLO (data.yaml, or images/ and "
-        "labels/ with text files), a COCO json with images, annotations and categories, or NAME/images/ and NAME/masks/ with "
-        "a file for each object"
+        f"{root} holds {there}; expected Pascal VOC (Annotations/*.xml and JPEGImages/ or images/), YOLO (data.yaml, or "
+        "images/ and labels/ with text files), a COCO json with images, annotations and categories, or NAME/images/ and "
+        "NAME/masks/ with a file for each object"
     )
 
 
-def _only_folder(root: Path) -> Path | None:
-    there = [path for path in root.iterdir() if not is_hidden(path.name)]
-    return there[0] if len(there) == 1 and there[0].is_dir() else None
-
-
-def _find_voc(root: Path, one_based: bool | None) -> Given | None:
-    files = [path for path in sorted((root / "Annotations").glob("*.xml")) if not is_hidden(path.name)]
-    if not files:
+def _find_voc(root: Path, one_based: bool | None, devkit: bool) -> Given | None:
+    """devkit: only as the devkit has it; False: only otherwise."""
+    trees = {"": voc.Tree(root)} if devkit else voc.trees_of(root)
+    of = {split: tree.files() for split, tree in trees.items()}
+    files = [path for paths in of.values() for path in paths]
+    if not files or (devkit and not (root / "JPEGImages").is_dir() and voc.trees_of(root)):
         return None
     names: set[str] = set()
     from_zero: list[Path] = []
@@ -104,11 +104,12 @@ def _find_voc(root: Path, one_based: bool | None) -> Given | None:
     class_names = tuple(sorted(names - {""}))
     lists, unread = voc.split_lists(root / "ImageSets" / "Main")
     notes += unread
-    if lists:
+    if lists and devkit:
         splits = {split: voc.read_folder(root, path.stem, class_names, one_based=base) for split, path in lists.items()}
         return Given("Pascal VOC", splits, notes)
-    stems = [path.stem for path in files]
-    return Given("Pascal VOC", {"": voc.read_stems(root, stems, class_names, one_based=base)}, notes)
+    read = {split: [path.stem for path in paths] for split, paths in of.items()}
+    splits = {split: voc.read_stems(trees[split], stems, class_names, one_based=base) for split, stems in read.items()}
+    return Given("Pascal VOC", splits, notes)
 
 
 def _find_masks(root: Path, max_pixels: int) -> Given | None:
@@ -116,9 +117,10 @@ def _find_masks(root: Path, max_pixels: int) -> Given | None:
     holders = {path.parent for path in folders(root) if path.name == "masks" and (path.parent / "images").is_dir()}
     if not holders or root in holders:  # images/ and masks/ at the top are maps of classes
         return None
-    files = list_files(root, max_pixels)
+    files, left_out = annotated(list_files(root, max_pixels), "images", "masks")
     every = mask_pairs.pair(files, kind="instances")
     given, notes = mask_folder.given_splits(every, "instances")
+    notes = [*left_out, *notes]
     entries: dict[str, list[mask_pairs.Entry]] = {}
     for entry in every:
         entries.setdefault(given[entry.name], []).append(entry)
@@ -268,7 +270,7 @@ def _images_of(root: Path, file: Path, split: str) -> Path:
     names = [every[n] for n in sample(len(every), _SAMPLE).tolist()]
 
     def holds(place: Path) -> bool:
-        return bool(names) and all((place / name).is_file() for name in names)
+        return bool(names) and all(coco_json.place_of(place, name).is_file() for name in names)
 
     stem = _stem(file)
     places = [file.parent, file.parent / stem, root / stem, root / "images" / stem]

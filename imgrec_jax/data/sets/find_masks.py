@@ -9,6 +9,7 @@ import numpy as np
 
 from imgrec_jax.data.files import Files, folders
 from imgrec_jax.data.images import read_text
+from imgrec_jax.data.own.division import splits_in
 from imgrec_jax.data.own.found import sample, shown
 from imgrec_jax.data.sets import voc
 from imgrec_jax.data.sets.mask_values import MOST_COLOURS, read_mask
@@ -64,6 +65,17 @@ def folders_of(files: Files, title: str, chosen: str, *, settled: bool) -> tuple
     if unused := [f"{name}/ ({len(paths):,} images)" for name, paths in sorted(beside.items()) if name != masks]:
         notes.append(f"folders that are not used: {shown(unused)}")
     return images, masks, notes
+
+
+def annotated(files: Files, images: str, masks: str) -> tuple[Files, list[str]]:
+    """(the files without test images of which nobody drew masks, lines to print); images, masks: names of the folders."""
+    splits, _ = splits_in({name.parent.parts for name in files.names})
+    drawn = {splits[name.parent.parts] for name in files.names if masks in name.parts[:-1]}
+    bare = {name for name in files.names if images in name.parts[:-1] and splits[name.parent.parts] == "test"}
+    if "test" in drawn or not drawn or not bare:
+        return files, []
+    kept = files._replace(names=tuple(name for name in files.names if name not in bare))
+    return kept, [f"none of the {len(bare):,} images of test has a mask: left out"]
 
 
 def _may_be_masks(files: Files, names: list[PurePosixPath]) -> bool:

@@ -8,6 +8,7 @@ Shape letters: N boxes, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ class OwnBoxes:
             )
         splits = self._usable(given.splits)
         if class_names:
-            splits = {name: self._by_names(split, class_names) for name, split in splits.items()}
+            splits = {name: self._by_names(split, class_names, given.format == "YOLO") for name, split in splits.items()}
         paths = [path for split in splits.values() for path in split.paths]
         groups = [group for split in splits.values() for group in self._groups(split)]
         self.lines += group_lines(str(request.folder), request.group, groups, list(map(self._name, paths)), divided=not whole)
@@ -114,9 +115,13 @@ class OwnBoxes:
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
 
-    def _by_names(self, split: FolderSplit, class_names: tuple[str, ...]) -> FolderSplit:
+    def _by_names(self, split: FolderSplit, class_names: tuple[str, ...], of_yolo: bool) -> FolderSplit:
+        table, count = split.annotations, len(class_names)
+        numbered = class_names == tuple(map(str, range(count))) and table.labels.max(initial=0) <= count
+        if numbered and of_yolo and count <= len(table.class_names):  # a run that began when nothing named the classes
+            table = dataclasses.replace(table, class_names=class_names, category_ids=table.category_ids[:count])
         try:
-            table = split.annotations.relabelled(class_names, range(1, len(class_names) + 1))
+            table = table.relabelled(class_names, range(1, len(class_names) + 1))
         except ValueError as error:
             raise ValueError(f"{split.origin}: {error}, as config.data.options.class_names says") from error
         return split._replace(annotations=table)

@@ -281,7 +281,8 @@ class OwnImages:
         for label, at in sorted(strange.items()):
             raise ValueError(
                 f"{self.title}: {len(at)} images are of class {label!r} (the first is {self.listing.names[at[0]]}, in "
-                f"{self.splits[at[0]]}), which training does not know; it has {list(names)[:20]}"
+                f"{self.splits[at[0]]}), which training does not know; it has {list(names)[:20]}; call it as training "
+                "does, or move these images away"
             )
         if len(names) < 2:
             raise ValueError(f"{self.title} has one class, {names[0]!r}; expected a folder for each of two or more")

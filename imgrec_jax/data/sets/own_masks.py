@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from imgrec_jax.data.files import list_files, stamp
+from imgrec_jax.data.files import list_files, only_folder, stamp
 from imgrec_jax.data.images import decode_image, read_text
 from imgrec_jax.data.own.division import FRACTIONS, SPLITS, connected, divide, group_finder, held_out
 from imgrec_jax.data.own.found import (
@@ -30,7 +30,7 @@ from imgrec_jax.data.own.found import (
 )
 from imgrec_jax.data.own.index import KEPT_FROM
 from imgrec_jax.data.own.memo import Memo
-from imgrec_jax.data.sets.find_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES, folders_of, listed_in
+from imgrec_jax.data.sets.find_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES, annotated, folders_of, listed_in
 from imgrec_jax.data.sets.mask_folder import (
     CLASS_NAMES,
     check_entry,
@@ -119,7 +119,8 @@ class OwnMasks:
         """The kind, as far as the layout tells it, and the images with their masks."""
         images, masks, unused = folders_of(self._files, self.title, masks, settled=bool(kind and self._named))
         self._files, self._listed, left_out = listed_in(self._files, masks)
-        self.lines += [*unused, *left_out]
+        self._files, bare = annotated(self._files, images, masks)
+        self.lines += [*unused, *left_out, *bare]
         kinds = [kind]
         if not kind:
             holders = {name.parts[: name.parts.index(masks)] for name in self._files.names if masks in name.parts[:-1]}
@@ -207,9 +208,14 @@ class OwnMasks:
 
     def _lines(self) -> dict[Path, list[str]]:
         """{file: its lines} of what names the classes."""
-        places = [self._request.folder / name for name in ("classes.txt", "labels.txt", "class_names.txt")]
+        folder = self._request.folder
+        while (inner := only_folder(folder)) is not None:
+            folder = inner
+        places = [folder / name for name in ("classes.txt", "labels.txt", "class_names.txt")]
         texts = {place: read_text(place, "names of classes") for place in places if place.is_file()}
-        return {place: [line.strip() for line in text.splitlines() if line.strip()] for place, text in texts.items()}
+        lines = {place: [line.strip() for line in text.splitlines() if line.strip()] for place, text in texts.items()}
+        # labelme's first line, whose number is -1
+        return {place: names[names[:1] == ["__ignore__"] :] for place, names in lines.items()}
 
     def _divided(self, entries: list[Entry], fractions: tuple[float, ...], seed: int) -> dict[str, list[Entry]]:
         given = [self._split_of(entry) for entry in entries]

@@ -11,11 +11,13 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
 
 from __future__ import annotations
 
+import contextlib
 import re
 import reprlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,17 +25,24 @@ from imgrec_jax.data.annotated import DetectionSource, FolderSplit, open_folder,
 from imgrec_jax.data.annotations import from_images, refuse_shares
 from imgrec_jax.data.files import IMAGES
 from imgrec_jax.data.images import read_regular, read_text
-from imgrec_jax.data.own.division import called_after, canonical_split, split_in
+from imgrec_jax.data.own.division import called_after, canonical_split, split_in, splits_of
 from imgrec_jax.data.sets.coco import prepare
 from imgrec_jax.data.source import Request, parse_split
 from imgrec_jax.data.walking import is_hidden
 
-__all__ = ["CLASS_NAMES", "prepare", "open_voc", "open_voc_folder", "read_folder", "read_stems", "split_lists"]
+__all__ = ["CLASS_NAMES", "prepare", "open_voc", "open_voc_folder", "read_folder", "read_stems", "split_lists", "trees_of"]
 
 MOST_XML_BYTES = 64 * 2**20
 MOST_PIXELS = 2**31 - 1  # of a side
 _COLUMN = re.compile(r"\s+(-1|0|1)$")
 _EXTENSION = re.compile(r"\.(xml|" + "|".join(suffix[1:] for suffix in IMAGES) + ")$", re.IGNORECASE)
+
+# Folders of xml files and of images, as tools and sets other than the devkit have them; "." is one folder of both.
+_LAYOUTS = (
+    *((annotations, images) for annotations in ("annotations", "Annotations") for images in ("images", "Images", "JPEGImages")),
+    ("annotations/xmls", "images"),
+    (".", "."),
+)
 
 CLASS_NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -53,6 +62,40 @@ def open_voc(request: Request) -> DetectionSource:
     return open_prepared(request.name, request.split, request.data_dir, targets=request.targets, max_pixels=request.max_pixels)
 
 
+class Tree(NamedTuple):
+    """A folder, and where in it the xml files and the images lie."""
+
+    root: Path
+    annotations: str = "Annotations"
+    images: str = "JPEGImages"
+
+    def files(self) -> list[Path]:
+        """The xml files."""
+        return [path for path in sorted((self.root / self.annotations).glob("*.xml")) if not is_hidden(path.name)]
+
+
+def trees_of(root: Path) -> dict[str, Tree]:
+    """{split, "" for all: its tree}, as LabelImg, Roboflow and the sets made with them lay it out, and not the devkit: at the
+    root or in folders of splits; {} where there is none."""
+    if (tree := _tree(root)) is not None:
+        return {"": tree}
+    below = {path.name: tree for path in sorted(root.iterdir()) if path.is_dir() and (tree := _tree(path)) is not None}
+    splits = splits_of(below)
+    told = all(splits.values()) and len(set(splits.values())) == len(splits)
+    return {splits[name]: tree for name, tree in below.items()} if told else {}
+
+
+def _tree(root: Path) -> Tree | None:
+    """Of a folder that is laid out otherwise than the devkit."""
+    for files_in, images in _LAYOUTS:
+        tree = Tree(root, files_in, images)
+        if (root / images).is_dir() and (files := tree.files()):
+            with contextlib.suppress(ElementTree.ParseError, OSError, LookupError, ValueError):
+                if ElementTree.parse(files[0]).getroot().find("size/width") is not None:
+                    return tree
+    return None
+
+
 def read_folder(
     root: str | Path, image_set: str, class_names: tuple[str, ...] = CLASS_NAMES, *, one_based: bool = True
 ) -> FolderSplit:
@@ -70,17 +113,18 @@ def read_folder(
     if not list_file.exists():
         sets = sorted(path.stem for path in list_file.parent.glob("*.txt"))
         raise FileNotFoundError(f"{list_file} does not exist; there are {sets}")
-    return read_stems(root, _stems(list_file, root / "Annotations"), class_names, one_based=one_based)
+    return read_stems(Tree(root), _stems(list_file, root / "Annotations"), class_names, one_based=one_based)
 
 
-def read_stems(root: Path, stems: Sequence[str], class_names: tuple[str, ...], *, one_based: bool = True) -> FolderSplit:
+def read_stems(tree: Tree, stems: Sequence[str], class_names: tuple[str, ...], *, one_based: bool = True) -> FolderSplit:
     """The images of these names of xml files; as `read_folder`."""
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
-    rows = [_read_xml(root / "Annotations" / f"{stem}.xml", i, label_of, one_based) for i, stem in enumerate(stems, 1)]
-    refuse_shares((box.tolist() for row in rows for box in row["boxes"]), str(root / "Annotations"))
+    folder, images = tree.root / tree.annotations, tree.root / tree.images
+    rows = [_read_xml(folder / f"{stem}.xml", i, label_of, one_based) for i, stem in enumerate(stems, 1)]
+    refuse_shares((box.tolist() for row in rows for box in row["boxes"]), str(folder))
     annotations = from_images(rows, class_names=tuple(class_names))
-    paths = tuple(root / "JPEGImages" / name for name in annotations.file_names)
-    return FolderSplit(annotations, paths, str(root / "Annotations"))
+    paths = tuple(images / name for name in annotations.file_names)
+    return FolderSplit(annotations, paths, str(folder))
 
 
 def split_lists(folder: Path) -> tuple[dict[str, Path], list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -68,12 +68,28 @@ def find(root: Path, *, allow_outside: bool = False) -> Folder | None:
     splits: dict[str, list] = {}
     for image in images:
         splits.setdefault(split_of[image.relative_to(root).parent.parts], []).append((image, _text_of(image)))
-    names = next((root / name for name in ("classes.txt", "obj.names", "labels.txt") if (root / name).is_file()), None)
-    text = read_text(names, "names of classes", _MOST_BYTES) if names else ""
+    text = _text_of_classes(root, texts)
     found = {split: sorted(pairs) for split, pairs in splits.items()}
     unclaimed = sorted(texts - {text for pairs in found.values() for _, text in pairs if text})
     kept, notes = _annotated(root, found, unclaimed)
     return Folder(kept, tuple(line.strip() for line in text.splitlines() if line.strip()), (*words, *notes))
+
+
+def _text_of_classes(root: Path, texts: Collection[Path]) -> str:
+    """What names the classes, a line each: at the top, or beside the text files of labels; "" where nothing does.
+
+    Raises:
+      ValueError: where two files of folders of labels differ.
+    """
+    top = [path for name in ("classes.txt", "obj.names", "labels.txt") if (path := root / name).is_file()][:1]
+    beside = [path for folder in sorted({text.parent for text in texts}) if (path := folder / "classes.txt").is_file()]
+    found = {path: read_text(path, "names of classes", _MOST_BYTES) for path in top or beside}
+    for path, text in found.items():
+        if text.split() != next(iter(found.values())).split():
+            raise ValueError(
+                f"{next(iter(found))} and {path} name the classes differently; keep one, as {root / 'classes.txt'}"
+            )
+    return next(iter(found.values()), "")
 
 
 def _the_yaml(root: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
@@ -144,9 +160,10 @@ def _annotated(root: Path, splits: dict[str, list], unclaimed: Sequence[Path]) -
         else:
             alone = f"; text files without an image: {', '.join(str(p.relative_to(root)) for p in unclaimed[:3])}"
             image = pairs[0][0]
+            absent = "" if image.exists() else ", which is not there"
             raise ValueError(
-                f"{root}: none of the {len(pairs):,} images{f' of {split}' if split else ''} has a text file, e.g. {image}: "
-                f"expected {_place_of(image)}{alone if unclaimed else ''}; rename or move one or the other"
+                f"{root}: none of the {len(pairs):,} images{f' of {split}' if split else ''} has a text file, e.g. "
+                f"{image}{absent}: expected {_place_of(image)}{alone if unclaimed else ''}; rename or move one or the other"
             )
     if unclaimed and kept:
         notes.append(f"{len(unclaimed):,} text files belong to no image, e.g. {unclaimed[0].relative_to(root)}: passed over")
@@ -262,13 +279,20 @@ def _listed(file: Path, base: Path, entry: str, allow_outside: bool) -> Iterator
         return
     for line in read_text(found, "a list of images", _MOST_BYTES).splitlines():
         if line.strip():
-            image = found.parent / line.strip()
+            image = _named_in(found.parent, line.strip())
             if not allow_outside and not any(_inside(image, folder) for folder in (file.parent, base)):
                 raise ValueError(
                     f"{found}: {line.strip()} lies outside of {file.parent}; correct the file, or take it with "
                     "--config.data.options=\"{'allow_outside': True}\""
                 )
             yield image
+
+
+def _named_in(folder: Path, text: str) -> Path:
+    """The image that a line of a list names; of one that was written elsewhere, by what of its path lies here."""
+    parts = PurePath(text.replace("\\", "/")).parts
+    places = [folder / text, *(folder.joinpath(*parts[n:]) for n in range(len(parts)))]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _inside(path: Path, folder: Path) -> bool:

@@ -770,3 +770,70 @@ def test_names_are_the_same_however_they_are_written(tmp_path):
     (root / "data.yml").write_text(text.replace("ball", "bell"))
     with pytest.raises(ValueError, match=r"data.yaml and data.yml, which name classes and splits differently; keep one$"):
         survey(root, tmp_path)
+
+
+def test_file_names_that_windows_wrote(tmp_path):
+    root = coco(tmp_path / "d", splits=False)
+    content = json.loads((root / "labels.json").read_text())
+    for one in content["images"]:
+        one["file_name"] = rf"pictures\{one['file_name']}"
+    (root / "labels.json").write_text(json.dumps(content))
+    found = survey(root, tmp_path)
+    assert sum(len(found.open(split)) for split in ("train", "validation", "test")) == len(BOXES)
+
+
+def test_classes_are_named_beside_the_labels(tmp_path):
+    root = yolo_folder(tmp_path / "d", yaml=False)
+    (root / "classes.txt").unlink(missing_ok=True)
+    for split in ("train", "val"):  # as LabelImg writes it
+        write(root / "labels" / split / "classes.txt", b"ball\r\ncube\r\n")
+    assert survey(root, tmp_path).class_names == CLASSES
+    begun = survey(root, tmp_path, {"class_names": ("0", "1")})  # a run from when these names were not read
+    assert begun.class_names == ("0", "1") and begun.open("train")[1]["box_label"].tolist() == [1, 2]
+    write(root / "labels" / "val" / "classes.txt", b"cube\nball\n")
+    with pytest.raises(ValueError, match="name the classes differently; keep one"):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize("line", ["data/images/train/{}.png", "images\\train\\{}.png", "./images/train/{}.png"])
+def test_a_list_of_images_that_was_written_elsewhere(tmp_path, line):
+    root = yolo_folder(tmp_path / "d")
+    names = sorted(path.stem for path in (root / "images" / "train").iterdir())
+    (root / "train.txt").write_text("\n".join(map(line.format, names)))
+    (root / "data.yaml").write_text("names: [ball, cube]\ntrain: train.txt\nval: images/val\n")
+    assert len(survey(root, tmp_path).open("train")) == len(names)
+    (root / "train.txt").write_text("images/train/other.png\n")
+    with pytest.raises(ValueError, match="other.png, which is not there: expected"):
+        survey(root, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "annotations/ images/",
+        "Annotations/ images/",
+        "annotations/xmls/ images/",
+        "SPLIT/ SPLIT/",
+        "SPLIT/annotations/ SPLIT/images/",
+    ],
+)
+def test_pascal_voc_as_tools_lay_it_out(tmp_path, layout):
+    """As Kaggle's sets made with LabelImg, the Oxford pets, and Roboflow have it."""
+    root = voc(tmp_path / "voc")
+    for n in BOXES:
+        for kind, path in zip(layout.split(), (f"Annotations/{n:02}.xml", f"JPEGImages/{n:02}.png"), strict=True):
+            data = (root / path).read_bytes()
+            write(tmp_path / "d" / kind.replace("SPLIT", split_of(n)) / path.split("/")[1], data)
+    found = survey(tmp_path / "d", tmp_path)
+    assert found.class_names == CLASSES
+    sources = {split: found.open(split) for split in ("train", "validation", "test")}
+    if "SPLIT" in layout:
+        assert [len(source) for source in sources.values()] == [12, 4, 4]
+    examples = [source[i] for source in sources.values() for i in range(len(source))]
+    assert len(examples) == len(BOXES)
+    for example in examples:
+        boxes = BOXES[int(example["file_name"].split(".")[0])]
+        np.testing.assert_allclose(example["boxes"], np.array([box[1:] for box in boxes]).reshape(-1, 4))
+    if layout.startswith("annotations/ "):  # the same objects for YOLO beside them count, as before
+        yolo_folder(tmp_path / "d", "flat", yaml=False)
+        assert "YOLO" in survey(tmp_path / "d", tmp_path).lines[0]

@@ -1375,3 +1375,150 @@ def test_images_of_splits_are_no_classes(tmp_path, tops):
     write(root / "train_v2.csv", rows("image_name,species", f"{tops[0]}{{}}.jpg,{{}}"))
     found = read_listing(root)
     assert set(found.labels) == {"a", "b"} and all(name.startswith(tops[0]) for name in found.names)
+
+
+def listed(root, files, **reading):
+    """What is read of files, whose contents nothing looks at but of tables and lists."""
+    for name, data in files.items():
+        write(root / name, data.encode())
+    return read_listing(root, Reading(**reading))
+
+
+def of(*folders, count=2):
+    return {f"{name}/{name.replace('/', '_')}{n}.png": "" for name in folders for n in range(count)}
+
+
+MANY = ("apple", "bean", "corn", "date", "elder")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        [f"{look}/{plant}" for look in ("color", "grey") for plant in MANY],  # PlantVillage, PACS
+        [f"{shop}/images/{what}" for shop in ("amazon", "webcam") for what in MANY],  # Office-31
+        [f"{part}/{what}" for part in ("horse-or-human", "validation-horse-or-human") for what in ("horses", "humans")],
+        [f"{part}/{part}/{what}" for part in ("rps", "rps-test-set") for what in ("rock", "paper")],
+    ],
+)
+def test_folders_that_each_hold_the_same_folders_are_asked_about(tmp_path, folders):
+    with pytest.raises(ValueError, match="holds folders of the same names.*either may be the classes"):
+        listed(tmp_path, of(*folders))
+
+
+def test_a_copy_of_the_set_among_its_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="its folder cells holds folders of the names of those beside it, bad, good: a copy"):
+        listed(tmp_path, of("cells/good", "cells/bad", "cells/cells/good", "cells/cells/bad"))
+
+
+@pytest.mark.parametrize("inner", [("front", "back"), ("40X", "100X", "200X", "400X", "800X"), ("a", "b", "c", "d")])
+def test_folders_in_those_of_classes_may_have_the_same_names(tmp_path, inner):
+    found = listed(tmp_path, of(*(f"{label}/{view}" for label in ("good", "bad") for view in inner)))
+    assert set(found.labels) == {"good", "bad"}
+
+
+def test_splits_in_the_folders_of_classes(tmp_path):
+    found = listed(tmp_path, of(*(f"data/{c}/{s}" for c in ("cat", "dog") for s in ("Training", "Testing"))))
+    assert set(zip(found.labels, found.splits, strict=True)) == {(c, s) for c in ("cat", "dog") for s in ("train", "test")}
+
+
+def test_tables_of_splits_beside_folders_of_the_same_classes_tell_the_splits(tmp_path):
+    pictures = of("s/Crop", "s/Wood", count=3)
+    rows = {"train": [], "validation": [], "test": []}
+    for n, name in enumerate(pictures):
+        rows[list(rows)[n % 3]].append(f"{n},{name[2:]},{int('Wood' in name)}")
+    tables = {f"s/{split}.csv": "\n".join([",Filename,Label", *lines]) for split, lines in rows.items()}
+    found = listed(tmp_path, pictures | tables)
+    told = dict(zip(found.names, zip(found.labels, found.splits, strict=True), strict=True))
+    assert told == {name: (name.split("/")[1], list(rows)[n % 3]) for n, name in enumerate(pictures)}
+
+
+@pytest.mark.parametrize(
+    "lists, line",
+    [
+        (("meta/train.txt", "meta/test.txt"), "{label}/{stem}"),  # Food-101
+        (("TrainImages.txt", "TestImages.txt"), "{label}/{stem}.png"),  # MIT Indoor 67
+        (("labels/train1.txt", "labels/test1.txt"), "{stem}.png 7 1"),  # DTD, one of its ten divisions
+    ],
+)
+def test_lists_of_images_tell_the_splits(tmp_path, lists, line):
+    pictures = of("images/cat", "images/dog", count=4)
+    names = [line.format(label=name.split("/")[1], stem=Path(name).stem) for name in pictures]
+    texts = {lists[0]: names[0:2] + names[4:6], lists[1]: names[2:3] + names[6:7]}
+    files = {name: "\n".join(lines) for name, lines in texts.items()}
+    files |= {str(Path(lists[0]).with_name("joint_anno.txt")): names[0], "meta/labels.txt": "cat"}
+    found = listed(tmp_path, pictures | files)
+    assert found.splits == ["train", "train", "test"] * 2 and found.labels == ["cat"] * 3 + ["dog"] * 3
+    assert any("2 images are in none of these lists: left out" in line for line in found.notes)
+
+
+@pytest.mark.parametrize(
+    "lists, why",
+    [
+        ({"train1.txt": (0, 2), "train2.txt": (1, 3), "test1.txt": (3, 4)}, "train1.txt and train2.txt are of one split"),
+        ({"train.txt": (0, 3), "test.txt": (2, 4)}, "an image is in two of them"),
+        ({"train.txt": (0, 3)}, "there is none of another split"),
+    ],
+)
+def test_lists_that_do_not_tell_the_splits_are_said(tmp_path, lists, why):
+    names = list(pictures := of("cat", "dog"))
+    found = listed(tmp_path, pictures | {name: "\n".join(names[slice(*part)]) for name, part in lists.items()})
+    assert not any(found.splits) and any(why in line for line in found.notes)
+
+
+def test_a_column_of_splits_is_known_by_its_values(tmp_path):
+    pictures = of("im", count=4)
+    rows = [f"{name},{'ab'[n % 2]},{'TRAIN' if n < 2 else 'TEST'},{n % 2}" for n, name in enumerate(pictures)]
+    found = listed(tmp_path, pictures | {"t.csv": "\n".join(["file,label,dataset_type,odd", *rows])})
+    assert found.splits == ["train", "train", "test", "test"]
+
+
+@pytest.mark.parametrize("cells", [("cat", "cat,dog"), ("cat;dog", "cat;emu"), ("a b c", "a b", "b c", "c", "a c", "a", "b")])
+def test_a_separator_that_no_cell_has_is_asked_about(tmp_path, cells):
+    pictures = of("im", count=len(cells))
+    rows = [f'{name},"{cell}"' for name, cell in zip(pictures, cells, strict=True)]
+    files = pictures | {"t.csv": "\n".join(["file,labels", *rows])}
+    with pytest.raises(ValueError, match=r"no labels has the separator '\|'.*set config.data.options.separator="):
+        listed(tmp_path, files, multi_label=True)
+    found = listed(tmp_path, files, multi_label=True, separator="#")
+    assert found.mark_names == tuple(sorted(cells))
+
+
+def test_names_with_spaces_are_no_lists_of_names(tmp_path):
+    pictures = of("im", count=3)
+    rows = [f"{name},{cell}" for name, cell in zip(pictures, ("No Finding", "Pleural Effusion", "Pleural Mass"), strict=True)]
+    found = listed(tmp_path, pictures | {"t.csv": "\n".join(["file,labels", *rows])}, multi_label=True)
+    assert found.mark_names == ("No Finding", "Pleural Effusion", "Pleural Mass")
+
+
+def test_a_table_called_after_its_split_in_one_word(tmp_path):
+    """As of Kaggle's CIFAR-10: train/1.png and test/1.png, and trainLabels.csv names 1."""
+    pictures = {f"{part}/{n}.png": "" for part in ("train", "test") for n in range(1, 5)}
+    rows = [f"{n},{'frog' if n % 2 else 'cat'}" for n in range(1, 5)]
+    found = listed(tmp_path, pictures | {"trainLabels.csv": "\n".join(["id,label", *rows])})
+    assert found.names == [f"train/{n}.png" for n in range(1, 5)]
+
+
+def test_tables_in_the_folders_of_splits_as_roboflow_writes_them(tmp_path):
+    files = {}
+    for split in ("train", "valid", "test"):
+        files |= {f"{split}/{n}.png": "" for n in range(2)}
+        files[f"{split}/_classes.csv"] = "filename, cat, dog\n0.png, 1, 0\n1.png, 1, 1\n"
+    found = listed(tmp_path, files, multi_label=True)
+    assert found.mark_names == ("cat", "dog") and found.marks.tolist() == [[1, 0], [1, 1]] * 3
+    assert sorted(set(found.splits)) == ["test", "train", "validation"]
+
+
+def test_tables_without_a_known_column_of_labels_are_said(tmp_path):
+    rows = ["image,level", "cat/cat0,0", "cat/cat1,1"]
+    found = listed(tmp_path / "a", of("cat", "dog") | {"trainLabels.csv": "\n".join(rows)})
+    assert any("names images, and none of its columns ['image', 'level'] is known" in line for line in found.notes)
+    rows = ["image,level", "resized_train0,0", "resized_train1,1"]
+    with pytest.raises(ValueError, match="are parts of one set, and no classes"):
+        listed(tmp_path / "b", of("resized_train", "resized_train_cropped") | {"trainLabels.csv": "\n".join(rows)})
+
+
+def test_a_table_of_pixels_is_refused_in_few_words(tmp_path):
+    header = ",".join(["label", *(f"pixel{n}" for n in range(784))])
+    with pytest.raises(ValueError, match=r"'\.\.\.'\]; expected one of") as error:
+        listed(tmp_path, {"train.csv": f"{header}\n{','.join('0' * 785)}\n"})
+    assert len(str(error.value)) < 1200

@@ -619,3 +619,22 @@ def test_the_splits_of_names_that_differ_are_those_of_their_folders(tmp_path):
     found = survey(tmp_path / "d", tmp_path)
     assert len(found.entries["test"]) == 20 and len(found.entries["train"]) == 18
     assert {(e.image.stem[:2], e.masks[0].stem[:2]) for e in found.entries["test"]} == {(f"{n}",) * 2 for n in range(20, 40)}
+
+
+@pytest.mark.parametrize("above", ["", "data_dataset_voc/inner"])
+def test_labelme_s_list_of_classes_begins_below_0(tmp_path, above):
+    root = index(tmp_path / "d" / above)
+    (root / "labels.txt").write_text("__ignore__\n_background_\ncat\ndog\n")
+    assert survey(tmp_path / "d", tmp_path).class_names == ("_background_", "cat", "dog")
+
+
+@pytest.mark.parametrize("layout", ["{split}/{kind}/{n}.png", "{kind}/{split}/{n}.png", "stage1_{split}/{n}/{kind}/x{n}.png"])
+def test_test_images_without_masks_are_left_out(tmp_path, layout):
+    for n in NUMBERS:
+        split = "test" if n > 15 else "train"
+        write(tmp_path / "d" / layout.format(split=split, kind="images", n=n), encoded(pixels("cat", n, SIZE)))
+        if split == "train":
+            write(tmp_path / "d" / layout.format(split=split, kind="masks", n=n), encoded(binary(n)))
+    found = survey(tmp_path / "d", tmp_path)
+    assert sum(map(len, found.entries.values())) == 16
+    assert any("none of the 4 images of test has a mask: left out" in line for line in found.lines)
