@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from ml_collections import ConfigDict
 from PIL import Image
 
 import imgrec_jax
@@ -289,6 +291,9 @@ def test_what_cannot_be_explained_is_named(finished):
         explain.explain(at, "gradcam", explain.Options())
     with pytest.raises(ValueError, match="--method=magic is unknown; choose of gradients"):
         explain.explain(at, "magic", explain.Options())
+    narrow = SimpleNamespace(workdir="runs/a", config=ConfigDict({"task": "segmentation", "model": {"padding": "valid"}}))
+    with pytest.raises(ValueError, match="runs/a: .* scores the middle alone"):
+        explain.prepare(narrow, picture, explain.Options())
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -1,17 +1,19 @@
 """A data set can be looked at before training, written as files, and checked, whatever its task."""
 
 import json
+import os
 import re
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgrec_jax import assemble
 from imgrec_jax.data.check_examples import check_examples
 from imgrec_jax.data.sets import coco, mask_folder
 from imgrec_jax.data.source import ArraySource, SourceInfo
-from imgrec_jax.pages import browse, split_files
+from imgrec_jax.pages import browse, html, plots, split_files
 from tests import small_runs
 
 
@@ -97,3 +99,35 @@ def test_images_of_sixteen_bits_are_written_with_all_of_them(tmp_path, channels)
     np.testing.assert_array_equal(read, image)
     split_files._png(tmp_path / "b.png", (image >> 8).astype(np.uint8))
     assert cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint8
+
+
+def test_every_channel_of_a_png_is_where_it_was_and_what_no_png_holds_is_refused(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 5), np.uint8)
+    for channels in (1, 3, 4):
+        split_files._png(tmp_path / "a.png", image[..., :channels])
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")).reshape(5, 6, -1), image[..., :channels])
+    for channels in (2, 5):
+        with pytest.raises(ValueError, match=f"a.png: an image of {channels} channels"):
+            split_files._png(tmp_path / "a.png", image[..., :channels])
+
+
+def test_void_pixels_are_of_no_class():
+    arrays = {
+        "image": np.zeros((2, 4, 4, 3), np.uint8),
+        "segmentation": np.array([np.eye(4), np.zeros((4, 4))], np.int32),
+        "pixel_valid": np.array([np.tile([[True], [False]], (2, 4)), np.zeros((4, 4))], bool),
+    }
+    counts, _, shares = browse._statistics(ArraySource(arrays, SourceInfo("x", ("nothing", "cell"))), ["nothing", "cell"])
+    assert shares and counts == {"nothing": 0.75, "cell": 0.25}
+
+
+def test_names_of_classes_need_not_be_utf8(tmp_path, recwarn):
+    """A folder that was unpacked with names of another system."""
+    name = os.fsdecode(b"caf\xe9 \xe7\x8c\xab")
+    html.write(tmp_path / "a.html", html.page(name, name, [(name, html.table([name], []))]))
+    assert "caf" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert plots.bars({name: 1.0}, "x").png and not [w for w in recwarn if "Glyph" in str(w.message)]
+    source = ArraySource({"image": np.zeros((1, 4, 4, 3), np.uint8), "label": np.array([0])}, SourceInfo("x", (name,)))
+    folder, table = split_files.write(source, tmp_path, "test")
+    assert os.fsencode(folder / name / "00000.png") == os.fsencode(next(folder.rglob("*.png")))
+    assert table.read_bytes().splitlines()[1].endswith(b"," + os.fsencode(name))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from imgrec_jax import report, stats
-from imgrec_jax.pages import evidence, html
+from imgrec_jax.inference.results import MapResult
+from imgrec_jax.pages import evidence, html, sections
 from imgrec_jax.pages import report as page
 from tests import chromium, small_runs
 
@@ -170,3 +171,27 @@ def test_two_runs_that_answer_alike_have_a_difference_of_nothing(monkeypatch):
     monkeypatch.setattr(page.looked, "statistic", lambda found: ("mean_iou", stats.mean_of(scores)))
     said = page._paired(["a", "b"], [[one], [one]])
     assert "mean_iou" in said and "whichever images are drawn" in said and "No two of these runs" not in said
+
+
+def test_an_image_of_void_pixels_alone_has_no_iou_and_a_class_that_is_absent_no_recall():
+    shape, names = (8, 8), ("nothing", "cell", "dirt")
+    said = [np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)]
+    said[1][2:4], said[1][6:] = 1, 2
+    truth = np.where(said[1] == 2, 0, said[1])
+    truths = [{"segmentation": truth, "pixel_valid": np.full(shape, n > 0)} for n in range(2)]
+    results = [MapResult(f"{n}", shape, names, lambda: np.zeros((*shape, 3), np.uint8), None, said[n]) for n in range(2)]
+    source = SimpleNamespace(info=SimpleNamespace(class_names=names))
+    shown = dict(sections._segmentation(evidence.Evidence("test", source, np.arange(2), results, truths, 1.0), {}))
+    assert "Median 0.556" in shown["Per image"]  # (32 / 48 + 1 + 0) / 3
+    assert "example 0" not in shown["Worst images"] and "example 1" in shown["Worst images"]
+    assert "mean IoU \u2013" in shown["Random images"]
+    assert "<td>dirt</td><td>0</td><td>0.0000</td><td>\u2013</td><td>0.0000</td>" in shown["Per class"]
+
+
+@pytest.mark.parametrize(("pixels", "count"), [(32, 5), (64, 5), (16, 4), (4, 1)])
+def test_maps_are_looked_at_as_long_as_there_is_room_for_them(monkeypatch, pixels, count):
+    monkeypatch.setattr(evidence, "MOST_PIXELS", pixels)
+    example = {"image": np.zeros((2, 2, 3), np.uint8), "segmentation": np.ones((2, 2), np.int32), "instances": np.ones((2, 2))}
+    found = evidence.gather(SimpleNamespace(predict=list), "test", [example] * 5)
+    assert len(found.results) == len(found.truths) == count
+    assert found.truths[0]["segmentation"].dtype == np.uint8 and set(found.truths[0]) == {"segmentation"}

@@ -107,6 +107,10 @@ def prepare(
     Raises:
       ValueError: for an image that cannot be read, an unknown class, or where there is nothing of that kind to explain.
     """
+    if run.config.model.get("padding") == "valid" and run.config.task == "segmentation":
+        raise ValueError(
+            f"{run.workdir}: explanations are of every pixel, and a network with padding='valid' scores the middle alone"
+        )
     image = run.as_image(picture.read(), picture.name)
     example = run.example(image, picture.name, {})
     batch = run.preprocess.batch([example], [0], 1)

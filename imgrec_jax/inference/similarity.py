@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from imgrec_jax.data.batch import Batch
 from imgrec_jax.data.files import write_whole
+from imgrec_jax.data.own.rows import text_of_table
 from imgrec_jax.inference import inputs, layers
 from imgrec_jax.inference.inputs import Picture
 from imgrec_jax.inference.outputs import output_file
@@ -146,8 +148,7 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, int | None]]:
     """
     pairs: list[tuple[str, str, int | None]] = []
     try:
-        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
+        rows = list(csv.reader(io.StringIO(text_of_table(Path(path).expanduser().read_bytes(), f"--pairs={path}"), newline="")))
     except OSError as error:
         raise ValueError(f"--pairs={path} cannot be read ({error.strerror})") from error
     for number, row in enumerate(rows, start=1):
@@ -181,7 +182,7 @@ def compare(run: Any, path: str, name: str | None, *, far: float, out: str | Non
         say(f"error: {error}")
 
     options = run.reading()
-    wanted = [inputs.Picture(file, picture.read) for file in files for picture in inputs.of_path(file, **options)]
+    wanted = [_one(file, inputs.of_path(file, **options)) for file in files]
     found = features(run, wanted, name or EMBEDDING, on_fault=fault)
     known = [(a, b, same, cosine(found[a], found[b])) for a, b, same in pairs if a in found and b in found]
     text = io.StringIO()
@@ -194,6 +195,12 @@ def compare(run: Any, path: str, name: str | None, *, far: float, out: str | Non
     if known and known[0][2] is not None:
         say(_verdict([(value, bool(same)) for _, _, same, value in known], far))
     return 1 if bad or not known else 0
+
+
+def _one(file: str, pictures: Iterator[Picture]) -> Picture:
+    """The only picture of a path, under this name; one that says so where there are several: which is meant?"""
+    first, *more = itertools.islice(pictures, 2)
+    return inputs.fault(file, "holds several images; a pair is of two") if more else Picture(file, first.read)
 
 
 def _verdict(pairs: Sequence[tuple[float, bool]], far: float) -> str:

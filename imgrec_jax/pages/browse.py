@@ -103,12 +103,13 @@ def _statistics(source: Source, names: list[str]) -> tuple[dict[str, float], Cou
         if "segmentation" in example:
             pixels = True
             values = np.asarray(example["segmentation"])
+            values = values[example["pixel_valid"]] if "pixel_valid" in example else values  # what is void is of no class
             counts.update(dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)))
         elif "labels" in example:  # several an image
             counts.update(np.flatnonzero(np.asarray(example["labels"]) > 0).tolist())
         else:
             counts[int(example["label"])] += 1
-    whole = sum(counts.values()) if pixels else 1
+    whole = max(sum(counts.values()), 1) if pixels else 1
     return {name: counts[k] / whole for k, name in enumerate(names)}, sizes, pixels
 
 

@@ -22,8 +22,8 @@ from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.inference.results import InstancesResult, Result
 from imgrec_jax.segmentation.metrics import scores as pixel_scores
 
-# Examples of a split that are looked at, spread evenly over it; of maps, which are kept, fewer.
-MOST, MOST_MAPS = 10_000, 1_000
+# Examples of a split that are looked at, spread evenly over it; of maps, which are kept, fewer, of about so many pixels.
+MOST, MOST_MAPS, MOST_PIXELS = 10_000, 1_000, 4 * 10**8
 
 Statistic = Callable[[np.ndarray], float | None]  # how often each example counts, int [N] -> value
 
@@ -45,8 +45,11 @@ class Evidence(NamedTuple):
 
 
 def truth_of(example: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of an example's targets while a split is looked at: all but pixels."""
-    return {key: value for key, value in example.items() if key not in ("image", "box_mask")}
+    """What is kept of an example's targets while a split is looked at: no pixels, and maps as small as they can be."""
+    kept = {key: value for key, value in example.items() if key not in ("image", "box_mask", "instances", "pixel_weight")}
+    if "segmentation" in kept and np.max(kept["segmentation"], initial=0) < 256:
+        kept["segmentation"] = np.asarray(kept["segmentation"], np.uint8)
+    return kept
 
 
 def splits(run: Predictor) -> dict[str, Source]:
@@ -61,7 +64,9 @@ def splits(run: Predictor) -> dict[str, Source]:
 
 
 def gather(run: Predictor, split: str, source: Source) -> Evidence:
-    most = MOST_MAPS if "segmentation" in source[0] else MOST
+    first, most = source[0], MOST
+    if "segmentation" in first:
+        most = min(MOST_MAPS, max(MOST_PIXELS // np.size(first["segmentation"]), 1))
     indices = np.unique(np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(np.int64))
     truths = list[dict[str, Any]]()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from imgrec_jax.inference.drawing import one_line
 
 _GREY = "#808088"
 MOST_BARS = 200  # a taller picture is more than its library draws
@@ -47,7 +50,7 @@ def _style(axes: Any) -> None:
 
 def _plain(name: str) -> str:
     """A name as matplotlib draws it letter by letter: no mathematics, and not left out of a legend."""
-    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
+    return ("\u200b" if name.startswith("_") else "") + one_line(name).replace("$", r"\$")
 
 
 def _done(figure: Any, axes: Any, x: str, y: str, legend: bool = False) -> Plot:
@@ -58,7 +61,9 @@ def _done(figure: Any, axes: Any, x: str, y: str, legend: bool = False) -> Plot:
     files = {}
     for kind, options in (("png", {"dpi": 110}), ("svg", {"metadata": {"Date": None}})):
         file = io.BytesIO()
-        figure.savefig(file, format=kind, transparent=True, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `one_line` has said so
+            figure.savefig(file, format=kind, transparent=True, **options)
         files[kind] = file.getvalue()
     return Plot(files["png"], files["svg"])
 

@@ -197,7 +197,7 @@ def _segmentation(evidence: Evidence, made: Plots) -> Sections:
     iou = {names[k]: hits[k] / union[k] for k in np.flatnonzero(union)}
     truth, said = total.sum(1), total.sum(0)
     rows = [
-        (names[k], int(truth[k]), iou[names[k]], hits[k] / max(truth[k], 1), hits[k] / max(said[k], 1))
+        (names[k], int(truth[k]), iou[names[k]], *(hits[k] / of[k] if of[k] else None for of in (truth, said)))
         for k in np.flatnonzero(union)
     ]
     table = html.table(("class", "pixels", "IoU", "recall", "precision"), rows)
@@ -205,13 +205,15 @@ def _segmentation(evidence: Evidence, made: Plots) -> Sections:
     unions = matrices.sum(1) + matrices.sum(2) - inter
     present = unions > 0
     image_iou = np.where(present, inter / np.maximum(unions, 1), 0).sum(1) / np.maximum(present.sum(1), 1)
+    image_iou[~present.any(1)] = np.nan  # of void pixels alone
+    known = image_iou[~np.isnan(image_iou)]
 
     def drawn(n: int) -> list[tuple[np.ndarray, str]]:
         example = {"image": results[n].image, **evidence.truths[n]}
         pair = examples.drawn(example, names)[0], results[n].draw()
-        return [(pair[0], f"truth of {_example(evidence, n)}"), (pair[1], f"prediction, mean IoU {image_iou[n]:.3f}")]
+        return [(pair[0], f"truth of {_example(evidence, n)}"), (pair[1], f"prediction, mean IoU {html.number(image_iou[n])}")]
 
-    worst = np.argsort(image_iou, kind="stable")[:6].tolist()
+    worst = np.argsort(image_iou, kind="stable")[: min(len(known), 6)].tolist()  # what is undefined is last
     matrix = plots.matrix(total, names, names) if len(names) <= 60 else None
     return [
         ("Per class", _shown(made, "iou_per_class", plots.bars(iou, "IoU"), "IoU of each class over all pixels") + table),
@@ -224,8 +226,8 @@ def _segmentation(evidence: Evidence, made: Plots) -> Sections:
             _shown(
                 made,
                 "iou_per_image",
-                plots.histogram(image_iou.tolist(), "mean IoU of an image", "images"),
-                f"Median {np.median(image_iou):.3f}",
+                plots.histogram(known.tolist(), "mean IoU of an image", "images"),
+                f"Median {np.median(known):.3f}" if len(known) else "No image has a pixel that counts",
             ),
         ),  # fmt: skip
         ("Worst images", html.pictures((item for n in worst for item in drawn(n)), large=True)),

@@ -26,6 +26,7 @@ from imgrec_jax.data.progress import progress
 from imgrec_jax.data.source import Source
 
 VOID = 255
+_ORDERS = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # {channels: their order in OpenCV}
 
 
 def write(source: Source, folder: Path, name: str, limit: int | None = None) -> list[Path]:
@@ -52,7 +53,12 @@ def write(source: Source, folder: Path, name: str, limit: int | None = None) -> 
 def _png(path: Path, image: np.ndarray) -> None:
     """[H, W] or [H, W, C], uint8, or of 16 bits where it is uint16 or float 0..1, as PNG."""
     pixels = image if image.dtype in (np.uint8, np.uint16) else np.rint(np.clip(image, 0, 1) * 65535).astype(np.uint16)
-    pixels = pixels if pixels.ndim == 2 or pixels.shape[2] == 1 else pixels[..., ::-1]
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels not in _ORDERS:
+        raise ValueError(
+            f"{path}: an image of {channels} channels, and a PNG has 1, 3 or 4; leave --out out, and look at the page"
+        )
+    pixels = pixels[..., _ORDERS[channels]] if channels > 1 else pixels
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes())
 
@@ -83,7 +89,7 @@ def _several_labels(examples: Iterator[tuple[int, Any]], names: tuple[str, ...],
 
 def _csv(path: Path, lines: Sequence[Sequence[str]]) -> Path:
     def write_lines(partial: Path) -> None:
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # a folder's name, by its bytes
             csv.writer(file).writerows(lines)
 
     write_whole(path, write_lines)

@@ -18,7 +18,7 @@ from imgrec_jax.experiment import Experiment
 from imgrec_jax.inference import drawing
 from imgrec_jax.inference.results import Result, result_of
 from imgrec_jax.pages import examples, sections
-from imgrec_jax.pages.evidence import Evidence, truth_of
+from imgrec_jax.pages.evidence import MOST_PIXELS, Evidence, truth_of
 
 ROWS = 8  # examples whose answers are shown
 LOOKED_AT = 512  # examples that the plots are of
@@ -69,7 +69,8 @@ class Watch:
         found: list[tuple[int, Result]] = []
         for batch in self._parts():
             found += self._results(batch, predict)
-            if len(found) >= LOOKED_AT:
+            kept = sum(np.size(getattr(result, "segmentation", ())) for _, result in found)  # pixels of maps
+            if len(found) >= LOOKED_AT or kept >= MOST_PIXELS:
                 break
         source = self._pipeline.source
         truths = [truth_of(source[index]) for index, _ in found]

@@ -27,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from imgrec_jax.inference.command import note
+from imgrec_jax.inference.drawing import one_line
 from imgrec_jax.inference.outputs import plain
 from imgrec_jax.inference.predictor import Predictor
 from imgrec_jax.inference.results import Result
@@ -88,7 +89,7 @@ class Server:
     def _whole_page(self) -> tuple[str, int, dict[str, str]]:
         """(the page, its status, its headers: nothing may be fetched from elsewhere, and no other script may run)."""
         text = (resources.files("imgrec_jax.serving") / "page.html").read_text(encoding="utf-8")
-        text = text.replace("{{name}}", html.escape(self._run.workdir.name))
+        text = text.replace("{{name}}", one_line(html.escape(self._run.workdir.name)))
         text = text.replace("{{run}}", json.dumps(self.described).replace("<", "\\u003c"))
         script = re.findall(r"<script>(.*?)</script>", text, re.S)[0]
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -108,7 +109,7 @@ class Server:
     async def _health(self, request: Request) -> Response:
         values = {**self.described, "inside": self.inside, "queue": self._most, "compiled": len(self._run.compiled)}
         state = self._worker.state
-        return JSONResponse({"status": state, **values, **self.counts}, 503 if state == "ended" else 200)
+        return _Json({"status": state, **values, **self.counts}, 503 if state == "ended" else 200)
 
     async def _predict(self, request: Request) -> Response:
         size = uploads.size(request, self._limits)
@@ -121,7 +122,7 @@ class Server:
         try:
             answer = await self._answer(request)
             self.counts["answered"] += 1
-            return JSONResponse(answer)
+            return _Json(answer)
         except UploadError as error:
             self.counts["bad"] += 1
             return _error(error.status, error.line)
@@ -194,6 +195,13 @@ class _Gate:
         return None
 
 
+class _Json(JSONResponse):
+    """In ASCII: a name of a class or a run may be a folder's, which need not be UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
+
+
 def _drawn(result: Result) -> str:
     """The answer drawn on its image, as a PNG of at most `html.LARGEST` pixels a side."""
     return html.data_uri(_shrunk(result.draw()))
@@ -210,7 +218,7 @@ def _shrunk(image: np.ndarray) -> np.ndarray:
 
 
 def _error(status: int, line: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": line}, status, headers)
+    return _Json({"error": line}, status, headers)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

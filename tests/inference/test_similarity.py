@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as reference
 
 import imgrec_jax
-from imgrec_jax.inference import similarity
+from imgrec_jax.inference import inputs, similarity
 
 
 def test_roc_is_scikit_learns():
@@ -32,6 +33,20 @@ def test_pairs_files_are_checked(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             similarity.read_pairs(path)
+    path.write_text("x.png,y.png,1\n", encoding="utf-16")
+    assert similarity.read_pairs(path) == [("x.png", "y.png", 1)]
+    path.write_bytes(b"caf\xe9.png,y.png\n")
+    with pytest.raises(ValueError, match="--pairs=.* is no UTF-8 text"):
+        similarity.read_pairs(path)
+
+
+def test_a_path_of_several_images_is_no_half_of_a_pair(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    one = similarity._one("x", inputs.of_path(str(tmp_path / "a.png")))
+    assert one.name == "x" and one.read().shape == (4, 4, 3)
+    with pytest.raises(ValueError, match="holds several images"):
+        similarity._one(str(tmp_path), inputs.of_path(str(tmp_path))).read()
 
 
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])

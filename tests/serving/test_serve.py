@@ -300,6 +300,10 @@ def test_pages_of_other_sites_are_refused(client, headers, status):
     assert answer.status_code == status and (status == 200 or answer.json()["error"])
 
 
+def test_answers_of_classes_whose_names_are_no_utf8():
+    assert json.loads(app._Json({"label": "caf\udce9"}).body) == {"label": "caf\udce9"}
+
+
 def test_what_is_local():
     for host in ("localhost:8000", "127.0.0.1", "127.8.9.1:80", "[::1]:8000", "LOCALHOST"):
         assert is_local(host)
