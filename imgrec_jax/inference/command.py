@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -122,6 +123,8 @@ def ending_in_one_line() -> Iterator[None]:
     A reader that leaves in the midst of the answers (`| head`) ends it with 141, as the signal SIGPIPE does other programs; one
     that leaves when all of them are made changes nothing.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name of a file need not be UTF-8: what is not is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:

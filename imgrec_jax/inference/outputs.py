@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -78,9 +77,6 @@ class Writer:
         for folder in (self._images, self._masks, *(p.parent for p in (self._coco, self._out) if p)):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        # A name of a file need not be UTF-8: what is not is escaped.
-        if self._out is None and isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
         self._lines = _partial(self._out).open("w", encoding="utf-8", errors="backslashreplace") if self._out else sys.stdout
         self._entries: list[dict[str, Any]] = []  # of COCO, with the position of an image in `_files` for its id
         self._files: list[str] = []

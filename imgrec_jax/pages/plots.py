@@ -14,6 +14,7 @@ from imgrec_jax.inference.drawing import one_line
 
 _GREY = "#808088"
 MOST_BARS = 200  # a taller picture is more than its library draws
+LONGEST = 32  # letters of a name beside an axis
 COLOURS = ("#3b7dd8", "#e07b39", "#3aa76d", "#c94f7c", "#8a63d2", "#b59a2b", "#4fb3bf", "#9c6b4f")
 
 
@@ -51,6 +52,11 @@ def _style(axes: Any) -> None:
 def _plain(name: str) -> str:
     """A name as matplotlib draws it letter by letter: no mathematics, and not left out of a legend."""
     return ("\u200b" if name.startswith("_") else "") + one_line(name).replace("$", r"\$")
+
+
+def _label(name: str) -> str:
+    """A name beside an axis: of a long one its begin and its end, which tells it from others."""
+    return _plain(name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}")
 
 
 def _done(figure: Any, axes: Any, x: str, y: str, legend: bool = False) -> Plot:
@@ -91,7 +97,7 @@ def bars(values: Mapping[str, float], x: str, y: str = "", *, errors: Mapping[st
     figure, axes = _figure(6.4, max(1.4, 0.28 * len(names) + 0.8))
     heights, places = [values[name] for name in names], np.arange(len(names))
     axes.barh(places, heights, color=COLOURS[0], height=0.7)
-    axes.set_yticks(places, [_plain(name) for name in names])
+    axes.set_yticks(places, [_label(name) for name in names])
     if errors:
         low, high = (np.array([errors[name][n] for name in names]) for n in (0, 1))
         widths = np.maximum([np.array(heights) - low, high - np.array(heights)], 0)
@@ -132,17 +138,17 @@ def matrix(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], x: s
     from matplotlib.figure import Figure
 
     counts = np.asarray(counts)
-    side = min(max(0.42 * max(counts.shape) + 1.2, 3.2), 12)
+    across, down = [_label(name) for name in columns], [_label(name) for name in rows]
+    longest = max(map(len, (*across, *down)), default=0)
+    side = min(max(0.42 * max(counts.shape) + max(1.2, 0.6 + 0.065 * longest), 3.2), 12)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     _style(axes)
     axes.grid(False)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(
-        range(len(columns)), list(map(_plain, columns)), rotation=90 if max(map(len, columns), default=0) > 3 else 0
-    )
-    axes.set_yticks(range(len(rows)), list(map(_plain, rows)))
+    axes.set_xticks(range(len(across)), across, rotation=90 if max(map(len, across), default=0) > 3 else 0)
+    axes.set_yticks(range(len(down)), down)
     if max(counts.shape) <= 25:
         for r, c in zip(*np.nonzero(counts), strict=True):
             dark = shares[r, c] > 0.5
