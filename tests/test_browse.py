@@ -113,8 +113,7 @@ def test_every_channel_of_a_png_is_where_it_was_and_what_no_png_holds_is_refused
 
 def test_long_names_leave_room_for_a_plot_and_are_told_apart(recwarn):
     names = [f"{'Plantae Tracheophyta Magnoliopsida Asterales ' * 3}{n}" for n in range(3)]
-    made = [plots.bars(dict.fromkeys(names, 1.0), "x"), plots.matrix(np.eye(3, dtype=int), names, names)]
-    assert all(plot.png for plot in made) and not [w for w in recwarn if "collapsed" in str(w.message)]
+    assert plots.matrix(np.eye(3, dtype=int), names, names).png and not [w for w in recwarn if "collapsed" in str(w.message)]
     assert len({plots._label(name) for name in names}) == 3 and plots._label("a b") == "a b"
 
 

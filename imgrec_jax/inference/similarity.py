@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from imgrec_jax.data.batch import Batch
@@ -26,7 +27,8 @@ EMBEDDING = "embedding"
 
 
 def _embedding(run: Any, known: dict[str, tuple[int, ...]]) -> Callable[..., jax.Array]:
-    """(variables, batch) -> float32 [B, C]: what the last layer of a classifier takes, else the mean of the widest map.
+    """(variables, batch) -> float32 [B, C]: what the last layer of a classifier takes, else the mean of the widest map over
+    the image.
 
     Raises:
       ValueError: where there is neither.
@@ -40,7 +42,18 @@ def _embedding(run: Any, known: dict[str, tuple[int, ...]]) -> Callable[..., jax
         raise ValueError(f"the model of {run.workdir} has no feature map that could be an embedding; it has {list(known)}")
     widest = next(name for name in reversed(widths) if widths[name] == max(widths.values()))
     look = layers.watched(run.task.predict, (widest,))
-    return lambda variables, batch: layers.pooled(look(variables, batch)[1][widest])
+    return lambda variables, batch: _pooled_inside(look(variables, batch)[1][widest], batch)
+
+
+def _pooled_inside(value: jax.Array, batch: Batch) -> jax.Array:
+    """[B, h, w, C] -> float32 [B, C], the mean over the cells of the image: what it is padded with is of others' sizes."""
+    if "image_size" not in batch:
+        return layers.pooled(value)
+    padded, cells = np.array(batch["image"].shape[1:3]), np.array(value.shape[1:3])
+    ends = -(-jnp.asarray(batch["image_size"]) * cells // padded)  # [B, 2], rounded up
+    rows, columns = (jnp.arange(n) < ends[:, axis, None] for axis, n in enumerate(cells.tolist()))
+    inside = (rows[:, :, None] & columns[:, None, :]).astype(jnp.float32)
+    return jnp.einsum("bhwc,bhw->bc", value.astype(jnp.float32), inside, precision="highest") / inside.sum((1, 2))[:, None]
 
 
 def feature_names(run: Any) -> list[str]:

@@ -1,7 +1,11 @@
 """Features, cosine similarity and its ROC."""
 
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 from sklearn import metrics as reference
 
@@ -38,6 +42,26 @@ def test_pairs_files_are_checked(tmp_path):
     path.write_bytes(b"caf\xe9.png,y.png\n")
     with pytest.raises(ValueError, match="--pairs=.* is no UTF-8 text"):
         similarity.read_pairs(path)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_an_embedding_does_not_depend_on_what_an_image_is_padded_with(stride):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Conv(5, (stride, stride), strides=stride, name="map")(x)
+
+    rng = np.random.default_rng(0)
+    image = rng.random((1, 8, 12, 3), np.float32)
+    wide = rng.random((1, 16, 16, 3), np.float32)
+    wide[:, :8, :12] = image
+    variables = Net().init(jax.random.PRNGKey(0), image)
+    run = SimpleNamespace(task=SimpleNamespace(predict=lambda variables, batch: Net().apply(variables, batch["image"])))
+    embed = similarity._embedding(run, {"map": (1, 8, 8, 5)})
+    size = np.array([[8, 12]], np.int32)
+    alone, padded = (embed(variables, {"image": one, "image_size": size}) for one in (image, wide))
+    np.testing.assert_allclose(alone, padded, atol=1e-6)
+    np.testing.assert_allclose(alone, np.asarray(Net().apply(variables, image)).mean((1, 2)), atol=1e-6)
 
 
 def test_a_path_of_several_images_is_no_half_of_a_pair(tmp_path):
