@@ -60,6 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"--{name}={value}; expected {low} to {high}" if high == 1 else f"--{name}={value}; expected {low} or more"
             )
+    if arguments.labels:
+        for flag in ("save_masks", "save_images"):
+            if (folder := getattr(arguments, flag)) and outputs.is_one(folder, arguments.labels):
+                raise ValueError(f"--{flag}={folder} is --labels, whose files would be written over; give another folder")
     run = command.load(arguments)
     say = command.note
     for line in run.lacks:

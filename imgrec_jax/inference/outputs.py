@@ -74,6 +74,10 @@ class Writer:
         }
         _refuse_one_file_twice({flag: path for flag, path in written.items() if path is not None})
         self._images, self._masks = (Path(p).expanduser() if p else None for p in (images, masks))
+        if images and masks and is_one(images, masks):
+            raise ValueError(
+                f"--save_images and --save_masks are both {images}, where picture and mask have one name; give two"
+            )
         for folder in (self._images, self._masks, *(p.parent for p in (self._coco, self._out) if p)):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +203,11 @@ def output_file(flag: str, path: str | os.PathLike) -> Path:
     if target.is_dir():
         raise ValueError(f"{flag}={path} is a folder; give the name of a file")
     return target
+
+
+def is_one(a: str | os.PathLike, b: str | os.PathLike) -> bool:
+    """Whether two paths are of one place."""
+    return os.path.realpath(Path(a).expanduser()) == os.path.realpath(Path(b).expanduser())
 
 
 def _refuse_one_file_twice(written: dict[str, Path]) -> None:

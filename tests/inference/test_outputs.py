@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from imgrec_jax import predict
 from imgrec_jax.inference import similarity
 from imgrec_jax.inference.outputs import Writer
 from imgrec_jax.inference.results import BoxesResult
@@ -104,6 +105,12 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             Writer(RUN, **options)
+    segmenting = SimpleNamespace(config=ConfigDict({"task": "segmentation"}), workdir="w")
+    with pytest.raises(ValueError, match="--save_images and --save_masks are both .*drawn/"):
+        Writer(segmenting, images=f"{tmp_path}/drawn/", masks=f"{tmp_path}/drawn")
+    assert not (tmp_path / "drawn").exists()
+    with pytest.raises(SystemExit, match="--save_masks=.* is --labels, whose files would be written over"):
+        predict.main([f"--workdir={tmp_path}", "a.png", f"--labels={tmp_path}", f"--save_masks={tmp_path}/../{tmp_path.name}"])
     with pytest.raises(ValueError, match="is a folder"):
         similarity.compare(RUN, "none.csv", None, far=0.01, out=tmp_path, say=print)
     with Writer(RUN, out="/dev/null", coco="/dev/null"):
