@@ -12,6 +12,7 @@ import numpy as np
 Separate = Callable[[np.ndarray], np.ndarray]
 
 _SQUARE = np.ones((3, 3), np.uint8)
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 _STEP = 1e-3  # a maximum of a float map stands out by more than this; pixels
 
 
@@ -29,7 +30,7 @@ def by_distance(*, sigma: float = 1.0, height: float = 0.5, smallest: int = 20) 
     """Components parted where they narrow.
 
     The distance of each pixel from the background is smoothed; maxima that stand out by `height` are the objects' middles, and
-    a pixel belongs to the nearest middle of its component.
+    a pixel belongs to the nearest middle of its component; what another part cuts off from there goes to that part.
 
     Args:
       sigma: of the Gaussian that smooths, pixels; 0 leaves the distance as it is.
@@ -73,7 +74,18 @@ def _parted(distance: np.ndarray, own: np.ndarray, height: float) -> np.ndarray:
     )
     number = np.zeros(int(nearest.max()) + 1, np.int32)
     number[nearest[middles > 0]] = middles[middles > 0]
-    return np.where(own, number[nearest], 0)
+    return _connected(np.where(own, number[nearest], 0), own, middles)
+
+
+def _connected(parts: np.ndarray, own: np.ndarray, middles: np.ndarray) -> np.ndarray:
+    """The parts of one component, each around its middle: a piece that another part cuts off goes to those that it touches."""
+    for number in range(1, int(parts.max()) + 1):
+        count, pieces = cv2.connectedComponents((parts == number).astype(np.uint8), connectivity=4)
+        if count > 2:
+            parts[(pieces > 0) & ~np.isin(pieces, pieces[middles == number])] = 0
+    while (free := own & (parts == 0)).any():
+        parts = np.where(free, cv2.dilate(parts.astype(np.float32), _CROSS), parts).astype(np.int32)
+    return parts
 
 
 def _reconstructed(marker: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Single objects of a foreground: components, and parts of components."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -45,6 +46,19 @@ def test_parts_cover_the_foreground_and_nothing_else_and_the_border_of_the_image
     pairs = np.unique(np.stack([found[truth > 0], truth[truth > 0]]), axis=1)
     assert sorted(np.unique(found)) == [0, 1, 2, 3, 4, 5] and pairs.shape[1] < 10
     assert match_objects(truth > 0, truth, np.ones(truth.shape, bool), 0.8, objects.by_distance()).matched == 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_part_is_in_one_piece(seed):
+    """The nearest middle of a pixel may lie behind another part."""
+    rng, foreground = np.random.default_rng(seed), np.zeros((160, 160), np.uint8)
+    for x, y, wide, high, turned in rng.integers((5, 5, 5, 5, 0), (155, 155, 16, 16, 180), (25, 5)).tolist():
+        cv2.ellipse(foreground, (x, y), (wide, high), turned, 0, 360, 1, -1)
+    found = objects.by_distance(smallest=0)(foreground > 0)
+    np.testing.assert_array_equal(found > 0, foreground > 0)
+    assert found.max() > 10
+    for number in range(1, found.max() + 1):
+        assert cv2.connectedComponents((found == number).astype(np.uint8), connectivity=4)[0] == 2
 
 
 def test_height_and_sigma_say_how_much_is_parted():
