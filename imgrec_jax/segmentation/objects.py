@@ -4,6 +4,7 @@ Objects that touch are one connected component. `by_distance` parts them as a wa
 Morphological Image Analysis, 9.2): each has a middle that lies farther from the background than the neck between two of them.
 """
 
+import itertools
 from collections.abc import Callable
 
 import cv2
@@ -30,7 +31,7 @@ def by_distance(*, sigma: float = 1.0, height: float = 0.5, smallest: int = 20) 
     """Components parted where they narrow.
 
     The distance of each pixel from the background is smoothed; maxima that stand out by `height` are the objects' middles, and
-    a pixel belongs to the nearest middle of its component; what another part cuts off from there goes to that part.
+    the objects grow from there until they meet, so that each is in one piece.
 
     Args:
       sigma: of the Gaussian that smooths, pixels; 0 leaves the distance as it is.
@@ -69,23 +70,10 @@ def _parted(distance: np.ndarray, own: np.ndarray, height: float) -> np.ndarray:
     count, middles = cv2.connectedComponents(tops.astype(np.uint8), connectivity=8)
     if count <= 2:
         return own.astype(np.int32)
-    _, nearest = cv2.distanceTransformWithLabels(
-        (middles == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    number = np.zeros(int(nearest.max()) + 1, np.int32)
-    number[nearest[middles > 0]] = middles[middles > 0]
-    return _connected(np.where(own, number[nearest], 0), own, middles)
-
-
-def _connected(parts: np.ndarray, own: np.ndarray, middles: np.ndarray) -> np.ndarray:
-    """The parts of one component, each around its middle: a piece that another part cuts off goes to those that it touches."""
-    for number in range(1, int(parts.max()) + 1):
-        count, pieces = cv2.connectedComponents((parts == number).astype(np.uint8), connectivity=4)
-        if count > 2:
-            parts[(pieces > 0) & ~np.isin(pieces, pieces[middles == number])] = 0
+    parts, rings = middles.astype(np.float32), itertools.cycle((_CROSS, _SQUARE))  # in turn they grow octagons, nearly discs
     while (free := own & (parts == 0)).any():
-        parts = np.where(free, cv2.dilate(parts.astype(np.float32), _CROSS), parts).astype(np.int32)
-    return parts
+        parts = np.where(free, cv2.dilate(parts, next(rings)), parts)
+    return parts.astype(np.int32)
 
 
 def _reconstructed(marker: np.ndarray, mask: np.ndarray) -> np.ndarray:

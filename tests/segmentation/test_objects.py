@@ -58,7 +58,7 @@ def test_a_part_is_in_one_piece(seed):
     np.testing.assert_array_equal(found > 0, foreground > 0)
     assert found.max() > 10
     for number in range(1, found.max() + 1):
-        assert cv2.connectedComponents((found == number).astype(np.uint8), connectivity=4)[0] == 2
+        assert cv2.connectedComponents((found == number).astype(np.uint8), connectivity=8)[0] == 2
 
 
 def test_height_and_sigma_say_how_much_is_parted():
