@@ -70,12 +70,13 @@ def base() -> ConfigDict:
 
 def missing_keys(config: ConfigDict) -> list[str]:
     """Keys that every config has and this one lacks, as where a section was replaced by one with a few keys alone."""
-    return [key for key in _keys(base()) if key not in _keys(config)]
+    have = set(_keys(config))
+    return [key for key in _keys(base()) if key not in have]
 
 
 def unknown_keys(config: ConfigDict) -> list[str]:
     """Keys that no config has, outside of the sections that may hold any."""
-    known = _keys(base())
+    known = set(_keys(base()))
     return [key for key in _keys(config) if key not in known and not key.startswith(tuple(f"{free}." for free in FREE))]
 
 
