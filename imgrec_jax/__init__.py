@@ -1,7 +1,7 @@
 """imgrec_jax: image recognition in JAX and Flax. From Python:
 
 config = imgrec_jax.load_config("mnist:tiny")   # change it as you like
-experiment = imgrec_jax.build(config)           # opens the data
+experiment = imgrec_jax.build(config)           # opens the data; of a run that goes on: build(config, "runs/mine")
 imgrec_jax.train(experiment, "runs/mine")       # the same call goes on after an interruption
 run = imgrec_jax.load("runs/mine")              # needs no data
 run.predict(images)
@@ -34,15 +34,21 @@ def load_config(name: str) -> "ConfigDict":
     return config.load(name)
 
 
-def build(config: "ConfigDict") -> "Experiment":
+def build(config: "ConfigDict", workdir: str | PathLike | None = None) -> "Experiment":
     """Everything that a config describes, as objects; opens the data, and prepares them where they are not.
 
+    Args:
+      workdir: of a run that is to go on or to be evaluated: what it found in its data and in pretrained weights when it began,
+        and the config leaves open, is taken from there, for these may be others by now, or gone.
+
     Raises:
-      ConfigError: for what the config gets wrong; ValueError, FileNotFoundError for what is wrong with the data.
+      ConfigError: for what the config gets wrong; ValueError, FileNotFoundError for what is wrong with the data; WorkdirError
+        for a workdir that cannot be read.
     """
     from imgrec_jax import assemble
+    from imgrec_jax.run import workdir as workdirs
 
-    return assemble.build(config)
+    return assemble.build(config if workdir is None else assemble.going_on(config, workdirs.resolve(workdir)))
 
 
 def train(

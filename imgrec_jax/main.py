@@ -21,7 +21,7 @@ from imgrec_jax.data import walking
 from imgrec_jax.overrides import configure, default_workdir, settle_durations
 from imgrec_jax.run import memory
 from imgrec_jax.run.stop import Interrupted, Stop, caught
-from imgrec_jax.run.writers import emit, pass_over_closed_loops, silence
+from imgrec_jax.run.writers import emit, open_closed, pass_over_closed_loops, silence
 
 FLAGS = flags.FLAGS
 # Modules of this package that are commands of `imgrec` beside training.
@@ -339,6 +339,7 @@ STOP = Stop()  # of the process; `main` catches its signals
 
 def main() -> None:
     global STOP
+    open_closed()
     with caught(of_program=True) as STOP:
         define_flags()
         app.run(run, flags_parser=parse_flags)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from imgrec_jax.run.stop import Stop
 from imgrec_jax.run.together import Stacked, compile_eval_step, compile_train_step, create_state
 from imgrec_jax.run.workdir import WorkdirError
 from imgrec_jax.step import eval_variables
-from imgrec_jax.sweeps import over_seeds, seeds, ways
+from imgrec_jax.sweeps import ensemble, over_seeds, seeds, ways
 from imgrec_jax.sweeps.ensemble import evaluate_ensemble
 from imgrec_jax.tasks import classify, multi_label, segment
 from tests import small_runs
@@ -205,6 +206,22 @@ def test_nothing_to_show_is_no_error_and_a_restart_comes_after_what_can_fail(dig
     assert "parallel.mode" in said[0] and "no longer bit for bit" in said[0]
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert ways.choose("auto", experiments).name == "processes"
+
+
+def test_an_ensemble_chooses_its_own_threshold(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ensemble.start, "choose", lambda *of: (of, {}))
+    monkeypatch.setattr(ensemble.checkpoint, "read_variables", lambda found: found)
+    monkeypatch.setattr(ensemble, "EnsembleStep", lambda *of: of)
+    monkeypatch.setattr(
+        ensemble, "evaluate", lambda step, variables, split, *of, **options: seen.append(split) or {"of": split}
+    )
+    evals = {name: name for name in ("validation", "test", "more")}
+    data = SimpleNamespace(first=("validation",), evals=evals, summarise=evals, on_device=None)
+    compute = SimpleNamespace(layout=SimpleNamespace(put_state=lambda state: state))
+    one = SimpleNamespace(task=SimpleNamespace(averaged=print), data=data, compute=compute)
+    assert list(evaluate_ensemble([one] * 2, [Path("a"), Path("b")], "best", ["test", "more"])) == ["test", "more"]
+    assert seen == ["validation", "test", "more"]
 
 
 def test_the_ensemble_under_pmap_is_that_of_the_whole_batch(whole):

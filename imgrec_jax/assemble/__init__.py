@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ from imgrec_jax.data.preprocess import Preprocess
 from imgrec_jax.data.source import Source, fingerprint
 from imgrec_jax.experiment import Cadence, Compute, Data, Experiment, Optimisation, Selection
 from imgrec_jax.parallel import MODES, Layout, make_layout
+from imgrec_jax.run import workdir
 from imgrec_jax.run.writers import emit
 from imgrec_jax.step import REMAT
 from imgrec_jax.tasks.task import Task
@@ -38,6 +40,7 @@ __all__ = [
     "check",
     "class_names",
     "complete",
+    "going_on",
     "inference",
     "remembered",
     "replicas",
@@ -118,6 +121,12 @@ def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
     ours = as_trained.remembered(found.remembered(complete(config, settle=False), before), before)
     close(ours, flatten(config).keys())
     return ours
+
+
+def going_on(config: ConfigDict, folder: Path) -> ConfigDict:
+    """The config with what is `remembered` of the run that has begun in a folder; as it is where none has."""
+    begun = workdir.exists(folder) and workdir.was_trained(folder)
+    return remembered(config, workdir.read_config(folder)) if begun else config
 
 
 def reports(config: ConfigDict, *, tell: bool = False) -> Iterator[Report | ExamplesReport]:

@@ -15,7 +15,7 @@ from imgrec_jax import optim
 from imgrec_jax.assemble import data, model, optimizer, pretrained, task
 from imgrec_jax.assemble.lookup import HIDDEN, ConfigError
 from imgrec_jax.assemble.ops import BEFORE, OP, factory_of
-from imgrec_jax.config import OP_SECTIONS, base, flatten
+from imgrec_jax.config import OP_SECTIONS, base, flatten, missing_keys
 from imgrec_jax.data.proposals import SearchOptions
 
 _KINDS = {"tuple": tuple, "int": int, "float": float, "bool": bool, "str": str}  # of tuple[int, int], tuple
@@ -135,7 +135,12 @@ def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
     settle: what is open of the preprocessing is that of the pretrained weights; not while values are still to be given. Until
     then options that must be given have a key, too, at None, and sections of further options, empty; `close` takes back those
     that were not.
+
+    Raises:
+      ConfigError: for a config that lacks what every one has.
     """
+    if missing := missing_keys(config):
+        raise ConfigError(f"the config has no {missing[0]}; begin with imgrec_jax.config.base(), and change keys of it")
     config = config.copy_and_resolve_references()
     locked = config.is_locked
     with config.unlocked():

@@ -339,6 +339,8 @@ def without_effect(config: ConfigDict) -> list[str]:
         idle = [k for k in flat if k != parent and flat[k] != before.get(k) and NEEDS.get(k, NEEDS.get(_section(k))) == parent]
         if idle:
             lines.append(f"note: {', '.join(idle)} without effect: {parent} is {_value(config, parent)!r}")
+    if config.schedule.name == "step" and not config.schedule.boundaries_epochs:
+        lines.append("note: schedule.name='step' without effect: schedule.boundaries_epochs is ()")
     if config.select.metric and config.select.patience is None and not config.checkpoint.enabled:
         lines.append(
             f"note: select.metric={config.select.metric!r} without effect: checkpoint.enabled is False, no best state is kept"

@@ -68,6 +68,26 @@ def base() -> ConfigDict:
     return config
 
 
+def missing_keys(config: ConfigDict) -> list[str]:
+    """Keys that every config has and this one lacks, as where a section was replaced by one with a few keys alone."""
+    have = set(_keys(config))
+    return [key for key in _keys(base()) if key not in have]
+
+
+def unknown_keys(config: ConfigDict) -> list[str]:
+    """Keys that no config has, outside of the sections that may hold any."""
+    known = set(_keys(base()))
+    return [key for key in _keys(config) if key not in known and not key.startswith(tuple(f"{free}." for free in FREE))]
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """With those of sections, before the keys in them."""
+    keys = []
+    for key in config:
+        keys += [f"{prefix}{key}", *(_keys(config[key], f"{prefix}{key}.") if isinstance(config[key], ConfigDict) else ())]
+    return keys
+
+
 def _duration(section: ConfigDict, name: str) -> None:
     """Three keys, of which one is set."""
     for unit, kind in (("steps", int), ("epochs", float), ("examples", int)):

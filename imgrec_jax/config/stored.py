@@ -4,7 +4,7 @@ A key that such a file lacks has the default that it had when the file was writt
 both (`modernise`).
 """
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ml_collections import ConfigDict
 
@@ -115,9 +115,13 @@ def modernise(config: ConfigDict) -> ConfigDict:
 
 
 def _plain(value: object) -> object:
-    """As JSON reads it back: tuples are lists."""
+    """As JSON reads it back: tuples are lists; a config made in Python may have numbers of numpy, and paths."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from imgrec_jax.run.writers import emit, silence
+from imgrec_jax.run.writers import emit, open_closed, silence
 
 T = TypeVar("T")
 UNREAD = 128 + 13  # exit status of a program that SIGPIPE ended
@@ -123,6 +123,7 @@ def ending_in_one_line() -> Iterator[None]:
     A reader that leaves in the midst of the answers (`| head`) ends it with 141, as the signal SIGPIPE does other programs; one
     that leaves when all of them are made changes nothing.
     """
+    open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name of a file need not be UTF-8: what is not is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -248,7 +248,7 @@ def _check_structure(found: Found, saved_tree: Any, like: Any) -> None:
     """CheckpointError that lists arrays by name where the saved state and the wanted one differ."""
 
     def described(tree: Any) -> dict[str, str]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        leaves = jax.tree_util.tree_leaves_with_path(jax.tree.map(_key_data, tree))
         return {_name(path): f"{np.dtype(x.dtype).name}{list(x.shape)}" for path, x in leaves if hasattr(x, "shape")}
 
     have, want = described(saved_tree), described(like)
@@ -260,6 +260,12 @@ def _check_structure(found: Found, saved_tree: Any, like: Any) -> None:
             f"{found} of {found.path.parents[1]} holds other arrays than this config, with this version of optax, asks for; "
             f"saved -> wanted:\n  {shown}\nNothing was changed. Give the config it was trained with, or another --workdir"
         )
+
+
+def _key_data(leaf: Any) -> Any:
+    """The numbers of a typed key, which an optimiser that draws noise has in its state: as such it is saved."""
+    is_key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
 
 
 def _name(path: tuple) -> str:

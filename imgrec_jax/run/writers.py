@@ -36,6 +36,14 @@ def silence(file: TextIO) -> None:
     os.close(quiet)
 
 
+def open_closed() -> None:
+    """Gives a program that was started without a standard stream (`2>&-`) one that goes nowhere: the next file that it opens
+    would have that number, and what libraries print there would be written into it."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+
+
 def pass_over_closed_loops() -> None:
     """Tells nobody of readers of a damaged checkpoint that orbax leaves behind, and that find their event loop closed."""
     before = sys.unraisablehook

@@ -66,7 +66,10 @@ def evaluate_ensemble(
     variables = [layout.put_state(checkpoint.read_variables(one)) for one in found]
     step = EnsembleStep(first, variables[0])
     options: dict[str, Any] = {"on_device": first.data.on_device, "stop": stop}
-    return {
+    # What these networks' answers choose (a threshold) is not that of the networks that were evaluated before.
+    before = [split for split in first.data.first if split not in splits]
+    values = {
         split: evaluate(step, variables, first.data.evals[split], layout, summarise=first.data.summarise[split], **options)
-        for split in splits
+        for split in (*before, *splits)
     }
+    return {split: values[split] for split in splits}

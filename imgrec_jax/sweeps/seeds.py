@@ -72,6 +72,7 @@ def train(
         stop = stop or stack.enter_context(caught())
         stack.enter_context(workdirs.held(folder))
         if not restart:
+            config = assemble.going_on(config, folder)
             check_folder(folder, config)
         experiments = assemble.replicas(config)
         folders = [folder_of_seed(folder, experiment.seed) for experiment in experiments]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import imgrec_jax
 from imgrec_jax import assemble
 from imgrec_jax.assemble import as_trained
 from imgrec_jax.config import base, difference, from_plain, load, shipped, to_plain
@@ -89,6 +90,16 @@ def test_a_run_goes_on_where_its_weights_are_gone():
     ours = assemble.complete(assemble.remembered(gone, before))
     assert ours.data.eval_ops == before.data.eval_ops and ours.data.options.size == ()
     assert ours.data.train_ops.random_affine.size == (240, 240)
+
+
+def test_from_python_a_run_goes_on_where_its_weights_are_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "build", lambda config: config)
+    before = completed("keep")
+    gone = completed("keep", **{"pretrained.path": "/gone.pth"})
+    assert imgrec_jax.build(gone, tmp_path).data.mean == ()  # nothing has begun there
+    (tmp_path / "config.json").write_text(json.dumps(to_plain(before)))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert imgrec_jax.build(gone, tmp_path).data.mean == IMAGENET_MEAN
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -13,7 +13,7 @@ from imgrec_jax.assemble.components import complete, switch
 from imgrec_jax.assemble.found import stand_in
 from imgrec_jax.assemble.lookup import ConfigError
 from imgrec_jax.assemble.model import make_model
-from imgrec_jax.config import OverrideError, base, flatten, load, override, shipped
+from imgrec_jax.config import ConfigFileError, OverrideError, base, flatten, load, override, shipped
 from imgrec_jax.overrides import configure
 from tests.test_configs import VARIANTS
 
@@ -77,11 +77,40 @@ def test_options_left_at_their_default_can_be_changed(name, key, text, value):
         ("nonesuch", "1", r"no key 'nonesuch'"),
         ("seed.x", "1", r"no key 'seed.x'"),
         ("model.classes", "3", r"did you mean 'model.num_classes'"),
+        ("optim", "{'name': 'adam'}", r"optim is a section; give its keys one by one, e.g. --config.optim.accumulate=VALUE"),
+        ("log", "{}", r"log is a section"),
+        ("model", "{'width': 3}", r"expected a section with a name, e.g. {'name': 'pytorch_cnn'}"),
+        ("optim.options", "{1: 2}", r"expected a section"),
+        ("log.show", "accuracy", r"a tuple, e.g. \(1, 2\) or \('a', 'b'\)"),
+        ("data.validation_split", "None", r"expected text; nothing at all is --config.data.validation_split="),
     ],
 )
 def test_what_cannot_be_a_value_is_named(key, text, message):
     with pytest.raises(OverrideError, match=message):
         override(complete(load("mnist")), key, text)
+
+
+def test_none_is_no_text_but_that_of_a_class_and_of_an_option():
+    config = complete(load("mnist"))
+    override(config, "eval.positive", "None")
+    override(config, "model.activation", "None")
+    override(config, "data.train_split", '"train[:50], validation"')
+    assert config.data.train_split == "train[:50], validation"
+    assert config.eval.positive == "None" and config.model.activation is None
+
+
+def test_a_config_that_lacks_what_every_one_has_is_named(tmp_path):
+    for section in ("optim", "train", "checkpoint", "eval"):
+        config = load("mnist")
+        with config.unlocked():
+            config[section] = {"name": "adam"}
+        with pytest.raises(ConfigError, match=rf"the config has no {section}\.\w+; begin with imgrec_jax.config.base"):
+            complete(config)
+    head = "from imgrec_jax.config import base\ndef get_config():\n  c = base()\n  c.unlock()\n  "
+    for line, said in (("c.train = dict(total_steps=3)", "no train.total_epochs"), ("c.optim.lr = 1.0", "'optim.lr'")):
+        (tmp_path / "mine.py").write_text(f"{head}{line}\n  return c\n")
+        with pytest.raises(ConfigFileError, match=said):
+            load(str(tmp_path / "mine.py"))
 
 
 def test_another_name_drops_what_it_does_not_take_and_says_so():

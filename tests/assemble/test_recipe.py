@@ -304,6 +304,7 @@ def test_labels_of_a_mixed_pair_count_by_their_own_weights():
         ("mnist", {"eval.overlap": "0.5"}, "note: eval.overlap without effect: eval.window is ()"),
         ("mnist", {"eval.threshold": "f1"}, "note: eval.threshold without effect: eval.intervals is False"),
         ("mnist", {"pretrained.head": "new"}, "note: pretrained.head without effect: pretrained.path is ''"),
+        ("mnist", {"schedule.name": "step"}, "note: schedule.name='step' without effect: schedule.boundaries_epochs is ()"),
         ("mnist", {"profile.steps": "7"}, "note: profile.steps without effect: profile.first_step is None"),
         (
             "image_folder",

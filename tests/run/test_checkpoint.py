@@ -5,12 +5,14 @@ import random
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgrec_jax import assemble
+from imgrec_jax import assemble, optim
 from imgrec_jax.run import checkpoint, loop, start
 from imgrec_jax.run.checkpoint import Checkpointer, CheckpointError, DamagedError, Found
+from imgrec_jax.step import TrainState
 from tests import small_runs
 
 KINDS = ("delete", "empty", "halve", "flip", "append")
@@ -167,6 +169,18 @@ def test_the_last_few_stay_and_a_step_can_be_saved_again(tmp_path):
     write(tmp_path, 2)  # what was later is the future again
     assert [found.step for found in checkpoint.saved(tmp_path)] == [2]
     assert float(checkpoint.read_variables(checkpoint.saved(tmp_path)[0])["params"]["w"][0, 0]) == 2.0
+
+
+def test_the_key_of_an_optimiser_that_draws_noise_is_read_as_it_was(tmp_path):
+    params = {"w": jnp.ones((2, 3))}
+    tx = optim.make_optimizer("noisy_sgd", schedule=lambda step: 0.1, params=params, options={"seed": 3})
+    state = TrainState(jnp.asarray(1), params, {}, tx.init(params), None)
+    writer = Checkpointer(tmp_path)
+    writer.save(1, state, {**CLOCK, "step": 1})
+    writer.close()
+    read = checkpoint.read_state(checkpoint.saved(tmp_path)[0], state)
+    keys = [jax.random.key_data(one.opt_state[0][0].rng_key) for one in (read, state)]
+    assert np.array_equal(*keys) and read.opt_state[0][0].rng_key.dtype == state.opt_state[0][0].rng_key.dtype
 
 
 def test_a_checkpoint_without_its_name_is_not_one_and_a_replaced_one_is_found_again(tmp_path):

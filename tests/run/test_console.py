@@ -1,6 +1,7 @@
 """What a person sees: a bar on a terminal, plain lines in a pipe, and the last lines below the bar."""
 
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -100,3 +101,18 @@ def test_loops_that_orbax_closed_are_passed_over_and_nothing_else(monkeypatch):
     for error in (RuntimeError("Event loop is closed"), RuntimeError("something else")):
         sys.unraisablehook(SimpleNamespace(exc_value=error))
     assert [str(one.exc_value) for one in told] == ["something else"]
+
+
+def test_a_program_without_standard_streams_has_them_all_the_same(tmp_path):
+    program = "\n".join([
+        "import os, sys",
+        "from imgrec_jax.run import writers",
+        "writers.open_closed()",
+        "file = open(sys.argv[1], 'w')",
+        "os.write(2, b'of a library')",
+        "print(file.fileno() > 2, sys.stderr.isatty(), sys.stdin.read() == '', file=file)",
+        "writers.emit('x')",
+    ])  # fmt: skip
+    words = shlex.join([sys.executable, "-c", program, str(tmp_path / "file")])
+    status = subprocess.run(["sh", "-c", f"{words} <&- >&- 2>&-"], check=False).returncode
+    assert status == 0 and (tmp_path / "file").read_text() == "True False True\n"
