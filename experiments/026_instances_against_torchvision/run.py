@@ -8,6 +8,8 @@
       then losses and gradients on twelve pairs of them. --seeded: from random weights instead, as the golden files have them.
       --only double: losses and gradients of the pairs whose gradients were more than 1e-3 apart again, both in float64.
 
+    python experiments/026_instances_against_torchvision/run.py table         writes the table of the README
+
 --kind: mask_v1, mask_v2, retina_v1 or retina_v2. COCO: a folder of train2017/ and annotations/instances_train2017.json.
 Norms use their running statistics in the losses; live norms are compared in tests/detection.
 """
@@ -456,12 +458,45 @@ def compare(arguments: argparse.Namespace) -> None:
     file.write_text(json.dumps(old | result, indent=1) + "\n")
 
 
+def table() -> str:
+    columns = (
+        "detector, weights", "AP of boxes, masks (both sides)", "largest difference of the COCO numbers", "detections, one to one",
+        "boxes, px", "scores", "mask probabilities", "pixels of a pasted mask", "losses", "gradients: median, largest",
+        "largest in float64",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for weights in ("overfitted", "seeded"):
+        for kind in NAMES:
+            file = Path(__file__).parent / f"{kind}_{weights}.json"
+            if not file.exists():
+                continue
+            made = json.loads(file.read_text())
+            found, training, again = made["detections"], made["training"], made.get("training_float64")
+            cells = [
+                f"{kind}, {weights}",
+                ", ".join(
+                    f"{made['numbers_there'][one]['AP']:.3f}" for one in ("bbox", "segm") if one in made["numbers_there"]
+                ),
+                f"{made['largest_difference']:.0e}" if made["largest_difference"] else "0",
+                f"{found['matched']:,} of {found['detections']:,}" + f", {found['extra']} more here" * bool(found["extra"]),
+                f"{found['boxes_px']:.1e}",
+                f"{found['scores']:.1e}",
+                f"{found['mask_probability']:.1e}" if kind.startswith("mask") else "",
+                f"{found['mask_pixels']:.1e}" if kind.startswith("mask") else "",
+                f"{training['largest_loss']['relative']:.1e}",
+                f"{training['median_gradient']:.1e}, {training['largest_gradient']['relative']:.1e}",
+                f"{again['largest_gradient']['relative']:.1e}" if again else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("overfit", "compare"))
-    parser.add_argument("--kind", choices=tuple(NAMES), required=True)
-    parser.add_argument("--coco", required=True)
-    parser.add_argument("--out", required=True)
+    parser.add_argument("part", choices=("overfit", "compare", "table"))
+    parser.add_argument("--kind", choices=tuple(NAMES))
+    parser.add_argument("--coco")
+    parser.add_argument("--out")
     parser.add_argument("--body", help="overfit: the run whose body is taken")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeded", action="store_true")
@@ -469,6 +504,14 @@ def main() -> None:
         "--only", nargs="*", default=["losses", "double", "detections"], choices=("losses", "double", "detections")
     )
     arguments = parser.parse_args()
+    if arguments.part == "table":
+        sys.path.insert(0, str(ROOT / "experiments"))
+        import runs
+
+        runs.put(Path(__file__).parent / "README.md", table())
+        return
+    if missing := [f"--{name}" for name in ("kind", "coco", "out") if not getattr(arguments, name)]:
+        parser.error(f"{arguments.part} wants {', '.join(missing)}")
     {"overfit": overfit, "compare": compare}[arguments.part](arguments)
 
 
