@@ -460,9 +460,9 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def table() -> str:
     columns = (
-        "detector, weights", "AP of boxes, masks (both sides)", "largest difference of the COCO numbers", "detections, one to one",
-        "boxes, px", "scores", "mask probabilities", "pixels of a pasted mask", "losses", "gradients: median, largest",
-        "largest in float64",
+        "detector, weights", "AP of boxes, masks (both sides)", "largest difference of the COCO numbers",
+        "detections, one to one", "boxes, px", "scores", "mask probabilities", "pixels of a pasted mask", "losses",
+        "gradients: median, largest", "largest in float64",
     )  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for weights in ("overfitted", "seeded"):
