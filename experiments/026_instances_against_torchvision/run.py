@@ -370,17 +370,12 @@ def losses(
                           "relative": float(np.linalg.norm(mine - gradients[name])) / max(size, 1e-12)})  # fmt: skip
     left_out = [other["pair"] for other in others]
     kept = [r for r in found if r["pair"] not in left_out]
-    worst = {what: max((r["relative"], r[what]) for r in kept if what in r) for what in ("loss", "gradient")}
-    largest = {f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()}
-    median = float(np.median([r["relative"] for r in kept if "gradient" in r]))
-    return {
-        "pairs": len(pairs),
-        "other_samples": others,
-        "objects_without_a_pixel": undrawn,
-        **largest,
-        "median_gradient": median,
-        "rows": found,
-    }
+    result = {"pairs": len(pairs), "other_samples": others, "objects_without_a_pixel": undrawn, "rows": found}
+    if kept:
+        worst = {what: max((r["relative"], r[what]) for r in kept if what in r) for what in ("loss", "gradient")}
+        result |= {f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()}
+        result["median_gradient"] = float(np.median([r["relative"] for r in kept if "gradient" in r]))
+    return result
 
 
 def by_pair(rows: list[dict]) -> list[dict]:
@@ -423,23 +418,22 @@ def compare(arguments: argparse.Namespace) -> None:
         weights = out / "seeded.safetensors"
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
     result = {"kind": arguments.kind, "weights": "seeded" if arguments.seeded else "overfitted"}
+    watched = watched_samples if arguments.kind.startswith("mask") else lambda model: contextlib.nullcontext()
+    rows_file = Path(__file__).parent / f"{arguments.kind}_{result['weights']}_losses.jsonl"
     if "losses" in arguments.only:
-        with watched_samples(model) if arguments.kind.startswith("mask") else contextlib.nullcontext() as seen:
-            result["training"] = losses(model, arguments.kind, out / "coco", seen)
-        lines = "".join(json.dumps(pair) + "\n" for pair in by_pair(result["training"]["rows"]))
-        (Path(__file__).parent / f"{arguments.kind}_{result['weights']}_losses.jsonl").write_text(lines)
-        training = {key: value for key, value in result["training"].items() if key != "rows"}
-        result["training"] = training
-        print(json.dumps(training), flush=True)
+        with watched(model) as seen:
+            found = losses(model, arguments.kind, out / "coco", seen)
+        rows_file.write_text("".join(json.dumps(pair) + "\n" for pair in by_pair(found.pop("rows"))))
+        result["training"] = found
+        print(json.dumps(found), flush=True)
     if "double" in arguments.only:
         import jax
 
-        stored = (Path(__file__).parent / f"{arguments.kind}_{result['weights']}_losses.jsonl").read_text().splitlines()
-        pairs = [row["pair"] for row in map(json.loads, stored) if row["gradient"] > 1e-3]
-        if pairs:
-            with jax.enable_x64(True):
-                found = losses(model.double(), arguments.kind, out / "coco", None, pairs)
-            result["training_float64"] = {key: value for key, value in found.items() if key != "rows"}
+        stored = map(json.loads, rows_file.read_text().splitlines())
+        if pairs := [row["pair"] for row in stored if row["gradient"] > 1e-3]:
+            with jax.enable_x64(True), watched(model.double()) as seen:
+                result["training_float64"] = losses(model, arguments.kind, out / "coco", seen, pairs)
+            del result["training_float64"]["rows"]
             print(json.dumps(result["training_float64"]), flush=True)
             model.float()
     if "detections" in arguments.only:
@@ -485,7 +479,7 @@ def table() -> str:
                 f"{found['mask_pixels']:.1e}" if kind.startswith("mask") else "",
                 f"{training['largest_loss']['relative']:.1e}",
                 f"{training['median_gradient']:.1e}, {training['largest_gradient']['relative']:.1e}",
-                f"{again['largest_gradient']['relative']:.1e}" if again else "",
+                f"{again['largest_gradient']['relative']:.1e}" if again and "largest_gradient" in again else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
