@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from imgrec_jax.data.own import dicom
@@ -52,16 +52,14 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
     others = sorted(store.stamps.keys() - set(pictures) - used) if len(pictures) < len(store.stamps) else []
     if tables:
         listing = _of_tables(tables, store, reading)
-        if looked.labels:
-            pairs = zip(listing.names, listing.labels, strict=True)
-            listing.labels = [looked.labels.get(looked.inside(name), label) for name, label in pairs]
-        else:
-            listing.notes += looked.overruled(tables)
+        listing.notes += looked.overruled(tables)
         if unnamed := sorted(set(pictures) - set(map(looked.inside, listing.names))):
             listing.notes.append(f"{len(unnamed):,} images are in no row of {listing.title}, e.g. {unnamed[0]}: passed over")
     else:
         listing = looked.by_folders or read_folders(store, pictures, looked.unused())
         told = set(listing.labels)
+        if listing.doubt and not told <= set(reading.class_names):
+            raise ValueError(listing.doubt)
         if len(told) < 2 and (len(looked.names) > 1 or (looked.wrong and not any(map(may_be_class, told)))):
             raise ValueError(
                 f"{root} has the tables {', '.join(looked.names[:5])}, and its folders tell no classes; {EXPECTED}"
@@ -70,9 +68,9 @@ def read(root: Path, reading: Reading = _PLAIN) -> Listing:
         if reading.group:
             listing.groups = [find_group(name) for name in listing.names]
     listing.notes += [*looked.notes, *looked.unlabelled()]
-    listing, lists = by_lists(listing, pictures)
-    others = [name for name in others if name not in lists]
     _by_header(listing, reading)
+    listing, lists = by_lists(listing, pictures, looked.lists)
+    others = [name for name in others if name not in lists]
     if others:
         listing.notes.append(f"{len(others):,} files are no images by their names, e.g. {others[0]}: passed over")
     return listing
@@ -122,7 +120,7 @@ class _Looked:
         self._said: dict[str, str] = {}
         self.wrong: dict[str, str] = {}  # {table that cannot be read, or tells nothing of the images: why}
         self.notes: list[str] = []  # on tables that are passed over
-        self.labels: dict[str, str] = {}  # {file: class} by the folders, where these count beside tables
+        self.lists: dict[str, dict[str, Set[str]]] = {}  # {split: {table: images}} of tables that tell splits alone
         for name in self.names:
             try:
                 table = self._tables[name] = Table(store, name, store.path(name), reading)
@@ -188,8 +186,10 @@ class _Looked:
             return {}
         said = {self._says(tables[0]) for tables in of.values()}
         if said == {"same"} and self._classes and not any(split for _, split in self._classes.values()):
-            self.labels = {name: label for name, (label, _) in self._classes.items()}  # the tables tell splits alone
-        elif "more" not in said:
+            for split, (table, *_) in of.items():  # they tell splits alone
+                self.lists[split] = {table.name: {name for _, name in self._pairs(table)} & self._pictures}
+            return {}
+        if "more" not in said:
             return {}
         taken = {split: tables[0] for split, tables in of.items()}
         unread = [table for table in self._good if self._split(table.name) in taken and table not in taken.values()]
@@ -272,12 +272,13 @@ class _Looked:
         if table.group or "group" in table.columns:
             return "more"
         told = self._classes if all(name in self._classes for _, name in rows) else {}
+        unsure = self.by_folders is not None and bool(self.by_folders.doubt)
         if table.split:
             given = {name: (canonical_split(row.get(table.split, "")) or "") for row, name in rows}
             if not told or any(told[name][1] != split for name, split in given.items()):
                 return "more"
         if all(row.get(table.label) in name.split("/")[:-1] for row, name in rows):
-            return "same"
+            return "more" if unsure else "same"  # it says which of the folders are the classes
         if not told:
             return "more"
         pairs = {(row.get(table.label, ""), told[name][0]) for row, name in rows}

@@ -74,7 +74,7 @@ def read_folders(store: Store, pictures: Sequence[str], beside: str = "") -> Lis
             f"letter_{letters[0]}, if the letters are the classes"
         )
     if not spelled:
-        _refuse_other_levels(store, holders, at, as_splits)
+        listing.doubt = _other_levels(store, holders, at, as_splits)
     split_of = {top: splits[top] if as_splits else "" for top in tops}
     inner = {} if as_splits or spelled else _splits_inside(holders, at)
     label_of = (lambda parts: "_".join(parts[at:])) if spelled else (lambda parts: parts[at])
@@ -179,30 +179,41 @@ def _splits_inside(holders: Sequence[tuple[str, ...]], at: int) -> dict[str, str
     return splits if all(splits.values()) and "train" in splits.values() and len(set(splits.values())) > 1 else {}
 
 
-def _refuse_other_levels(store: Store, holders: Sequence[tuple[str, ...]], at: int, as_splits: bool) -> None:
-    """Raises ValueError where folders in those of classes look like the classes: in a copy of the set, or in each of them."""
-    labels = {parts[at] for parts in holders if len(parts) > at}
-    below = {label: {p[at + 1] for p in holders if p[at : at + 1] == (label,) and len(p) > at + 1} for label in labels}
+def _other_levels(store: Store, holders: Sequence[tuple[str, ...]], at: int, as_splits: bool) -> str:
+    """Why folders in those of classes may be the classes: in a copy of the set, or in each of them; "" where none may."""
+    below = _below(holders, at, at + 1)
+    labels = set(below)
     for label in sorted(labels):
-        if len(others := labels - {label}) > 1 and others <= below[label]:
-            raise ValueError(
-                f"{store.root}: its folder {label} holds folders of the names of those beside it, {_some(sorted(others))}: a "
-                "copy of the set, and no class of it; move it away"
+        if len(below[label]) >= len(labels) - 1 > 1 and labels - {label} <= below[label]:
+            return (
+                f"{store.root}: its folder {label} holds folders of the names of those beside it, "
+                f"{_some(sorted(labels - {label}))}: a copy of the set, and no class of it; move it away"
             )
     level = at + 1
     while below and all(len(names) == 1 for names in below.values()):  # amazon/images/bike, dslr/images/bike; rps/rps/rock
         level += 1
-        below = {k: {p[level] for p in holders if p[at] == k and len(p) > level} for k in labels}
+        below = _below(holders, at, level)
     shared = set.intersection(*below.values()) if len(below) > 1 and not as_splits else set()
     if len(shared) < 2 or are_alike(shared) or not all(map(may_be_class, shared)):
-        return
+        return ""
     if any(split_in(PurePosixPath(label)) for label in labels) or len(shared) > max(_MOST_VIEWS, len(labels)):
-        raise ValueError(
+        return (
             f"{store.root}: each of its folders {_some(sorted(labels))} holds folders of the same names, "
-            f"{_some(sorted(shared))}, and either may be the classes; give one of them as config.data.manual_dir (and others "
-            "as config.data.test_sets), call them train, val and test if they are splits, or put a table of file,label beside "
+            f"{_some(sorted(shared))}, and either may be the classes; name the outer ones as "
+            "config.data.options.class_names, give one of them as config.data.manual_dir (and others as "
+            "config.data.test_sets), call them train, val and test if they are splits, or put a table of file,label beside "
             "them"
         )
+    return ""
+
+
+def _below(holders: Sequence[tuple[str, ...]], at: int, level: int) -> dict[str, set[str]]:
+    """{folder at the level of classes: the names of folders in it, at another level}."""
+    found: dict[str, set[str]] = {}
+    for parts in holders:
+        if len(parts) > at:
+            found.setdefault(parts[at], set()).update(parts[level : level + 1])
+    return found
 
 
 def _deeper(folders: Sequence[tuple[str, ...]], depth: int) -> bool:

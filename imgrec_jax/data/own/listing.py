@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Reading(NamedTuple):
       empty, minus_one: what an empty label, and one of -1, stands for: "" is unknown; else a class, or "0" or "1" of a mark.
       separator: of names in one column.
       max_pixels: of an image.
+      class_names: of the data, where they are known: they settle what could be read in several ways.
     """
 
     group: str = ""
@@ -37,6 +38,7 @@ class Reading(NamedTuple):
     minus_one: str = ""
     separator: str = "|"
     max_pixels: int = MAX_PIXELS
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Listing:
       unnamed: the mark of any other label: 0 where every image lists all that it has.
       strays: (file, what is wrong with it) of what is listed but can be no example.
       notes: lines on what was passed over.
+      doubt: why other folders than those of `labels` may be the classes; "" where none may.
       pixels: for what comes as arrays, the image of each name: uint8, uint16 or float [H, W] or [H, W, C].
     """
 
@@ -66,6 +69,7 @@ class Listing:
     strays: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     pixels: list[np.ndarray] | None = None
+    doubt: str = ""
 
     def add(self, name: str, label: str, split: str = "", group: str = "") -> None:
         self.names.append(name)
@@ -78,11 +82,10 @@ class Listing:
         if keep.all():
             return self
         at = np.flatnonzero(keep).tolist()
-        lists = {key: [getattr(self, key)[i] for i in at] for key in ("names", "labels", "splits", "groups")}
+        lists: dict[str, Any] = {key: [getattr(self, key)[i] for i in at] for key in ("names", "labels", "splits", "groups")}
         marks = None if self.marks is None else self.marks[at]
         pixels = None if self.pixels is None else [self.pixels[i] for i in at]
-        return Listing(self.title, self.store, **lists, marks=marks, mark_names=self.mark_names,
-                       unnamed=self.unnamed, strays=self.strays, notes=self.notes, pixels=pixels)  # fmt: skip
+        return replace(self, **lists, marks=marks, pixels=pixels)
 
 
 def joined(parts: dict[str, Listing]) -> Listing:

@@ -191,6 +191,8 @@ def check_separator(where: str, label: str, cells: Collection[str], reading: Rea
       ValueError: where none has the separator, and another parts them into names that several cells share.
     """
     texts = {*cells} - {"", "-1", "-1.0"}
+    if texts <= set(reading.class_names):
+        return  # each is one name
     if reading.separator != Reading().separator or any(reading.separator in text or BETWEEN in text for text in texts):
         return
     for other in _SEPARATORS:

@@ -110,15 +110,16 @@ class OwnBoxes:
     def other(self, folder: Path) -> DetectionSource:
         """See `data.own.found.Survey`."""
         ways = self._ways._replace(depth=self.depth)
-        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), (), FRACTIONS, 0, ways, whole="test")
+        names = self.class_names if _are_numbers(self.class_names) else ()
+        made = OwnBoxes(self._request._replace(manual_dir=folder, fold=""), names, FRACTIONS, 0, ways, whole="test")
         made.lines += leak_lines(made._known_by("test"), self._known_by("train", "validation"))
         print("\n".join(f"found: {line}" for line in made.lines), file=sys.stderr, flush=True)
         return made.open("test")
 
     def _by_names(self, split: FolderSplit, class_names: tuple[str, ...], of_yolo: bool) -> FolderSplit:
         table, count = split.annotations, len(class_names)
-        numbered = class_names == tuple(map(str, range(count))) and table.labels.max(initial=0) <= count
-        if numbered and of_yolo and count <= len(table.class_names):  # a run that began when nothing named the classes
+        numbered = of_yolo and _are_numbers(class_names) and table.labels.max(initial=0) <= count
+        if numbered and count <= len(table.class_names):  # a run that began when nothing named the classes
             table = dataclasses.replace(table, class_names=class_names, category_ids=table.category_ids[:count])
         try:
             table = table.relabelled(class_names, range(1, len(class_names) + 1))
@@ -281,6 +282,11 @@ class OwnBoxes:
             "data.validation_split": "validation" if "validation" in self.splits else "",
             "data.test_split": "test" if "test" in self.splits else "",
         }
+
+
+def _are_numbers(class_names: tuple[str, ...]) -> bool:
+    """Whether nothing named the classes."""
+    return class_names == tuple(map(str, range(len(class_names))))
 
 
 def _strata(table: Annotations) -> np.ndarray:

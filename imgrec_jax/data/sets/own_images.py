@@ -77,7 +77,7 @@ def survey_images(
     Raises:
       FileNotFoundError, ValueError: for what is wrong with the data, with every file that cannot be used.
     """
-    reading = Reading(request.group, request.multi_label, empty, minus_one, separator, request.max_pixels)
+    reading = Reading(request.group, request.multi_label, empty, minus_one, separator, request.max_pixels, tuple(class_names))
     listing = choice.read(request.folder, reading)
     return OwnImages(
         request, listing, class_names=tuple(class_names), size=size, channels=channels,
@@ -126,7 +126,8 @@ class OwnImages:
     def other(self, folder: Path) -> Source:
         """See `data.own.found.Survey`."""
         request = self._request._replace(manual_dir=folder, fold="")
-        reading = self._reading._replace(minus_one=self._reading.minus_one or "-1")  # as in training: unknown
+        minus_one = self._reading.minus_one or "-1"  # as in training: unknown
+        reading = self._reading._replace(minus_one=minus_one, class_names=self.class_names)
         made = OwnImages(
             request, choice.read(folder, reading), class_names=self.class_names, size=self.size, channels=self.channels,
             depth=self.depth, fractions=FRACTIONS, split_seed=0, reading=reading, window=self._images.form.window, whole="test",

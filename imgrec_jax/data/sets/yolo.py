@@ -79,17 +79,16 @@ def _text_of_classes(root: Path, texts: Collection[Path]) -> str:
     """What names the classes, a line each: at the top, or beside the text files of labels; "" where nothing does.
 
     Raises:
-      ValueError: where two files of folders of labels differ.
+      ValueError: where two files of folders of labels differ, and none goes on where another ends, as LabelImg writes them.
     """
     top = [path for name in ("classes.txt", "obj.names", "labels.txt") if (path := root / name).is_file()][:1]
     beside = [path for folder in sorted({text.parent for text in texts}) if (path := folder / "classes.txt").is_file()]
     found = {path: read_text(path, "names of classes", _MOST_BYTES) for path in top or beside}
+    longest = max(found, key=lambda path: len(found[path].split()), default=root)
     for path, text in found.items():
-        if text.split() != next(iter(found.values())).split():
-            raise ValueError(
-                f"{next(iter(found))} and {path} name the classes differently; keep one, as {root / 'classes.txt'}"
-            )
-    return next(iter(found.values()), "")
+        if (names := text.split()) != found[longest].split()[: len(names)]:
+            raise ValueError(f"{path} and {longest} name the classes differently; keep one, as {root / 'classes.txt'}")
+    return found.get(longest, "")
 
 
 def _the_yaml(root: Path) -> tuple[Path, dict[str, Any], list[str]] | None:

@@ -790,6 +790,8 @@ def test_classes_are_named_beside_the_labels(tmp_path):
     assert survey(root, tmp_path).class_names == CLASSES
     begun = survey(root, tmp_path, {"class_names": ("0", "1")})  # a run from when these names were not read
     assert begun.class_names == ("0", "1") and begun.open("train")[1]["box_label"].tolist() == [1, 2]
+    write(root / "labels" / "val" / "classes.txt", b"ball\n")  # when nothing but balls had been drawn
+    assert survey(root, tmp_path).class_names == CLASSES
     write(root / "labels" / "val" / "classes.txt", b"cube\nball\n")
     with pytest.raises(ValueError, match="name the classes differently; keep one"):
         survey(root, tmp_path)

@@ -1457,12 +1457,47 @@ def test_lists_of_images_tell_the_splits(tmp_path, lists, line):
         ({"train1.txt": (0, 2), "train2.txt": (1, 3), "test1.txt": (3, 4)}, "train1.txt and train2.txt are of one split"),
         ({"train.txt": (0, 3), "test.txt": (2, 4)}, "an image is in two of them"),
         ({"train.txt": (0, 3)}, "there is none of another split"),
+        ({"train.txt": (0, 2), "test.txt": (2, 4)}, "class dog is in none for training"),
+        ({"test.txt": (0, 2)}, "class cat is in none for training"),
     ],
 )
 def test_lists_that_do_not_tell_the_splits_are_said(tmp_path, lists, why):
     names = list(pictures := of("cat", "dog"))
     found = listed(tmp_path, pictures | {name: "\n".join(names[slice(*part)]) for name, part in lists.items()})
     assert not any(found.splits) and any(why in line for line in found.notes)
+
+
+def test_lists_that_part_groups_are_passed_over(tmp_path):
+    names = list(pictures := of("cat", "dog", count=4))
+    files = {"train.txt": "\n".join(names[::2]), "test.txt": "\n".join(names[1::2])}
+    found = listed(tmp_path, pictures | files, group="^([a-z]+)")
+    assert not any(found.splits) and any("group cat is in two of them" in line for line in found.notes)
+
+
+@pytest.mark.parametrize("parts, why", [((0, 8, 1, 8), "is in two"), ((0, 4, 4, 8), "class dog is in none for training")])
+def test_tables_that_can_be_no_splits_leave_the_folders_as_they_are(tmp_path, parts, why):
+    names = list(pictures := of("cat", "dog", count=4))
+    rows = [f"{name},{name.partition('/')[0]}" for name in names]
+    cut = {"train.csv": rows[slice(*parts[:2])], "test.csv": rows[slice(*parts[2:])]}
+    found = listed(tmp_path, pictures | {name: "\n".join(["file,label", *part]) for name, part in cut.items()})
+    assert found.names == names and not any(found.splits) and any(why in line for line in found.notes)
+
+
+def test_folders_that_each_hold_the_same_folders_are_settled_by_a_table_or_the_names_of_the_classes(tmp_path):
+    pictures = of(*(f"{outer}/{inner}" for outer in ("open", "shut") for inner in MANY))
+    assert set(listed(tmp_path, pictures, class_names=("open", "shut")).labels) == {"open", "shut"}
+    for level in (0, 1):
+        rows = [f"{name},{name.split('/')[level]}" for name in pictures]
+        found = listed(tmp_path, {"labels.csv": "\n".join(["file,label", *rows])})
+        assert dict(zip(found.names, found.labels, strict=True)) == {name: name.split("/")[level] for name in pictures}
+
+
+def test_names_of_classes_tell_that_cells_are_no_lists(tmp_path):
+    names = list(pictures := of("images", count=4))
+    labels = ("Smith, John", "Smith, Ann", "Ray, Ann", "Ray, John")
+    table = "\n".join(["file;labels", *(f"{name};{label}" for name, label in zip(names, labels, strict=True))])
+    found = listed(tmp_path, pictures | {"labels.csv": table}, multi_label=True, class_names=labels)
+    assert set(found.mark_names) == set(labels)
 
 
 def test_a_column_of_splits_is_known_by_its_values(tmp_path):
