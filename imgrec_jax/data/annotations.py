@@ -267,7 +267,7 @@ def encode_numbered(numbers: np.ndarray) -> Iterator[tuple[int, dict]]:
     for number, runs in zip(values.tolist(), np.split(order, first[1:]), strict=True):
         if number:
             edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
-            counts = np.diff(edges, prepend=0, append=flat.size)
+            counts = np.diff(edges, prepend=0, append=flat.size if edges[-1] < flat.size else edges[:0])
             yield number, coco_mask.frPyObjects({"size": list(numbers.shape), "counts": counts.tolist()}, *numbers.shape)
 
 
