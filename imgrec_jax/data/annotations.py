@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +253,22 @@ def encode_mask(mask: np.ndarray) -> dict:
     from pycocotools import mask as coco_mask
 
     return coco_mask.encode(np.asfortranarray(mask, np.uint8))
+
+
+def encode_numbered(numbers: np.ndarray) -> Iterator[tuple[int, dict]]:
+    """int [H, W], 0 where there is nothing -> (number, its pixels as of `encode_mask`) of each; the map is read once."""
+    from pycocotools import mask as coco_mask
+
+    flat = numbers.ravel(order="F")
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    starts, of = np.append(0, ends[:-1]), flat[ends - 1]
+    order = np.argsort(of, kind="stable")
+    values, first = np.unique(of[order], return_index=True)
+    for number, runs in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+        if number:
+            edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+            counts = np.diff(edges, prepend=0, append=flat.size if edges[-1] < flat.size else edges[:0])
+            yield number, coco_mask.frPyObjects({"size": list(numbers.shape), "counts": counts.tolist()}, *numbers.shape)
 
 
 def to_run_lengths(segmentation: Segmentation | None, height: int, width: int) -> dict | None:

@@ -243,25 +243,26 @@ class MapResult(Result):
         line = {"file": self.file, "height": self.size[0], "width": self.size[1], "areas": areas}
         return line if self.objects is None else line | {"objects": int(np.count_nonzero(np.unique(self.objects)))}
 
-    def masks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(class, its mask, bool [H, W]) of each object, whose class is that of most of its pixels; of a run that tells no
-        objects apart, of each class but the background."""
+    def masks(self) -> Iterator[tuple[int, int, dict]]:
+        """(class, pixels, mask as COCO's compressed run lengths) of each object, whose class is that of most of its pixels; of
+        a run that tells no objects apart, of each class but the background."""
+        from imgrec_jax.data.annotations import encode_mask, encode_numbered
+
         if self.objects is None:
-            yield from ((label, self.segmentation == label) for label, _, _ in self.areas() if label)
+            yield from ((label, pixels, encode_mask(self.segmentation == label)) for label, _, pixels in self.areas() if label)
             return
-        for number in np.unique(self.objects[self.objects > 0]):
-            mask = self.objects == number
-            yield int(np.bincount(self.segmentation[mask])[1:].argmax()) + 1, mask
+        classes = int(self.segmentation.max(initial=0)) + 1
+        found = self.objects.astype(np.int64) * classes + self.segmentation
+        table = np.bincount(found.ravel(), minlength=(int(self.objects.max(initial=0)) + 1) * classes).reshape(-1, classes)
+        for number, coded in encode_numbered(self.objects):
+            yield int(table[number, 1:].argmax()) + 1, int(table[number].sum()), coded
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """One entry for each of `masks`, as compressed run lengths."""
-        from imgrec_jax.data.annotations import encode_mask
-
         entries = []
-        for label, pixels in self.masks():
-            coded = encode_mask(pixels)
+        for label, area, coded in self.masks():
             mask = {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode()}
-            category, area = int(category_ids[label - 1]), int(pixels.sum())
+            category = int(category_ids[label - 1])
             entries.append({"image_id": image_id, "category_id": category, "segmentation": mask, "score": 1.0, "area": area})
         return entries
 

@@ -12,8 +12,7 @@ import numpy as np
 
 Separate = Callable[[np.ndarray], np.ndarray]
 
-_SQUARE = np.ones((3, 3), np.uint8)
-_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+_AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]  # (y, x) of neighbours
 _STEP = 1e-3  # a maximum of a float map stands out by more than this; pixels
 
 
@@ -40,21 +39,15 @@ def by_distance(*, sigma: float = 1.0, height: float = 0.5, smallest: int = 20) 
     """
 
     def separate(foreground: np.ndarray) -> np.ndarray:
+        if not foreground.any():
+            return np.zeros(foreground.shape, np.int32)
         mask = np.pad(foreground, 1).astype(np.uint8)  # what lies beyond the image is background
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         if sigma:
             distance = cv2.GaussianBlur(distance, (0, 0), sigma) * mask
-        found = np.zeros(mask.shape, np.int32)
-        _, whole, boxes, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-        count = 0
-        for number in range(1, len(boxes)):
-            left, top, width, height_ = boxes[number, :4]
-            place = np.s_[top - 1 : top + height_ + 1, left - 1 : left + width + 1]
-            own = whole[place] == number
-            parts = _parted(np.where(own, distance[place], 0).astype(np.float32), own, height)
-            found[place][own] = parts[own] + count
-            count += int(parts.max(initial=0))
-        return without_small(found[1:-1, 1:-1], smallest)
+        _, whole = cv2.connectedComponents(mask, connectivity=4)
+        parts = _grown(_middles(distance, whole, max(height, _STEP)), whole)
+        return without_small(parts[1:-1, 1:-1], smallest)
 
     return separate
 
@@ -62,27 +55,86 @@ def by_distance(*, sigma: float = 1.0, height: float = 0.5, smallest: int = 20) 
 NAMES: dict[str, Callable[..., Separate]] = {"components": components, "distance": by_distance}
 
 
-def _parted(distance: np.ndarray, own: np.ndarray, height: float) -> np.ndarray:
-    """The parts 1, 2, ... of one component."""
-    # A dome that stands out by less than `height` is flat after the first reconstruction, so the second finds its neighbours'.
-    level = _reconstructed(distance - max(height, _STEP), distance)
-    tops = (level - _reconstructed(level - _STEP, level) > _STEP / 2) & own
-    count, middles = cv2.connectedComponents(tops.astype(np.uint8), connectivity=8)
-    if count <= 2:
-        return own.astype(np.int32)
-    parts, rings = middles.astype(np.float32), itertools.cycle((_CROSS, _SQUARE))  # in turn they grow octagons, nearly discs
-    while (free := own & (parts == 0)).any():
-        parts = np.where(free, cv2.dilate(parts, next(rings)), parts)
-    return parts.astype(np.int32)
+def _middles(distance: np.ndarray, whole: np.ndarray, height: float) -> np.ndarray:
+    """The middles 1, 2, ... of all components: the pixels of a maximum that rises by more than `height` above the highest neck
+    to a higher one, and those around it that are less than `height` lower; int32 [h, w].
+
+    Each pixel belongs to the maximum that the steepest way up leads to; these are joined over their necks, the highest first.
+    """
+    width = distance.shape[1]
+    inner, number = distance[1:-1, 1:-1], np.arange(distance.size, dtype=np.int32).reshape(distance.shape)
+    upward, highest = number.copy(), distance.copy()
+    for y, x in _AROUND:  # of equal ones the last, so that a plateau has an order, too
+        near = np.s_[1 + y : len(distance) - 1 + y, 1 + x : width - 1 + x]
+        best, to = highest[1:-1, 1:-1], upward[1:-1, 1:-1]
+        better = (distance[near] > best) | ((distance[near] == best) & (number[near] > to))
+        better &= (whole[near] == whole[1:-1, 1:-1]) & (inner > 0)
+        np.copyto(best, distance[near], where=better)
+        np.copyto(to, number[near], where=better)
+    top = upward.ravel()
+    while not np.array_equal(further := top[top], top):
+        top = further
+    tops = np.flatnonzero((top == number.ravel()) & (whole.ravel() > 0))
+    number.ravel()[tops] = np.arange(len(tops))
+    basin = np.where(whole > 0, number.ravel()[top].reshape(distance.shape), 0)
+
+    pairs, necks = [], []
+    for y, x in _AROUND[4:]:
+        near = np.s_[1 + y : len(distance) - 1 + y, 1 + x : width - 1 + x]
+        at = (whole[near] == whole[1:-1, 1:-1]) & (whole[near] > 0) & (basin[near] != basin[1:-1, 1:-1])
+        pairs.append(np.sort(np.stack([basin[near][at], basin[1:-1, 1:-1][at]]), axis=0))
+        necks.append(np.minimum(distance[near][at], inner[at]))
+    (a, b), neck = np.concatenate(pairs, axis=1).astype(np.int64), np.concatenate(necks)
+    order = np.argsort(-neck, kind="stable")
+    order = order[np.sort(np.unique(a[order] * len(tops) + b[order], return_index=True)[1])]  # the highest of each pair
+    heights = distance.ravel()[tops].tolist()
+    owner, joined = list(range(len(tops))), list(range(len(tops)))
+    for one, other, saddle in zip(a[order].tolist(), b[order].tolist(), neck[order].tolist(), strict=True):
+        high, low = sorted((_root(joined, one), _root(joined, other)), key=lambda i: (heights[i], i), reverse=True)
+        if high != low:
+            joined[low] = high
+            if heights[low] - saddle <= height + _STEP / 2:
+                owner[low] = high
+    of = np.array(owner, np.int32)
+    while not np.array_equal(further := of[of], of):
+        of = further
+    level = distance.ravel()[tops][of] - height - _STEP / 2
+    _, found = cv2.connectedComponents(((whole > 0) & (distance > level[basin])).astype(np.uint8), connectivity=4)
+    middles = np.zeros(int(found.max(initial=0)) + 1, np.int32)
+    own = np.unique(found.ravel()[tops[of == np.arange(len(of))]])
+    middles[own] = np.arange(1, len(own) + 1)
+    return middles[found]
 
 
-def _reconstructed(marker: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The morphological reconstruction by dilation of `marker` under `mask`, float32 [h, w] both."""
-    while True:
-        grown = np.minimum(cv2.dilate(marker, _SQUARE), mask)
-        if np.array_equal(grown, marker):
-            return grown
-        marker = grown
+def _root(parents: list[int], at: int) -> int:
+    while parents[at] != at:
+        parents[at] = parents[parents[at]]
+        at = parents[at]
+    return at
+
+
+def _grown(middles: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Middles grown to all of their components, in steps of a cross and a square: octagons, nearly discs."""
+    of = np.zeros(int(middles.max(initial=0)) + 1, np.int32)  # the component of each middle
+    of[middles] = whole
+    several = np.bincount(of[1:], minlength=int(whole.max(initial=0)) + 1) > 1
+    alone = np.zeros(len(several), np.int32)
+    alone[of[1:]] = np.arange(1, len(of))
+    alone[several] = 0
+    parts, place, width = np.where(middles > 0, middles, alone[whole]).ravel(), whole.ravel(), middles.shape[1]
+    steps = np.array([y * width + x for y, x in _AROUND])
+    cross = np.array([y * width + x for y, x in _AROUND if not (x and y)])
+    before, last = np.zeros(0, np.int64), np.flatnonzero((middles > 0) & several[whole])
+    for around in itertools.cycle((cross, steps)):
+        source = last if around is cross else np.concatenate([before, last])  # whose corners are not yet taken
+        to = (source[:, None] + around).ravel()
+        free = (parts[to] == 0) & (place[to] == place[source].repeat(len(around)))
+        to, labels = to[free], parts[source].repeat(len(around))[free]
+        np.maximum.at(parts, to, labels)
+        before, last = last, np.unique(to)
+        if not len(before) + len(last):
+            return parts.reshape(middles.shape)
+    raise AssertionError
 
 
 def without_small(found: np.ndarray, smallest: int) -> np.ndarray:

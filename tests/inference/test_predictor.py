@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 import imgrec_jax
 from imgrec_jax import assemble
@@ -348,6 +349,8 @@ def test_a_run_with_objects_numbers_and_counts_them_and_writes_each(finished, tm
     assert answer.to_json()["objects"] == 2
     entries = answer.to_coco(3, (7,))
     assert [(entry["category_id"], entry["area"]) for entry in entries] == [(7, 64), (7, 128)]
+    for number, entry in enumerate(entries, start=1):
+        np.testing.assert_array_equal(coco_mask.decode(entry["segmentation"]), answer.objects == number)
     with outputs.Writer(counting, out=str(tmp_path / "a.jsonl"), masks=str(tmp_path / "masks")) as writer:
         writer.write(answer)
     saved = list((tmp_path / "masks" / "objects").glob("*.png"))

@@ -1,5 +1,7 @@
 """Single objects of a foreground: components, and parts of components."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -87,3 +89,37 @@ def test_nothing_and_everything(name, shape):
     assert not separate(np.zeros(shape, bool)).any()
     whole = separate(np.ones(shape, bool))
     assert whole.shape == shape and whole.max() == (shape == (5, 5) or name == "components")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_there_are_as_many_parts_as_maxima_that_rise_by_the_height(seed):
+    """By their definition (Soille 6.3.4): the regional maxima of the reconstruction of the distance, lowered by the height."""
+    rng = np.random.default_rng(seed)
+    foreground = np.zeros((70, 90), np.uint8)
+    for x, y, wide, high, turned in rng.integers((0, 0, 3, 3, 0), (90, 70, 14, 14, 180), (14, 5)).tolist():
+        cv2.ellipse(foreground, (x, y), (wide, high), turned, 0, 360, 1, -1)
+    foreground[rng.random(foreground.shape) < 0.01] = 0
+    count = 0
+    for number in range(1, cv2.connectedComponents(foreground, connectivity=4)[0]):
+        own = np.pad(cv2.connectedComponents(foreground, connectivity=4)[1] == number, 1).astype(np.uint8)
+        distance = cv2.distanceTransform(np.pad(foreground, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        distance = cv2.GaussianBlur(distance, (0, 0), 1.0) * own
+        lowered = reconstructed(distance - np.float32(0.5), distance)
+        tops = (lowered - reconstructed(lowered - np.float32(1e-3), lowered) > 5e-4) & (own > 0)
+        count += cv2.connectedComponents(tops.astype(np.uint8), connectivity=8)[0] - 1
+    assert objects.by_distance(smallest=0)(foreground > 0).max() == count > 5
+
+
+def reconstructed(marker: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    while not np.array_equal(grown := np.minimum(cv2.dilate(marker, np.ones((3, 3), np.uint8)), mask), marker):
+        marker = grown
+    return marker
+
+
+def test_long_ways_and_many_pieces_take_no_longer_than_the_pixels_they_have():
+    ring = np.ones((700, 700), bool)
+    ring[3:-3, 3:-3] = False
+    noise = np.random.default_rng(0).random((300, 300)) < 0.5
+    begin = time.process_time()
+    assert objects.by_distance(smallest=0)(ring).max() >= 1 and objects.by_distance()(noise).max() > 100
+    assert time.process_time() - begin < 3  # by steps over the whole map it was 9
