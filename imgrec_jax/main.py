@@ -165,7 +165,7 @@ def _act(config: ConfigDict, folder: Path, notes: Sequence[str], stop: Stop) -> 
             assemble.pretrained.check_file(config)
             return check_data(assemble.reports(config, tell=True))
         # A run goes on with what it found in its data when it began.
-        begun = workdir.exists(folder) and (FLAGS.mode != "train" or workdir.was_trained(folder))
+        begun = workdir.has_begun(folder) if FLAGS.mode == "train" else workdir.exists(folder)
         if begun and not FLAGS.restart:
             given, config = config, assemble.remembered(config, workdir.read_config(folder))
             goes_on = given != config

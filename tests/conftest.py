@@ -40,6 +40,13 @@ def drawn_digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int64)
 
 
+@pytest.fixture(autouse=True)
+def _own_draws(request, monkeypatch):
+    """Each test draws from the beginning of its module's RNG, whichever tests ran before it in its process."""
+    if hasattr(request.module, "RNG"):
+        monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0))
+
+
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
     """A data_dir with `mnist:3.0.1` of 600 training and 200 test digits, decoded."""

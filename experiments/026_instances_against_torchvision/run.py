@@ -2,7 +2,7 @@
 
     python experiments/026_instances_against_torchvision/run.py overfit --kind=mask_v1 --coco=COCO --body=RUN --out=OUT
       three images of COCO/train2017 learned by heart at 128 pixels, on the body of a detector that learned them (of 020, of the
-      same version), and exported as OUT/overfit.safetensors with torchvision's names.
+      any version), and exported as OUT/overfit.safetensors with torchvision's names.
     python experiments/026_instances_against_torchvision/run.py compare --kind=mask_v1 --coco=COCO --out=OUT [--seeded]
       (needs torch, torchvision, pycocotools) 24 images, those three among them, each from the JPEG file to masks on both sides;
       then losses and gradients on twelve pairs of them. --seeded: from random weights instead, as the golden files have them.
@@ -20,12 +20,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+import gradients  # noqa: E402
+
 NAMES = {
     "mask_v1": "maskrcnn_resnet50_fpn",
     "mask_v2": "maskrcnn_resnet50_fpn_v2",
@@ -35,9 +38,7 @@ NAMES = {
 LEARNED = ("000000000030.jpg", "000000000092.jpg", "000000000471.jpg")
 IMAGES = 24
 SIZES = {"min_size": 128, "max_size": 192}
-TRAINING = {"rpn_pre_nms_top_n_train": 500, "rpn_post_nms_top_n_train": 200, "box_batch_size_per_image": 64}
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-LOSSES = {"classification": "loss_classification", "bbox_regression": "loss_bbox_regression"}  # theirs: ours
 
 
 def subset(coco: Path, folder: Path) -> None:
@@ -99,7 +100,7 @@ def torch_model(kind: str, weights: Path | None):
     from safetensors.torch import load_file
     from torchvision.models.detection import _utils, roi_heads
 
-    options = {**SIZES, **(TRAINING if kind.startswith("mask") else {})}
+    options = {**SIZES, **(gradients.TRAINING if kind.startswith("mask") else {})}
     model = torchvision.models.get_model(NAMES[kind], weights=None, weights_backbone=None, num_classes=81, **options)
     if weights is None:
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -241,171 +242,6 @@ def matched(there: dict, here: dict) -> dict:
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def watched_samples(model):
-    """{"theirs": [...], "ours": [...]}, the RoIs [S, 4] that either side samples for its heads, an image each, as they come."""
-    import jax
-
-    from imgrec_jax.tasks import two_stage
-
-    seen = {"theirs": [], "ours": []}
-    select, targets_of = model.roi_heads.select_training_samples, two_stage.proposal_targets
-
-    def theirs_(*args):
-        answer = select(*args)
-        seen["theirs"] += [rois.detach().numpy() for rois in answer[0]]
-        return answer
-
-    def ours_(*args, **options):
-        targets = targets_of(*args, **options)
-        jax.debug.callback(lambda rois, valid: seen["ours"].append(rois[valid]), targets.rois, targets.valid)
-        return targets
-
-    model.roi_heads.select_training_samples, two_stage.proposal_targets = theirs_, ours_
-    try:
-        yield seen
-    finally:
-        model.roi_heads.select_training_samples, two_stage.proposal_targets = select, targets_of
-
-
-def unequal(seen: dict[str, list[np.ndarray]]) -> int:
-    """How many RoIs one side sampled and the other did not, to 1e-2 px; empties the lists."""
-    here, there = np.concatenate(seen["ours"]), np.concatenate(seen["theirs"])
-    far = np.abs(here[:, None] - there[None]).max(-1)
-    for rows in seen.values():
-        rows.clear()
-    return int((far.min(0) > 1e-2).sum() + (far.min(1) > 1e-2).sum())
-
-
-def photographs(truth, ids: Sequence[int], folder: Path) -> tuple[list[np.ndarray], list[tuple[np.ndarray, ...]]]:
-    """Images [H, W, 3] in 0..1 and (boxes, labels, masks) of each, resized by torchvision; crowds are left out."""
-    import torch
-    from PIL import Image
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-    categories = {category: n + 1 for n, category in enumerate(sorted(truth.getCatIds()))}
-    resize = GeneralizedRCNNTransform(128, 192, [0.0] * 3, [1.0] * 3)
-    images, data = [], []
-    for image in truth.loadImgs(list(ids)):
-        picture = np.asarray(Image.open(folder / "val2017" / image["file_name"]).convert("RGB"))
-        rows = [a for a in truth.loadAnns(truth.getAnnIds(image["id"])) if not a["iscrowd"]]
-        x, y, w, h = np.array([a["bbox"] for a in rows], np.float32).reshape(-1, 4).T
-        target = {
-            "boxes": torch.from_numpy(np.stack([x, y, x + w, y + h], -1)),
-            "labels": torch.tensor([categories[a["category_id"]] for a in rows], dtype=torch.int64),
-            "masks": torch.from_numpy(np.stack([truth.annToMask(a) for a in rows])),
-        }
-        pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
-        batch, (target,) = resize([pixels], [target])
-        height, width = batch.image_sizes[0]
-        images.append(batch.tensors[0, :, :height, :width].permute(1, 2, 0).numpy())
-        data.append(tuple(target[key].numpy() for key in ("boxes", "labels", "masks")))
-    return images, data
-
-
-def losses(
-    model, kind: str, folder: Path, seen: dict[str, list[np.ndarray]] | None, pairs: Sequence[list[int]] | None = None
-) -> dict:
-    """Largest relative difference of a loss, and of a parameter's gradient, over pairs of images resized by torchvision.
-
-    Of pairs for whose heads both sides sample the same RoIs; the others are counted. For a detector of masks objects of which
-    no pixel is left are no target: torchvision teaches an empty mask for them, this package none.
-
-    pairs: of images' ids; None for all. In float64 where the weights of `model` are.
-    """
-    import jax
-    from pycocotools.coco import COCO
-
-    from imgrec_jax.models.norm import FrozenBatchNorm
-    from imgrec_jax.pretrained.merge import merge
-    from tests import torchvision_names
-    from tests.detection import parity
-    from tests.goldens import make_mask_rcnn, make_retinanet
-
-    truth = COCO(str(folder / "annotations" / "instances_val2017.json"))
-    mask = kind.startswith("mask")
-    hyper = TRAINING if mask else {}
-    task = parity.task(kind, hyper, num_classes=81, norm=FrozenBatchNorm)
-    spec = {"image": jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)}
-    converted = torchvision_names.detector({name: value.numpy() for name, value in model.state_dict().items()})
-    empty = jax.eval_shape(task.init, jax.random.key(0), spec)
-    variables = merge(empty, converted.tensors, source_names=converted.source_names)[0]
-    kind_of_number = next(iter(model.parameters())).detach().numpy().dtype
-    variables = jax.tree.map(lambda value: np.asarray(value, kind_of_number), variables)
-
-    def loss(params, batch):
-        return task.loss({**variables, "params": params}, batch, jax.random.key(0), True)
-
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    golden = make_mask_rcnn if mask else make_retinanet
-    # A norm that stands still has no gradient here.
-    still = {f"{name}.weight" for name, module in model.named_modules() if "BatchNorm2d" in type(module).__name__}
-    names = [n for n in golden.GRADIENTS[kind] if dict(model.named_parameters())[n].requires_grad and n not in still]
-    found, ids, others, undrawn = [], truth.getImgIds(), [], {}
-    pairs = list(zip(ids[::2], ids[1::2], strict=True)) if pairs is None else pairs
-    for pair in pairs:
-        images, data = photographs(truth, pair, folder)
-        images = [image.astype(kind_of_number) for image in images]
-        if mask:
-            drawn = [masks.any((1, 2)) for *_, masks in data]
-            undrawn |= {image: int((~kept).sum()) for image, kept in zip(pair, drawn, strict=True) if not kept.all()}
-            data = [tuple(array[kept] for array in arrays) for arrays, kept in zip(data, drawn, strict=True)]
-        model.zero_grad()
-        there, gradients = torch_losses(model, images, data, names, mask)
-        truths = [(b, label, drawn.astype(bool)) if mask else (b, label) for b, label, drawn in data]
-        batch = parity.batch(images, truths)
-        batch["image"] = batch["image"].astype(kind_of_number)
-        (_, aux), here = jax.device_get(step(variables["params"], batch))
-        jax.effects_barrier()
-        if seen and (apart := unequal(seen)):
-            others.append({"pair": list(pair), "rois_of_one_side_alone": apart})
-        for name, value in there.items():
-            mine = float(aux.metrics[LOSSES.get(name, name)].compute()[""])
-            apart = abs(mine - value) / max(abs(value), 1e-12)
-            found.append({"pair": list(pair), "loss": name, "value": value, "relative": apart})
-        for name in names:
-            mine = parity.by_torch_name(here, name, tuple(gradients[name].shape))
-            size = float(np.linalg.norm(gradients[name]))
-            found.append({"pair": list(pair), "gradient": name, "size": size,
-                          "relative": float(np.linalg.norm(mine - gradients[name])) / max(size, 1e-12)})  # fmt: skip
-    left_out = [other["pair"] for other in others]
-    kept = [r for r in found if r["pair"] not in left_out]
-    result = {"pairs": len(pairs), "other_samples": others, "objects_without_a_pixel": undrawn, "rows": found}
-    if kept:
-        worst = {what: max((r["relative"], r[what]) for r in kept if what in r) for what in ("loss", "gradient")}
-        result |= {f"largest_{what}": {"relative": w[0], "name": w[1]} for what, w in worst.items()}
-        result["median_gradient"] = float(np.median([r["relative"] for r in kept if "gradient" in r]))
-    return result
-
-
-def by_pair(rows: list[dict]) -> list[dict]:
-    """The largest relative difference of each pair's losses and gradients, and whose it is."""
-    found: dict[tuple, dict] = {}
-    for row in rows:
-        what = "loss" if "loss" in row else "gradient"
-        pair = found.setdefault(tuple(row["pair"]), {"pair": row["pair"]})
-        if row["relative"] >= pair.get(what, 0.0):
-            pair |= {what: float(f"{row['relative']:.3g}"), f"{what}_of": row[what]}
-    return list(found.values())
-
-
-def torch_losses(model, images, data, names, mask):
-    import torch
-
-    model.train()
-    resize, model.transform.resize = model.transform.resize, lambda image, target=None: (image, target)  # they are resized
-    targets = [
-        {"boxes": torch.from_numpy(b).to(next(model.parameters()).dtype), "labels": torch.from_numpy(label)}
-        | ({"masks": torch.from_numpy(m)} if mask else {})
-        for b, label, m in data
-    ]
-    values = model([torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in images], targets)
-    sum(values.values()).backward()
-    model.transform.resize = resize
-    parameters = dict(model.named_parameters())
-    return {k: v.item() for k, v in values.items()}, {name: parameters[name].grad.numpy() for name in names}
-
-
 def compare(arguments: argparse.Namespace) -> None:
     sys.path.insert(0, str(ROOT))
     from safetensors.torch import save_file
@@ -418,12 +254,12 @@ def compare(arguments: argparse.Namespace) -> None:
         weights = out / "seeded.safetensors"
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
     result = {"kind": arguments.kind, "weights": "seeded" if arguments.seeded else "overfitted"}
-    watched = watched_samples if arguments.kind.startswith("mask") else lambda model: contextlib.nullcontext()
-    rows_file = Path(__file__).parent / f"{arguments.kind}_{result['weights']}_losses.jsonl"
+    watched = gradients.watched_samples if arguments.kind.startswith("mask") else lambda model: contextlib.nullcontext()
+    rows_file = HERE / f"{arguments.kind}_{result['weights']}_losses.jsonl"
     if "losses" in arguments.only:
         with watched(model) as seen:
-            found = losses(model, arguments.kind, out / "coco", seen)
-        rows_file.write_text("".join(json.dumps(pair) + "\n" for pair in by_pair(found.pop("rows"))))
+            found = gradients.losses(model, arguments.kind, out / "coco", seen)
+        rows_file.write_text("".join(json.dumps(pair) + "\n" for pair in gradients.by_pair(found.pop("rows"))))
         result["training"] = found
         print(json.dumps(found), flush=True)
     if "double" in arguments.only:
@@ -432,7 +268,7 @@ def compare(arguments: argparse.Namespace) -> None:
         stored = map(json.loads, rows_file.read_text().splitlines())
         if pairs := [row["pair"] for row in stored if row["gradient"] > 1e-3]:
             with jax.enable_x64(True), watched(model.double()) as seen:
-                result["training_float64"] = losses(model, arguments.kind, out / "coco", seen, pairs)
+                result["training_float64"] = gradients.losses(model, arguments.kind, out / "coco", seen, pairs)
             del result["training_float64"]["rows"]
             print(json.dumps(result["training_float64"]), flush=True)
             model.float()
@@ -447,7 +283,7 @@ def compare(arguments: argparse.Namespace) -> None:
         print(json.dumps({key: result[key] for key in ("largest_difference", "detections")}), flush=True)
         print({kind: round(values["AP"], 4) for kind, values in numbers_there.items()})
     name = f"{arguments.kind}_{result['weights']}.json"
-    file = Path(__file__).parent / name
+    file = HERE / name
     old = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(old | result, indent=1) + "\n")
 
@@ -461,7 +297,7 @@ def table() -> str:
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for weights in ("overfitted", "seeded"):
         for kind in NAMES:
-            file = Path(__file__).parent / f"{kind}_{weights}.json"
+            file = HERE / f"{kind}_{weights}.json"
             if not file.exists():
                 continue
             made = json.loads(file.read_text())
@@ -502,7 +338,7 @@ def main() -> None:
         sys.path.insert(0, str(ROOT / "experiments"))
         import runs
 
-        runs.put(Path(__file__).parent / "README.md", table())
+        runs.put(HERE / "README.md", table())
         return
     if missing := [f"--{name}" for name in ("kind", "coco", "out") if not getattr(arguments, name)]:
         parser.error(f"{arguments.part} wants {', '.join(missing)}")

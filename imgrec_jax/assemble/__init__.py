@@ -125,8 +125,7 @@ def remembered(config: ConfigDict, before: ConfigDict) -> ConfigDict:
 
 def going_on(config: ConfigDict, folder: Path) -> ConfigDict:
     """The config with what is `remembered` of the run that has begun in a folder; as it is where none has."""
-    begun = workdir.exists(folder) and workdir.was_trained(folder)
-    return remembered(config, workdir.read_config(folder)) if begun else config
+    return remembered(config, workdir.read_config(folder)) if workdir.has_begun(folder) else config
 
 
 def reports(config: ConfigDict, *, tell: bool = False) -> Iterator[Report | ExamplesReport]:

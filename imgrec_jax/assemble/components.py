@@ -15,7 +15,7 @@ from imgrec_jax import optim
 from imgrec_jax.assemble import data, model, optimizer, pretrained, task
 from imgrec_jax.assemble.lookup import HIDDEN, ConfigError
 from imgrec_jax.assemble.ops import BEFORE, OP, factory_of
-from imgrec_jax.config import OP_SECTIONS, base, flatten, missing_keys
+from imgrec_jax.config import OP_SECTIONS, base, check_keys, flatten
 from imgrec_jax.data.proposals import SearchOptions
 
 _KINDS = {"tuple": tuple, "int": int, "float": float, "bool": bool, "str": str}  # of tuple[int, int], tuple
@@ -93,10 +93,10 @@ def _detection(config: ConfigDict) -> dict[str, Option]:
 
 
 def _objects(config: ConfigDict) -> dict[str, Option] | None:
-    name = config.eval.objects.name
-    if not name:
+    if not config.eval.objects.name:
         return {}
-    return options_like(task.objects.NAMES[name]) if name in task.objects.NAMES else None
+    found = task.find_objects(config)
+    return options_like(found) if found else None
 
 
 def _search(config: ConfigDict) -> dict[str, Option]:
@@ -139,8 +139,10 @@ def complete(config: ConfigDict, *, settle: bool = True) -> ConfigDict:
     Raises:
       ConfigError: for a config that lacks what every one has.
     """
-    if missing := missing_keys(config):
-        raise ConfigError(f"the config has no {missing[0]}; begin with imgrec_jax.config.base(), and change keys of it")
+    try:
+        check_keys(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     config = config.copy_and_resolve_references()
     locked = config.is_locked
     with config.unlocked():

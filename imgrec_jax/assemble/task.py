@@ -135,9 +135,15 @@ def _objects(config: ConfigDict) -> objects.Separate | None:
         if options:
             raise ConfigError(f"config.eval.objects has {sorted(options)} and no name; choose one of {sorted(objects.NAMES)}")
         return None
-    made = objects.NAMES[choice("eval.objects.name", name, objects.NAMES)]
+    choice("eval.objects.name", name, objects.NAMES)
+    made = objects.NAMES[name]
     check_options("eval.objects", options, made)
     return made(**options)
+
+
+def find_objects(config: ConfigDict) -> Callable[..., objects.Separate] | None:
+    """What `eval.objects` names; None where there is none of that name."""
+    return objects.NAMES.get(config.eval.objects.name)
 
 
 def _segmentation_loss(config: ConfigDict) -> Callable:

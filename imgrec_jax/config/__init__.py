@@ -8,7 +8,7 @@ A run keeps its config as JSON (`to_plain`, `from_plain`).
 
 from imgrec_jax.config.files import ConfigFileError, find_file, load, load_file, shipped
 from imgrec_jax.config.names import NAME_KEYS, OP_SECTIONS, did_you_mean, is_own, own_names
-from imgrec_jax.config.shape import FREE, SEEDS_IN, base, missing_keys, replica, replicas_of
+from imgrec_jax.config.shape import FREE, SEEDS_IN, base, check_keys, replica, replicas_of
 from imgrec_jax.config.stored import (
     MAY_CHANGE,
     OLD_DEFAULTS,
@@ -27,7 +27,7 @@ from imgrec_jax.config.text import OverrideError, override
 
 __all__ = [
     "FREE", "MAY_CHANGE", "NAME_KEYS", "OLD_DEFAULTS", "OP_SECTIONS", "RENAMED_KEYS", "RENAMED_VALUES", "SEEDS_IN",
-    "ConfigFileError", "OverrideError", "base", "data_folders", "did_you_mean", "difference", "find_file", "flatten",
-    "from_plain", "is_own", "load", "load_file", "missing_keys", "modernise", "override", "own_names", "replica", "replicas_of",
+    "ConfigFileError", "OverrideError", "base", "check_keys", "data_folders", "did_you_mean", "difference", "find_file",
+    "flatten", "from_plain", "is_own", "load", "load_file", "modernise", "override", "own_names", "replica", "replicas_of",
     "shipped", "to_plain", "whole_path", "with_whole_paths",
 ]  # fmt: skip

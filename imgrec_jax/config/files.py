@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from imgrec_jax.config.names import did_you_mean
-from imgrec_jax.config.shape import base, missing_keys, unknown_keys
+from imgrec_jax.config.shape import base, check_keys, unknown_keys
 from imgrec_jax.config.stored import flatten
 
 
@@ -54,8 +54,7 @@ def load_file(path: Path, variant: str = "") -> ConfigDict:
             )
         if unknown := unknown_keys(made):
             raise ValueError(f"no config has a key {unknown[0]!r}{did_you_mean(unknown[0], flatten(base()))}")
-        if missing := missing_keys(made):
-            raise ValueError(f"the config has no {missing[0]}; begin with imgrec_jax.config.base(), and change keys of it")
+        check_keys(made)
         return made
     except Exception as error:  # whatever a user's file does
         raise ConfigFileError(f"{path}: {f'{type(error).__name__}: ' * (type(error) is not ValueError)}{error}") from error

@@ -68,10 +68,11 @@ def base() -> ConfigDict:
     return config
 
 
-def missing_keys(config: ConfigDict) -> list[str]:
-    """Keys that every config has and this one lacks, as where a section was replaced by one with a few keys alone."""
+def check_keys(config: ConfigDict) -> None:
+    """Raises ValueError for a config without a key that every one has, as where a section was replaced by one of a few keys."""
     have = set(_keys(config))
-    return [key for key in _keys(base()) if key not in have]
+    if missing := next((key for key in _keys(base()) if key not in have), None):
+        raise ValueError(f"the config has no {missing}; begin with imgrec_jax.config.base(), and change keys of it")
 
 
 def unknown_keys(config: ConfigDict) -> list[str]:

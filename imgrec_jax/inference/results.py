@@ -243,7 +243,7 @@ class MapResult(Result):
         line = {"file": self.file, "height": self.size[0], "width": self.size[1], "areas": areas}
         return line if self.objects is None else line | {"objects": int(np.count_nonzero(np.unique(self.objects)))}
 
-    def masks(self) -> Iterator[tuple[int, int, dict]]:
+    def run_lengths(self) -> Iterator[tuple[int, int, dict]]:
         """(class, pixels, mask as COCO's compressed run lengths) of each object, whose class is that of most of its pixels; of
         a run that tells no objects apart, of each class but the background."""
         from imgrec_jax.data.annotations import encode_mask, encode_numbered
@@ -258,9 +258,9 @@ class MapResult(Result):
             yield int(table[number, 1:].argmax()) + 1, int(table[number].sum()), coded
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """One entry for each of `masks`, as compressed run lengths."""
+        """One entry for each of `run_lengths`."""
         entries = []
-        for label, area, coded in self.masks():
+        for label, area, coded in self.run_lengths():
             mask = {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode()}
             category = int(category_ids[label - 1])
             entries.append({"image_id": image_id, "category_id": category, "segmentation": mask, "score": 1.0, "area": area})

@@ -84,6 +84,11 @@ def was_trained(folder: Path) -> bool:
     return checkpoint.any_ever(folder) or (file.exists() and file.stat().st_size > 0)
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether it holds a run that the next start goes on with."""
+    return exists(folder) and was_trained(folder)
+
+
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
@@ -195,7 +200,7 @@ def check_config(folder: Path, config: ConfigDict, settle: Callable[[ConfigDict]
 
 def check_card(folder: Path, card: dict[str, Any]) -> None:
     """Raises WorkdirError when data or code are not those that the run in the folder has been trained with."""
-    if not (exists(folder) and was_trained(folder)):
+    if not has_begun(folder):
         return
     if changed := data_changes(folder, card):
         raise WorkdirError(
@@ -308,7 +313,7 @@ def restart(folder: Path, config: ConfigDict) -> Path | None:
 
 def write_record(folder: Path, config: ConfigDict, card: dict[str, Any]) -> None:
     """Writes config.json and run.json: the folder is this run's from now on."""
-    kept = read_card(folder) if exists(folder) and was_trained(folder) else {}
+    kept = read_card(folder) if has_begun(folder) else {}
     # What the run was trained on stays, also where it goes on without some split; so do the weights that it began with, of
     # which a later start reads nothing: their file may be another by now.
     new = {name: value for name, value in card.items() if name != "pretrained" or not kept}

@@ -125,16 +125,16 @@ def _grown(middles: np.ndarray, whole: np.ndarray) -> np.ndarray:
     steps = np.array([y * width + x for y, x in _AROUND])
     cross = np.array([y * width + x for y, x in _AROUND if not (x and y)])
     before, last = np.zeros(0, np.int64), np.flatnonzero((middles > 0) & several[whole])
-    for around in itertools.cycle((cross, steps)):
+    rings = itertools.cycle((cross, steps))
+    while len(before) + len(last):
+        around = next(rings)
         source = last if around is cross else np.concatenate([before, last])  # whose corners are not yet taken
         to = (source[:, None] + around).ravel()
         free = (parts[to] == 0) & (place[to] == place[source].repeat(len(around)))
         to, labels = to[free], parts[source].repeat(len(around))[free]
         np.maximum.at(parts, to, labels)
         before, last = last, np.unique(to)
-        if not len(before) + len(last):
-            return parts.reshape(middles.shape)
-    raise AssertionError
+    return parts.reshape(middles.shape)
 
 
 def without_small(found: np.ndarray, smallest: int) -> np.ndarray:

@@ -135,7 +135,7 @@ def averaged(predict: Predict, image: jax.Array, versions: str) -> jax.Array:
         return _mean([_shifted(predict, image, pixels) for pixels in SHIFTS])
     if versions not in DIHEDRAL:
         raise ValueError(f"test-time versions {versions!r} are unknown; choose one of {TEST_TIME}")
-    # Versions of one shape are one batch: eight copies of a network take four times as long to compile, for each size of image.
+    # Versions of one shape are one batch: eight copies of a network compile for several times as long, for each size of image.
     by_shape: dict[Size, list[tuple[int, bool]]] = {}
     for turns, mirrored in DIHEDRAL[versions]:
         height, width = image.shape[1:3]

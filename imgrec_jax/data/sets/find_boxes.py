@@ -24,7 +24,7 @@ from imgrec_jax.data.own.found import sample, shown
 from imgrec_jax.data.own.pictures import NOTES
 from imgrec_jax.data.own.stores import folder_store
 from imgrec_jax.data.sets import coco, coco_json, mask_folder, mask_pairs, voc, yolo
-from imgrec_jax.data.sets.find_masks import annotated
+from imgrec_jax.data.sets.find_masks import without_bare_tests
 from imgrec_jax.data.walking import is_hidden, walk
 
 _SAMPLE = 60  # names of a json that are looked for
@@ -117,7 +117,7 @@ def _find_masks(root: Path, max_pixels: int) -> Given | None:
     holders = {path.parent for path in folders(root) if path.name == "masks" and (path.parent / "images").is_dir()}
     if not holders or root in holders:  # images/ and masks/ at the top are maps of classes
         return None
-    files, left_out = annotated(list_files(root, max_pixels), "images", "masks")
+    files, left_out = without_bare_tests(list_files(root, max_pixels), "images", "masks")
     every = mask_pairs.pair(files, kind="instances")
     given, notes = mask_folder.given_splits(every, "instances")
     notes = [*left_out, *notes]

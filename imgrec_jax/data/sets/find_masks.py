@@ -67,7 +67,7 @@ def folders_of(files: Files, title: str, chosen: str, *, settled: bool) -> tuple
     return images, masks, notes
 
 
-def annotated(files: Files, images: str, masks: str) -> tuple[Files, list[str]]:
+def without_bare_tests(files: Files, images: str, masks: str) -> tuple[Files, list[str]]:
     """(the files without test images of which nobody drew masks, lines to print); images, masks: names of the folders."""
     splits, _ = splits_in({name.parent.parts for name in files.names})
     drawn = {splits[name.parent.parts] for name in files.names if masks in name.parts[:-1]}

@@ -30,7 +30,7 @@ from imgrec_jax.data.own.found import (
 )
 from imgrec_jax.data.own.index import KEPT_FROM
 from imgrec_jax.data.own.memo import Memo
-from imgrec_jax.data.sets.find_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES, annotated, folders_of, listed_in
+from imgrec_jax.data.sets.find_masks import IMAGE_FOLDERS, MASK_FOLDERS, SUFFIXES, folders_of, listed_in, without_bare_tests
 from imgrec_jax.data.sets.mask_folder import (
     CLASS_NAMES,
     check_entry,
@@ -119,7 +119,7 @@ class OwnMasks:
         """The kind, as far as the layout tells it, and the images with their masks."""
         images, masks, unused = folders_of(self._files, self.title, masks, settled=bool(kind and self._named))
         self._files, self._listed, left_out = listed_in(self._files, masks)
-        self._files, bare = annotated(self._files, images, masks)
+        self._files, bare = without_bare_tests(self._files, images, masks)
         self.lines += [*unused, *left_out, *bare]
         kinds = [kind]
         if not kind:
